@@ -1,0 +1,370 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Pictures and label maps of every kind, read into tensors: the part of preprocessing that has no backend.
+
+Both image processors read their inputs here, so what a file, a mode or a dtype means cannot differ between them.
+"""
+
+import base64
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from transformers.image_utils import ChannelDimension, SizeDict, is_valid_image
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+UINT16_MAX = 65535
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
+    """
+    Opens and decodes a picture, keeping its mode (palettes stay palettes, 16 bits stay 16 bits).
+
+    Args:
+        source (`str` or `os.PathLike`):
+            A local file, an `http(s)://` address, a `data:image/...;base64,` URI or bare base64 text.
+
+    Returns:
+        `PIL.Image.Image`: the decoded picture, not yet turned upright.
+
+    Raises:
+        `FileNotFoundError`: nothing of the above is found under `source`.
+        `OSError`: the file is empty, truncated or not a picture; the message names it.
+    """
+    source = os.fspath(source)
+    shown = source if len(source) <= 200 else f"{source[:60]}... ({len(source)} characters)"
+    is_base64 = False
+    if source.startswith(("http://", "https://")):
+        stream = BytesIO(_download(source))
+    elif os.path.exists(source):
+        if os.path.isfile(source) and os.path.getsize(source) == 0:
+            raise OSError(f"Cannot read the picture {shown}: the file is empty (0 bytes).")
+        stream = source
+    else:
+        is_base64 = True
+        text = source.split(",", 1)[-1] if source.startswith("data:image/") else source
+        try:
+            stream = BytesIO(base64.decodebytes(text.encode()))
+        except ValueError:
+            stream = BytesIO()
+
+    try:
+        image = PIL.Image.open(stream)
+        image.load()  # Pillow reads lazily: a truncated file would fail later, where its name is no longer known
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        if is_base64 and not source.startswith("data:image/"):
+            raise FileNotFoundError(
+                f"No picture found under {shown!r}: it is not an existing file, not an http(s) address and not the "
+                "base64 text of a picture."
+            ) from error
+        raise OSError(
+            f"Cannot read the picture {shown}: {error}. Is the file complete, and is it a picture?"
+        ) from error
+    return image
+
+
+def _download(address: str) -> bytes:
+    # The name of the HTTP client's package depends on the huggingface_hub version, so ask there for it.
+    from huggingface_hub.utils import httpx
+
+    try:
+        return httpx.get(address, follow_redirects=True).raise_for_status().content
+    except httpx.HTTPError as error:
+        raise OSError(f"Cannot download the picture {address}: {error}") from error
+
+
+def open_all(inputs: Any) -> Any:
+    """Replaces every path, address or base64 text in arbitrarily nested lists by the opened picture."""
+    if isinstance(inputs, list | tuple):
+        return [open_all(item) for item in inputs]
+    if isinstance(inputs, str | os.PathLike):
+        return open_picture(inputs)
+    if is_valid_image(inputs):
+        return inputs
+    raise TypeError(
+        f"Expected a PIL image, numpy array, torch tensor, path or address, or lists of these; got {type(inputs)}."
+    )
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+def list_pictures(images: Any) -> list:
+    """
+    Flattens what `preprocess` accepts into a list of single pictures; arrays of shape `[B, ., ., .]` are split.
+
+    Raises:
+        `ValueError`: there is no picture at all.
+    """
+    images = images if isinstance(images, list | tuple) else [images]
+    pictures = []
+    for item in images:
+        if isinstance(item, list | tuple) or (not isinstance(item, PIL.Image.Image) and item.ndim == 4):
+            pictures.extend(list_pictures(list(item)) if len(item) else [])
+        else:
+            pictures.append(item)
+    if not pictures:
+        raise ValueError("Got no picture: `images` is empty. Pass one picture or a list of at least one.")
+    return pictures
+
+
+def list_maps(maps: Any, count: int) -> list:
+    """
+    Flattens what `preprocess` accepts as `segmentation_maps` into a list of `count` single maps.
+
+    A `[B, H, W]` or `[B, 1, H, W]` array counts as a batch when its first axis is the number of pictures.
+
+    Raises:
+        `ValueError`: the number of maps is not the number of pictures.
+    """
+    if isinstance(maps, list | tuple):
+        maps = [item for entry in maps for item in (entry if isinstance(entry, list | tuple) else [entry])]
+    elif not isinstance(maps, PIL.Image.Image) and maps.ndim in (3, 4) and maps.shape[0] == count:
+        maps = list(maps)
+    else:
+        maps = [maps]
+    if len(maps) != count:
+        raise ValueError(
+            f"Got {len(maps)} segmentation map(s) for {count} picture(s). Pass exactly one map per picture, in the "
+            "same order."
+        )
+    return maps
+
+
+def describe(kind: str, index: int, item: Any) -> str:
+    """Names an input in error messages: by its place in the batch, and by its file where it has one."""
+    filename = getattr(item, "filename", None)
+    return f"{kind} {index} ({filename})" if filename else f"{kind} {index}"
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def picture_to_tensor(
+    image: "PIL.Image.Image | np.ndarray | torch.Tensor",
+    do_convert_rgb: bool = True,
+    input_data_format: str | ChannelDimension | None = None,
+    name: str = "The picture",
+) -> torch.Tensor:
+    """
+    Reads one picture into a `[3, H, W]` tensor: `uint8` in 0..255, or `float32` as given for float arrays.
+
+    16-bit pictures (`I;16`, `I`, `uint16`) are scaled from 0..65535 to 0..255, two-valued ones become 0 and 255,
+    alpha channels are dropped, and PIL images are turned upright according to their EXIF orientation. Where an
+    array's first and last axis could both be the channels, 3 is taken before 4 before 1, and first before last.
+
+    Raises:
+        `ValueError`: an empty picture, a wrong number of channels, values outside the range of the picture's type,
+            NaN or infinite values, mode `F`; or a picture that is not RGB while `do_convert_rgb` is `False`.
+    """
+    if isinstance(image, PIL.Image.Image):
+        tensor = _pil_to_tensor(image, do_convert_rgb, name)
+        input_data_format = ChannelDimension.LAST
+    else:
+        tensor = _array_to_tensor(image)
+    if tensor.numel() == 0:
+        raise ValueError(f"{name} has no pixels: its shape is {tuple(tensor.shape)}.")
+
+    shape = tuple(tensor.shape)
+    tensor = _channels_first(tensor, input_data_format, name)
+    tensor = _to_eight_bits_or_float(tensor, name)
+    channels = tensor.shape[0]
+    if channels == 3:
+        return tensor.contiguous()
+    if not do_convert_rgb:
+        raise ValueError(
+            f"{name} has {channels} channel(s) (shape {shape}), the model needs 3. Pass do_convert_rgb=True to have "
+            "it converted."
+        )
+    return (tensor[:3] if channels == 4 else tensor.expand(3, -1, -1)).contiguous()
+
+
+def _pil_to_tensor(image: PIL.Image.Image, do_convert_rgb: bool, name: str) -> torch.Tensor:
+    if 0 in image.size:
+        raise ValueError(f"{name} has no pixels: its width and height are {image.size}.")
+    image = PIL.ImageOps.exif_transpose(image)
+    mode = image.mode
+    if mode == "F":
+        raise ValueError(
+            f"{name} has mode F (float), whose value range is unknown. Convert it yourself, for instance to an array "
+            "of floats in 0..1 together with do_rescale=False."
+        )
+    if not do_convert_rgb and mode != "RGB":
+        raise ValueError(f"{name} has mode {mode}, the model needs RGB. Pass do_convert_rgb=True to have it converted.")
+    if mode == "I":
+        values = np.array(image)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > UINT16_MAX:
+            raise ValueError(
+                f"{name} has mode I with values {low}..{high}; only 16-bit values, 0..{UINT16_MAX}, have a known "
+                "meaning. Scale it to 8 or 16 bits first."
+            )
+        return torch.from_numpy(values.astype(np.uint16))[..., None]
+    if mode.startswith("I;16"):
+        return _array_to_tensor(np.array(image))[..., None]
+    if mode in ("La", "RGBa"):  # premultiplied alpha: Pillow only knows the way through the plain form
+        image = image.convert(mode[:-1] + "A")
+    try:
+        return torch.from_numpy(np.array(image.convert("RGB")))
+    except ValueError as error:
+        raise ValueError(f"{name} has mode {mode}, which Pillow cannot convert to RGB: {error}") from error
+
+
+def _array_to_tensor(array: "np.ndarray | torch.Tensor") -> torch.Tensor:
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"Arrays of dtype {array.dtype} are neither pictures nor label maps.")
+    # The copy makes negative strides, foreign byte order and read-only memory harmless.
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def _channels_first(tensor: torch.Tensor, input_data_format: str | ChannelDimension | None, name: str) -> torch.Tensor:
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 2:
+        return tensor[None]
+    if tensor.ndim == 3:
+        if input_data_format is not None:
+            axis = 0 if ChannelDimension(input_data_format) == ChannelDimension.FIRST else 2
+            if shape[axis] in (1, 3, 4):
+                return tensor.movedim(axis, 0)
+        else:
+            for channels in (3, 4, 1):
+                for axis in (0, 2):
+                    if shape[axis] == channels:
+                        return tensor.movedim(axis, 0)
+    layout = f" read as {ChannelDimension(input_data_format).value}" if input_data_format is not None else ""
+    raise ValueError(
+        f"{name} has shape {shape}{layout}, which is no picture: expected [H, W], or 1, 3 or 4 channels as [C, H, W] "
+        "or [H, W, C]."
+    )
+
+
+def _to_eight_bits_or_float(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if tensor.dtype == torch.uint8:
+        return tensor
+    if tensor.dtype == torch.bool:
+        return tensor.to(torch.uint8) * 255
+    if tensor.dtype == torch.uint16:
+        return ((tensor.to(torch.int64) * 255 + UINT16_MAX // 2) // UINT16_MAX).to(torch.uint8)
+    if tensor.is_floating_point():
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise ValueError(
+                f"{name} holds {bad} NaN or infinite value(s) among {tensor.numel()}. Repair or leave out this picture."
+            )
+        return tensor.to(torch.float32)
+    if tensor.is_complex():
+        raise ValueError(f"{name} has dtype {tensor.dtype}: complex values are no pixels.")
+    tensor = tensor.to(torch.int64)
+    low, high = int(tensor.min()), int(tensor.max())
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"{name} is an integer array with values {low}..{high}, outside 0..255. Pass 16-bit pictures as uint16, "
+            "others scaled to 8 bits."
+        )
+    return tensor.to(torch.uint8)
+
+
+# --- label maps ---------------------------------------------------------------------------------------------------
+
+
+def map_to_tensor(
+    label: "PIL.Image.Image | np.ndarray | torch.Tensor", name: str = "The segmentation map"
+) -> torch.Tensor:
+    """
+    Reads one label map into an `int64` `[H, W]` tensor of ids. Stored values are ids: palettes are not looked up,
+    16-bit values are not scaled, 255 stays 255.
+
+    Raises:
+        `ValueError`: the map has colour channels, no pixels, or values that are not whole numbers.
+    """
+    if isinstance(label, PIL.Image.Image):
+        # An image rotated by EXIF has its map rotated the same way, if the map carries the tag at all.
+        tensor = _array_to_tensor(np.array(PIL.ImageOps.exif_transpose(label) if 0 not in label.size else label))
+    else:
+        tensor = _array_to_tensor(label)
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 3 and 1 in (shape[0], shape[2]):
+        tensor = tensor.squeeze(0 if shape[0] == 1 else 2)
+    if tensor.ndim != 2:
+        mode = f" (mode {label.mode})" if isinstance(label, PIL.Image.Image) else ""
+        raise ValueError(
+            f"{name} has shape {shape}{mode}, expected one id per pixel, [H, W]. Translate colours to class ids first."
+        )
+    if tensor.numel() == 0:
+        raise ValueError(f"{name} has no pixels: its shape is {shape}.")
+    ids = tensor.to(torch.int64)
+    if tensor.is_floating_point() or tensor.is_complex():
+        wrong = int((ids != tensor).sum())  # NaN and infinity differ from every whole number, too
+        if wrong:
+            raise ValueError(f"{name} holds {wrong} value(s) that are not whole numbers; ids must be integers.")
+    return ids
+
+
+def check_same_size(picture_size: Sequence[int], map_size: Sequence[int], picture_name: str, map_name: str) -> None:
+    """Raises a `ValueError` with both sizes (height, width) if a label map does not cover its picture exactly."""
+    if tuple(picture_size) != tuple(map_size):
+        swapped = tuple(picture_size) == tuple(map_size)[::-1]
+        hint = (
+            "Height and width look swapped: transpose the map, or rotate it if the picture was turned by its EXIF tag."
+            if swapped
+            else "Resize the map to the picture's size with nearest-neighbour, or check that the two belong together."
+        )
+        raise ValueError(
+            f"{map_name} is {map_size[0]}x{map_size[1]} (height x width) but {picture_name} is "
+            f"{picture_size[0]}x{picture_size[1]}. {hint}"
+        )
+
+
+def resize_map(label: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """
+    Nearest-neighbour resize of `[H, W]` ids: each output pixel takes the id under its centre.
+
+    Whole-number arithmetic on the indices, because libraries round the centres differently and cannot carry every id.
+    """
+    rows = (2 * torch.arange(height, device=label.device) + 1) * label.shape[0] // (2 * height)
+    columns = (2 * torch.arange(width, device=label.device) + 1) * label.shape[1] // (2 * width)
+    return label[rows[:, None], columns]
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+    """
+    Height and width in pixels that a picture of `height` x `width` gets under `size`.
+
+    - `shortest_edge` and `longest_edge`: the largest size of the same aspect ratio within that box, whichever way the
+      picture is turned; small pictures are enlarged. Each edge is rounded to the nearest pixel, and at least 1.
+    - `shortest_edge` alone: that edge, the other by aspect ratio.
+    - `max_height` and `max_width`: like the box, with a fixed orientation.
+    - `height` and `width`: exactly these.
+
+    Raises:
+        `ValueError`: other combinations.
+    """
+    if size.height and size.width:
+        return size.height, size.width
+    if size.shortest_edge:
+        scale = size.shortest_edge / min(height, width)
+        if size.longest_edge:
+            scale = min(scale, size.longest_edge / max(height, width))
+    elif size.max_height and size.max_width:
+        scale = min(size.max_height / height, size.max_width / width)
+    else:
+        raise ValueError(
+            "`size` needs positive values for shortest_edge and longest_edge, shortest_edge, height and width, or "
+            f"max_height and max_width; got {dict(size)}."
+        )
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

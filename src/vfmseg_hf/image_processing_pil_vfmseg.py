@@ -1,0 +1,295 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Image processor of VFMSeg: what both backends share, and the PIL backend."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType, is_torchvision_available, logging
+
+from .image_inputs_vfmseg import (
+    check_same_size,
+    describe,
+    list_maps,
+    list_pictures,
+    map_to_tensor,
+    open_all,
+    picture_to_tensor,
+    resize_map,
+    resized_size,
+)
+
+
+logger = logging.get_logger(__name__)
+
+
+def notify_torchvision_missing() -> None:
+    """Says, once per process, that the PIL backend stands in."""
+    logger.warning_once(
+        "torchvision is not installed: using VFMSegImageProcessorPil, the slower PIL backend of the VFMSeg image "
+        "processor. `pip install torchvision` brings the torchvision backend."
+    )
+
+
+class VFMSegImageProcessorMixin:
+    """
+    Everything about the VFMSeg image processor that does not depend on the backend.
+
+    A backend class adds `resize`, `rescale` and `normalize` (inherited from transformers' backends), and
+    `from_tensor`, which hands a picture read into a tensor over to the backend.
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 1024, "longest_edge": 2048}
+    default_to_square = False  # size=512 means a shortest edge of 512, like the default it replaces
+    do_resize = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_convert_rgb = True
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[ImagesKwargs],
+    ) -> BatchFeature:
+        """
+        Turns pictures, and optionally their label maps, into model inputs.
+
+        Args:
+            images:
+                One picture or a (nested) list: PIL images of any mode except `F`; local paths, addresses or base64
+                text; numpy arrays or torch tensors `[H, W]`, `[H, W, C]`, `[C, H, W]` or batches `[B, ., ., .]` with
+                1, 3 or 4 channels. Values: `uint8` 0..255, `uint16` 0..65535 (scaled to 8 bits), `bool`, other
+                integers in 0..255; floats are taken as they are, so for floats in 0..1 pass `do_rescale=False`.
+                EXIF orientation is applied, alpha is dropped.
+            segmentation_maps (*optional*):
+                One label map per picture, of its (upright) size: PIL images with one channel (palette and 16-bit
+                images included, the stored value is the id), paths, or arrays `[H, W]`, `[1, H, W]`, `[H, W, 1]`.
+            do_resize, size, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_convert_rgb:
+                Override the processor's settings for this call. `size` in pixels:
+                `{"shortest_edge", "longest_edge"}` fits the picture into that box with its aspect ratio, enlarging
+                small ones; `{"height", "width"}` is exact; an integer is the shortest edge.
+            input_data_format (`str` or `ChannelDimension`, *optional*):
+                Where the channels of arrays are, if their shape leaves a doubt.
+            device (`str` or `torch.device`, *optional*):
+                Where the torchvision backend computes; ignored by the PIL backend.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"` for one array per key, otherwise lists.
+
+        Returns:
+            [`BatchFeature`] with `pixel_values`, `float32` `[B, 3, H, W]`, and with maps `labels`, `int64`
+            `[B, H, W]`, resized by nearest neighbour, ids unchanged.
+
+        Raises:
+            `ValueError`: inputs that are no pictures or maps (empty, wrong channels, NaN, unknown value range), a map
+                whose size is not its picture's, a different number of maps and pictures, pictures that come out in
+                different sizes while `return_tensors` asks for one array.
+            `OSError`: a file that is missing, empty, truncated or no picture.
+            `TypeError`: an input of an unknown type.
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        *,
+        do_resize: bool,
+        size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: "str | torch.device | None" = None,
+        return_tensors: str | TensorType | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        for step in ("do_center_crop", "do_pad"):
+            if kwargs.get(step):
+                raise ValueError(f"{step} is not supported: pictures are segmented whole. Crop or pad beforehand.")
+
+        pictures = list_pictures(self.fetch_images(images))
+        names = [describe("Picture", index, picture) for index, picture in enumerate(pictures)]
+        prepared = [
+            self.process_image(picture, do_convert_rgb, input_data_format, device=device, name=name)
+            for picture, name in zip(pictures, names, strict=True)
+        ]
+        sizes = [tuple(image.shape[-2:]) for image in prepared]
+        labels = None
+        if segmentation_maps is not None:
+            maps = list_maps(self.fetch_images(segmentation_maps), len(pictures))
+            map_names = [describe("Segmentation map", index, label) for index, label in enumerate(maps)]
+            labels = [map_to_tensor(label, name) for label, name in zip(maps, map_names, strict=True)]
+            for picture_size, label, name, map_name in zip(sizes, labels, names, map_names, strict=True):
+                check_same_size(picture_size, label.shape, name, map_name)
+
+        if do_resize:
+            sizes = [resized_size(*picture_size, size) for picture_size in sizes]
+        if return_tensors is not None and len(set(sizes)) > 1:
+            raise ValueError(
+                f"The pictures come out in different sizes (height, width): {sorted(set(sizes))}; they do not fit into "
+                'one array. Pass them one by one, use size={"height": ..., "width": ...}, or return_tensors=None.'
+            )
+        if do_rescale and any(_looks_rescaled(image) for image in prepared):
+            logger.warning_once(
+                "A picture of floats between 0 and 1 was rescaled again and comes out nearly black. Pass "
+                "do_rescale=False for such pictures."
+            )
+        data = self._preprocess(
+            prepared,
+            do_resize=do_resize,
+            size=size,
+            # A factor of 1 keeps the values and still goes through the backend's conversion to float32.
+            do_rescale=True,
+            rescale_factor=rescale_factor if do_rescale else 1.0,
+            return_tensors=None,
+            **kwargs,
+        )
+        if labels is not None:
+            labels = [resize_map(label, *output_size) for label, output_size in zip(labels, sizes, strict=True)]
+            data["labels"] = [self.from_tensor(label, device) for label in labels]
+        return BatchFeature(data=dict(data), tensor_type=return_tensors)
+
+    def fetch_images(self, images: Any) -> Any:
+        """Opens paths, addresses and base64 text as PIL images in their own mode; other inputs pass unchanged."""
+        return open_all(images)
+
+    def process_image(
+        self,
+        image: "PIL.Image.Image | np.ndarray | torch.Tensor",
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: "str | torch.device | None" = None,
+        name: str = "The picture",
+        **kwargs: Any,
+    ) -> "np.ndarray | torch.Tensor":
+        """Reads one picture into the backend's array type, `[3, H, W]`, `uint8` or `float32`, before any resizing."""
+        return self.from_tensor(picture_to_tensor(image, bool(do_convert_rgb), input_data_format, name), device)
+
+    def resize(
+        self,
+        image: "np.ndarray | torch.Tensor",
+        size: SizeDict,
+        resample: "PILImageResampling | int | None" = None,
+        **kwargs: Any,
+    ) -> "np.ndarray | torch.Tensor":
+        """Resizes `[..., H, W]` pixels to what `size` means for them, with antialiasing when they shrink."""
+        height, width = resized_size(*image.shape[-2:], size)
+        return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: "Sequence[Sequence[int]] | torch.Tensor | None" = None,
+        return_segmentation_scores: bool = False,
+    ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
+        """
+        Turns the model's logits into one label map per picture.
+
+        Args:
+            outputs ([`VFMSegSemanticSegmenterOutput`] or any object or mapping with `logits`):
+                `logits` of shape `[B, num_labels, H, W]`.
+            target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `[B, 2]`, *optional*):
+                Height and width in pixels wanted for each picture, for instance its original size: logits are resized
+                bilinearly to it before the best class is taken. Without it maps have the logits' size.
+            return_segmentation_scores (`bool`, *optional*, defaults to `False`):
+                Whether to return the resized logits as well.
+
+        Returns:
+            A list of `B` label maps, `int64` `[height, width]` on the logits' device; or, with scores, a list of
+            [`SemanticSegmentationPostProcessorOutput`] with `segmentation` (the map) and `segmentation_scores`
+            (logits, `[num_labels, height, width]`).
+
+        Raises:
+            `ValueError`: no logits, logits of another rank, or as many target sizes as pictures are not given.
+        """
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+        if logits is None:
+            raise ValueError("`outputs` holds no logits: pass the output of the model for semantic segmentation.")
+        if logits.ndim != 4:
+            raise ValueError(f"Expected logits of shape [batch, num_labels, height, width], got {tuple(logits.shape)}.")
+        if target_sizes is None:
+            target_sizes = [logits.shape[-2:]] * len(logits)
+        elif isinstance(target_sizes, torch.Tensor):
+            target_sizes = target_sizes.tolist()
+        if len(target_sizes) != len(logits):
+            raise ValueError(
+                f"Got {len(target_sizes)} target size(s) for {len(logits)} picture(s). Pass one (height, width) each."
+            )
+
+        results = []
+        for scores, (height, width) in zip(logits, target_sizes, strict=True):
+            target = (int(height), int(width))
+            if target != tuple(scores.shape[-2:]):
+                scores = F.interpolate(scores[None], size=target, mode="bilinear", align_corners=False)[0]
+            segmentation = scores.argmax(dim=0)
+            if return_segmentation_scores:
+                data = {"segmentation": segmentation, "segmentation_scores": scores}
+                results.append(SemanticSegmentationPostProcessorOutput(data=data))
+            else:
+                results.append(segmentation)
+        return results
+
+
+def _looks_rescaled(image: "np.ndarray | torch.Tensor") -> bool:
+    return image.dtype not in (np.uint8, torch.uint8) and 0 <= float(image.min()) and 0 < float(image.max()) <= 1
+
+
+class VFMSegImageProcessorPil(VFMSegImageProcessorMixin, PilBackend):
+    """
+    VFMSeg image processor on Pillow and numpy: needs no torchvision, computes on the CPU.
+
+    Fits pictures into a box (1024 x 2048 pixels by default), scales them to 0..1 and normalises them with `image_mean`
+    and `image_std`. Saves the same `preprocessor_config.json` as [`VFMSegImageProcessor`] and agrees with it up to the
+    rounding of 8-bit resizing. See `preprocess` for inputs, outputs and errors.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+        """Loads the processor from a directory, a JSON file or the Hub; see [`ImageProcessingMixin`]."""
+        # AutoImageProcessor picks this class by itself, and silently, where torchvision is missing.
+        if kwargs.get("_from_auto") and not is_torchvision_available():
+            notify_torchvision_missing()
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def from_tensor(self, tensor: torch.Tensor, device: Any = None) -> np.ndarray:
+        """The tensor as a numpy array; `device` is ignored."""
+        return tensor.cpu().numpy()
+
+    def resize(
+        self,
+        image: np.ndarray,
+        size: SizeDict,
+        resample: "PILImageResampling | int | None" = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """As in the mixin; floats keep their precision, where transformers' own PIL path rounds them to 8 bits."""
+        if image.dtype == np.uint8:
+            return super().resize(image, size, resample=resample, **kwargs)
+        height, width = resized_size(*image.shape[-2:], size)
+        resample = PILImageResampling.BILINEAR if resample is None else resample
+        channels = [PIL.Image.fromarray(channel).resize((width, height), resample) for channel in image]
+        return np.stack([np.asarray(channel) for channel in channels])
+
+
+__all__ = ["VFMSegImageProcessorPil"]
