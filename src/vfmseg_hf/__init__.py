@@ -1,0 +1,44 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""VFMSeg in the Hugging Face ecosystem: generalisable semantic segmentation with vision foundation models.
+
+Importing the package registers the model with transformers' Auto classes and pipelines.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+
+from .configuration_vfmseg import VFMSegConfig
+from .image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from .image_processing_vfmseg import VFMSegImageProcessor
+from .modeling_vfmseg import (
+    VFMSegForSemanticSegmentation,
+    VFMSegModel,
+    VFMSegPreTrainedModel,
+    VFMSegSemanticSegmenterOutput,
+)
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register(VFMSegConfig.model_type, VFMSegConfig, exist_ok=True)
+AutoModel.register(VFMSegConfig, VFMSegModel, exist_ok=True)
+AutoModelForSemanticSegmentation.register(VFMSegConfig, VFMSegForSemanticSegmentation, exist_ok=True)
+AutoImageProcessor.register(
+    VFMSegConfig,
+    image_processor_classes={"torchvision": VFMSegImageProcessor, "pil": VFMSegImageProcessorPil},
+    exist_ok=True,
+)
+# The pipeline looks the class up by name and logs an error for one that it does not find.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(
+    VFMSegConfig.model_type, VFMSegForSemanticSegmentation.__name__
+)
+
+__all__ = [
+    "VFMSegConfig",
+    "VFMSegForSemanticSegmentation",
+    "VFMSegImageProcessor",
+    "VFMSegImageProcessorPil",
+    "VFMSegModel",
+    "VFMSegPreTrainedModel",
+    "VFMSegSemanticSegmenterOutput",
+]

@@ -1,0 +1,48 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What the model refuses, and how it says so."""
+
+import torch
+
+from .configuration_vfmseg import VFMSegConfig
+
+
+def check_pixel_values(
+    pixel_values: torch.Tensor, config: VFMSegConfig, minimum: int = 1, finite: bool = False
+) -> None:
+    """Raise a `ValueError` that names the shape or value unless `pixel_values` can be a batch of pictures."""
+    channels = getattr(config.backbone_config, "num_channels", 3)
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+        raise ValueError(
+            f"pixel_values must have the shape (batch_size, {channels}, height, width), got "
+            f"{tuple(pixel_values.shape)}; the image processor makes such tensors"
+        )
+    if min(pixel_values.shape[-2:]) < minimum:
+        raise ValueError(
+            f"pictures must be at least one patch ({minimum} pixels) high and wide, got "
+            f"{pixel_values.shape[-2]}x{pixel_values.shape[-1]}; enlarge them first"
+        )
+    if finite and not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
+        bad = (~torch.isfinite(pixel_values)).flatten(1).sum(1).tolist()
+        raise ValueError(
+            f"pixel_values hold NaN or infinite values (per picture of the batch: {bad}); check the decoding and "
+            "normalisation of these pictures"
+        )
+
+
+def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor, config: VFMSegConfig) -> None:
+    """Raise a `ValueError` unless `labels` are maps of known class ids for these pictures."""
+    batch = len(pixel_values)
+    if labels.ndim != 3 or len(labels) != batch:
+        raise ValueError(
+            f"labels must have the shape (batch_size={batch}, height, width) with one class id per pixel, got "
+            f"{tuple(labels.shape)}"
+        )
+    if torch.is_floating_point(labels):
+        raise ValueError(f"labels must be integer class ids, got {labels.dtype}")
+    known = ((labels >= 0) & (labels < config.num_labels)) | (labels == config.semantic_loss_ignore_index)
+    if not torch.compiler.is_compiling() and not known.all():
+        raise ValueError(
+            f"labels hold the ids {torch.unique(labels[~known]).tolist()}, but the model's classes are "
+            f"0..{config.num_labels - 1} and {config.semantic_loss_ignore_index} is ignored; map the ids of your data "
+            "to these, or load the model with num_labels=... and ignore_mismatched_sizes=True"
+        )

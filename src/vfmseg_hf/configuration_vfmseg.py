@@ -1,0 +1,290 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""VFMSeg model configuration."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+from .encoders_vfmseg import encoder_depth, get_encoder_family
+from .labels import CITYSCAPES_ID2LABEL
+
+
+# What the authors' code does where this library's defaults differ (see the fields' documentation).
+PUBLISHED_OPTIONS: dict[str, object] = {
+    "coarse_size": [512, 1024],
+    "loss_normalization": "all",
+    "detail_crop_includes_end": False,
+    "certainty_scope": "batch",
+    "keep_at_threshold": True,
+    "position_interpolation": "scale_offset",
+}
+
+
+def quarter_depths(num_layers: int) -> list[int]:
+    """0-based numbers of the blocks that end each quarter of an encoder, e.g. `[5, 11, 17, 23]` of 24 (the paper's)."""
+    return [round(num_layers * quarter / 4) - 1 for quarter in (1, 2, 3, 4)]
+
+
+def nearest_multiple(value: int | float, base: int) -> int:
+    """The positive multiple of `base` that is nearest to `value`."""
+    return max(base, round(value / base) * base)
+
+
+@strict
+class VFMSegConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`VFMSegModel`] and [`VFMSegForSemanticSegmentation`].
+
+    The defaults are those of the paper "Unleashing the Power of Visual Foundation Models for Generalizable Semantic
+    Segmentation" with a DINOv2 ViT-L/16 encoder and the 19 Cityscapes classes. Greek letters are the paper's.
+
+    Args:
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
+            Configuration of the vision foundation model; a dict needs a `model_type`. Its patch size must be
+            `patch_size`; [`VFMSegForSemanticSegmentation.from_backbone`] takes models of other patch sizes.
+        backbone_name_or_path (`str`, *optional*):
+            Where the foundation model's weights came from: the base that an adapter-only checkpoint is loaded on.
+        backbone_fingerprint (`str`, *optional*):
+            Hash of those weights, written by an adapter-only save and checked when the adapter is loaded.
+        patch_size (`int`, defaults to 16):
+            Pixels per patch edge.
+        out_indices (`list[int]`, *optional*):
+            0-based numbers of the four blocks whose output the heads see. Default: the end of each quarter.
+            (The published code uses [7, 11, 15, 23] of 24 and [7, 15, 23, 31] for SAM-H.)
+        refine_hidden_size (`int`, defaults to 256):
+            Width of the refine head, a multiple of 128.
+        refine_num_layers (`int`, defaults to 3), refine_num_attention_heads (`int`, defaults to 8),
+        refine_head_dim (`int`, defaults to 64):
+            Transformer blocks of the refine head, attention heads per block, channels per head.
+        refine_dropout (`float`, defaults to 0.1), head_dropout (`float`, defaults to 0.1):
+            Channel dropout before the classifier of the refine head and of the coarse head.
+        feature_mask_ratio (`float`, defaults to 0.2):
+            Share *p* of image features that the mask token replaces in training ("Feature Masking").
+        detail_loss_weight (`float`, defaults to 1.0):
+            Weight *lambda* of the detail loss.
+        coarse_size (`int` or `list[int]`, defaults to 512):
+            Size in pixels of the coarse pass. An int is the shortest edge: the other follows the aspect ratio, up to
+            four times the shorter, each rounded to a multiple of `patch_size`. A pair is (height, width).
+        window_size (`int`, defaults to 512), window_stride (`int`, defaults to 320):
+            Edge and step, in pixels, of the windows that are refined.
+        confidence_threshold (`float`, defaults to 0.968):
+            *theta*: a pixel is certain if its best class has a higher coarse probability than this.
+        certainty_threshold (`float`, defaults to 0.8):
+            *C_tau*: a window is kept as it is if more than this share of its pixels is certain.
+        window_batch_size (`int`, *optional*):
+            Windows refined at once in inference. Default: 4.
+        semantic_loss_ignore_index (`int`, defaults to 255):
+            Label id that no loss counts.
+        coarse_mode (`"whole"` or `"sliding"`, defaults to `"whole"`):
+            Whether the coarse pass sees the resized picture in one piece or in windows.
+        loss_normalization (`"valid"` or `"all"`, defaults to `"valid"`):
+            Whether a loss is the mean over the labelled pixels or over all of them. (Published code: "all".)
+        detail_crop_size (`int`, *optional*):
+            Edge of the training crop of the refine head. Default: half of the input.
+        detail_crop_stride (`int`, defaults to 32):
+            Grid, in pixels, of that crop's random position.
+        detail_crop_includes_end (`bool`, defaults to `True`):
+            Whether the last grid position can be drawn. (Published code: never.)
+        certainty_scope (`"image"` or `"batch"`, defaults to `"image"`):
+            Whether each picture of a batch decides for itself which windows to refine. (Published code: "batch".)
+        keep_at_threshold (`bool`, defaults to `False`):
+            What happens to a window whose certainty equals C_tau: refined, as in the paper's equation, or kept as in
+            the published code.
+        position_interpolation (`"size"` or `"scale_offset"`, defaults to `"size"`):
+            How DINOv2's position table is resampled: to the exact grid, or with the factor (n + 0.1) / grid of its
+            original code.
+
+    Raises:
+        ValueError: on values outside their range, naming the nearest valid one where there is one.
+
+    Example:
+
+    ```python
+    >>> from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation
+
+    >>> config = VFMSegConfig(num_labels=3)
+    >>> model = VFMSegForSemanticSegmentation(config)  # random weights
+    ```
+    """
+
+    model_type = "vfmseg"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="dinov2",
+            init_kwargs={
+                "hidden_size": 1024,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "patch_size": 16,
+                "image_size": 512,
+            },
+        )
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_name_or_path: str | None = None
+    backbone_fingerprint: str | None = None
+    patch_size: int = 16
+    out_indices: list[int] | tuple[int, ...] | None = None
+    refine_hidden_size: int = 256
+    refine_num_layers: int = 3
+    refine_num_attention_heads: int = 8
+    refine_head_dim: int = 64
+    refine_dropout: float | int = 0.1
+    head_dropout: float | int = 0.1
+    feature_mask_ratio: float | int = 0.2
+    detail_loss_weight: float | int = 1.0
+    coarse_size: int | list[int] | tuple[int, int] = 512
+    window_size: int = 512
+    window_stride: int = 320
+    confidence_threshold: float | int = 0.968
+    certainty_threshold: float | int = 0.8
+    window_batch_size: int | None = None
+    semantic_loss_ignore_index: int = 255
+    coarse_mode: Literal["whole", "sliding"] = "whole"
+    loss_normalization: Literal["valid", "all"] = "valid"
+    detail_crop_size: int | None = None
+    detail_crop_stride: int = 32
+    detail_crop_includes_end: bool = True
+    certainty_scope: Literal["image", "batch"] = "image"
+    keep_at_threshold: bool = False
+    position_interpolation: Literal["size", "scale_offset"] = "size"
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.backbone_config, dict):
+            check_backbone_type(self.backbone_config)
+        if self.id2label is None and kwargs.get("num_labels", len(CITYSCAPES_ID2LABEL)) == len(CITYSCAPES_ID2LABEL):
+            self.id2label = dict(CITYSCAPES_ID2LABEL)
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        if self.out_indices is None:
+            self.out_indices = quarter_depths(encoder_depth(self.backbone_config))
+        self.out_indices = list(self.out_indices)
+        if isinstance(self.coarse_size, tuple):
+            self.coarse_size = list(self.coarse_size)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """
+        As in transformers, with three differences: another model's configuration is refused, new classes replace the
+        saved ones as a whole, and overriding values are validated.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"this is the configuration of a {model_type!r} model, not of {cls.model_type!r}. To build on a "
+                "foundation model use VFMSegForSemanticSegmentation.from_backbone(...); other models load with their "
+                "own class or with transformers' Auto classes."
+            )
+        config_dict = dict(config_dict)
+        num_labels, id2label = kwargs.pop("num_labels", None), kwargs.pop("id2label", None)
+        label2id = kwargs.pop("label2id", None)
+        if id2label is not None and num_labels not in (None, len(id2label)):
+            raise ValueError(f"num_labels={num_labels} does not agree with the {len(id2label)} classes of id2label")
+        if id2label is not None:
+            config_dict.update(id2label=id2label, label2id=label2id)
+        elif num_labels is not None and num_labels != len(config_dict.get("id2label") or CITYSCAPES_ID2LABEL):
+            config_dict.update(id2label=None, label2id=None, num_labels=num_labels)
+        config = super().from_dict(config_dict, **kwargs)
+        (config[0] if isinstance(config, tuple) else config).validate()
+        return config
+
+    def validate_backbone(self) -> None:
+        family = get_encoder_family(self.backbone_config)
+        width, depth = family.hidden_size(self.backbone_config), encoder_depth(self.backbone_config)
+        if width % 32:
+            raise ValueError(
+                f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; "
+                f"the nearest valid width is {nearest_multiple(width, 32)}"
+            )
+        patch = family.patch_size(self.backbone_config)
+        if patch != self.patch_size:
+            raise ValueError(
+                f"backbone_config has patch size {patch}, but VFMSegConfig.patch_size is {self.patch_size}. Use "
+                "VFMSegForSemanticSegmentation.from_backbone(...) to resample pretrained weights, or set "
+                f"backbone_config.patch_size={self.patch_size} for random ones."
+            )
+        indices = self.out_indices
+        if len(indices) != 4 or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= depth:
+            raise ValueError(
+                f"out_indices must be four increasing 0-based block numbers below {depth} (the encoder's depth), "
+                f"got {list(indices)}; the default would be {quarter_depths(depth)}"
+            )
+
+    def validate_heads(self) -> None:
+        if self.refine_hidden_size < 128 or self.refine_hidden_size % 128:
+            raise ValueError(
+                f"refine_hidden_size must be a multiple of 128, got {self.refine_hidden_size}; the nearest valid "
+                f"value is {nearest_multiple(self.refine_hidden_size, 128)}"
+            )
+        for name in ("refine_num_layers", "refine_num_attention_heads", "refine_head_dim"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("refine_dropout", "head_dropout", "feature_mask_ratio"):
+            _check(self, name, 0 <= getattr(self, name) <= 1, "within [0, 1]")
+        _check(self, "detail_loss_weight", self.detail_loss_weight >= 0, "at least 0")
+
+    def validate_labels(self) -> None:
+        if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:
+            raise ValueError(
+                f"id2label must number its classes 0, 1, 2, ... without gaps, got the ids {sorted(self.id2label)}"
+            )
+        if 0 <= self.semantic_loss_ignore_index < len(self.id2label):
+            raise ValueError(
+                f"semantic_loss_ignore_index={self.semantic_loss_ignore_index} is also the id of class "
+                f"{self.id2label[self.semantic_loss_ignore_index]!r}; choose one outside 0..{len(self.id2label) - 1}, "
+                "e.g. -100"
+            )
+
+    def validate_inference(self) -> None:
+        for name in ("confidence_threshold", "certainty_threshold"):
+            _check(self, name, 0 <= getattr(self, name) <= 1, "within [0, 1]")
+        for name in ("window_size", "window_stride", "detail_crop_stride"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        if self.window_stride > self.window_size:
+            raise ValueError(
+                f"window_stride={self.window_stride} is larger than window_size={self.window_size}: pixels between "
+                "two windows would never be refined; choose a stride of at most the window size"
+            )
+        if self.window_batch_size is not None:
+            _check(self, "window_batch_size", self.window_batch_size >= 1, "at least 1, or None")
+        sizes = [self.coarse_size] if isinstance(self.coarse_size, int) else list(self.coarse_size)
+        valid = [nearest_multiple(size, self.patch_size) for size in sizes]
+        if (len(sizes) != 2 and not isinstance(self.coarse_size, int)) or sizes != valid:
+            raise ValueError(
+                f"coarse_size must be one edge or (height, width), in multiples of patch_size={self.patch_size}, got "
+                f"{self.coarse_size}; the nearest valid value is {valid[0] if len(valid) == 1 else valid[:2]}"
+            )
+        if self.detail_crop_size is not None and (self.detail_crop_size < 1 or self.detail_crop_size % self.patch_size):
+            raise ValueError(
+                f"detail_crop_size must be a multiple of patch_size={self.patch_size}, got {self.detail_crop_size}; "
+                f"the nearest valid value is {nearest_multiple(self.detail_crop_size, self.patch_size)}"
+            )
+        if self.detail_crop_stride % 2:
+            raise ValueError(
+                f"detail_crop_stride must be even, because the crop's context is cut at half resolution, got "
+                f"{self.detail_crop_stride}"
+            )
+
+
+def _check(config: VFMSegConfig, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {getattr(config, name)}")
+
+
+def check_backbone_type(backbone_config: dict) -> None:
+    """Raise a `ValueError` that names the choices unless `backbone_config` has a known `model_type`."""
+    model_type = backbone_config.get("model_type")
+    if model_type is None:
+        raise ValueError(
+            f"backbone_config has no 'model_type', so its architecture is unknown; its keys are "
+            f"{sorted(backbone_config)}. Add e.g. 'model_type': 'dinov2'."
+        )
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"backbone_config has the unknown model_type {model_type!r}; use e.g. 'dinov2'.")
+
+
+__all__ = ["VFMSegConfig"]

@@ -1,0 +1,459 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""VFMSeg: a vision foundation model with a coarse head (VFMNet) and a mask-guided refine head (MGRNet)."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BackboneOutput, ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
+
+from .adapters_vfmseg import (
+    build_on_backbone,
+    holds_adapter_only,
+    load_adapter_checkpoint,
+    load_backbone_config,
+    merge_lora,
+    save_adapter,
+)
+from .checks_vfmseg import check_labels, check_pixel_values
+from .configuration_vfmseg import VFMSegConfig, nearest_multiple
+from .encoders_vfmseg import adapted_backbone_config, get_encoder_family
+from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
+from .inference_vfmseg import resize_bilinear, two_stage_inference
+from .windows_vfmseg import draw_crop_box
+
+
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def _pop_hub_kwargs(kwargs: dict[str, object]) -> dict[str, object]:
+    return {key: kwargs.pop(key) for key in HUB_KWARGS if key in kwargs}
+
+
+@dataclass
+class VFMSegSemanticSegmenterOutput(ModelOutput):
+    """
+    Output of [`VFMSegForSemanticSegmentation`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` are given):
+            content loss + lambda * detail loss.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, height, width)`):
+            Final logits at the size of `pixel_values`. In training mode the refine head's raw logits of the crop,
+            `(batch_size, num_labels, crop_height / 16, crop_width / 16)`.
+        coarse_logits (`torch.FloatTensor` of shape `(batch_size, num_labels, coarse_height / 4, coarse_width / 4)`):
+            The coarse head's raw logits. With `coarse_mode="sliding"` merged at the size of the coarse picture.
+        content_loss, detail_loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` are given):
+            Cross entropy of the coarse and of the final (in training: crop) logits.
+        windows (`torch.LongTensor` of shape `(batch_size, num_windows, 4)`):
+            The windows as (top, left, bottom, right) in pixels of `pixel_values`, exclusive ends; the same for each
+            picture. In training mode the crop box.
+        certainty (`torch.FloatTensor` of shape `(batch_size, num_windows)`, eval mode only):
+            Share of each window's pixels whose best coarse class is more probable than *theta*, in 0..1.
+        refined (`torch.BoolTensor` of shape `(batch_size, num_windows)`, eval mode only):
+            Which windows the refine head has redone.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Those of the encoder in the coarse pass, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    coarse_logits: torch.FloatTensor | None = None
+    content_loss: torch.FloatTensor | None = None
+    detail_loss: torch.FloatTensor | None = None
+    windows: torch.LongTensor | None = None
+    certainty: torch.FloatTensor | None = None
+    refined: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class VFMSegPreTrainedModel(PreTrainedModel):
+    config_class = VFMSegConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["VFMSegRefineLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Classifiers, coarse fusion and mask token as published; everything else as torch initialises it."""
+        if isinstance(module, VFMSegClassifier):
+            init.normal_(module.weight, std=0.01)
+            init.zeros_(module.bias)
+        elif isinstance(module, VFMSegCoarseFusion):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                # torch counts the inputs of a transposed convolution by the second axis of its weight as well.
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, VFMSegRefineHead):
+            init.normal_(module.mask_token)
+        else:
+            super()._init_weights(module)
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """
+        As [`~PreTrainedModel.save_pretrained`], but key names are written as the modules have them.
+
+        Trainer resumes with a plain `load_state_dict`, which knows nothing of the encoders' historical names that
+        `save_original_format=True` would write.
+        """
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+class VFMSegModel(VFMSegPreTrainedModel):
+    """The shared encoder of VFMSeg: a vision foundation model that hands out four feature maps."""
+
+    # A segmentation checkpoint holds the heads as well; they are left behind on purpose.
+    _keys_to_ignore_on_load_unexpected = [r"^coarse_head\.", r"^refine_head\."]
+    _can_record_outputs = {"attentions": OutputRecorder(target_class=None)}
+
+    def __init__(self, config: VFMSegConfig):
+        super().__init__(config)
+        self.family = get_encoder_family(config.backbone_config)
+        self.encoder = AutoModel.from_config(config.backbone_config)
+        self.post_init()
+        maybe_install_capturing_hooks(self)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    @can_return_tuple
+    @capture_outputs
+    def forward(
+        self, pixel_values: torch.FloatTensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> BackboneOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
+                Normalised pictures; height and width are multiples of `config.patch_size`.
+            output_hidden_states (`bool`, *optional*): return the input of the first block and every block's output.
+            output_attentions (`bool`, *optional*): return the attention maps (needs `attn_implementation="eager"`).
+
+        Returns:
+            `BackboneOutput`: `feature_maps`, four tensors `(batch_size, hidden_size, height / 16, width / 16)`: the
+            residual stream after the blocks `config.out_indices`, without a final norm and without prefix tokens.
+
+        Raises:
+            ValueError: if the size is no multiple of the patch, or the number of channels differs.
+        """
+        check_pixel_values(pixel_values, self.config)
+        patch = self.config.patch_size
+        height, width = pixel_values.shape[-2:]
+        if height % patch or width % patch:
+            # The encoders themselves drop the remainder silently, which shifts every prediction.
+            raise ValueError(
+                f"the encoder needs a height and width in multiples of {patch}, got {height}x{width}; the nearest "
+                f"legal size is {nearest_multiple(height, patch)}x{nearest_multiple(width, patch)}"
+            )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        blocks = self.family.blocks(self.encoder)
+        hidden = self.family.embed(self.encoder, pixel_values, self.config.position_interpolation)
+        if self.training and torch.is_grad_enabled() and self._checkpoints_trainable_blocks(blocks, hidden):
+            # Reentrant checkpointing drops the gradients of a block (of its LoRA, say) whose inputs need none.
+            hidden.requires_grad_()
+        hidden_states, feature_maps = [hidden], []
+        for number, block in enumerate(blocks):
+            hidden = block(hidden)
+            hidden_states.append(hidden)
+            if number in self.config.out_indices:
+                feature_maps.append(self.family.to_feature_map(hidden, height // patch, width // patch))
+            if number == self.config.out_indices[-1] and not output_hidden_states:
+                break
+        return BackboneOutput(
+            feature_maps=tuple(feature_maps), hidden_states=tuple(hidden_states) if output_hidden_states else None
+        )
+
+    @staticmethod
+    def _checkpoints_trainable_blocks(blocks: nn.ModuleList, hidden: torch.Tensor) -> bool:
+        return (
+            not hidden.requires_grad
+            and getattr(blocks[0], "gradient_checkpointing", False)
+            and any(parameter.requires_grad for parameter in blocks.parameters())
+        )
+
+
+class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
+    """
+    VFMSeg: coarse pass over the whole picture, then refinement of the windows that the coarse pass is unsure of.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    >>> import vfmseg_hf
+
+    >>> model = AutoModelForSemanticSegmentation.from_pretrained(directory)
+    >>> processor = AutoImageProcessor.from_pretrained(directory)
+    >>> outputs = model(**processor(image, return_tensors="pt"))
+    >>> label_map = processor.post_process_semantic_segmentation(outputs, [image.size[::-1]])[0]
+    ```
+    """
+
+    # The loss is a mean over labelled pixels, not a sum over tokens: Trainer has to average it over micro-batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: VFMSegConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = VFMSegModel(config)
+        hidden_size = get_encoder_family(config.backbone_config).hidden_size(config.backbone_config)
+        self.coarse_head = VFMSegCoarseHead(config, hidden_size)
+        self.refine_head = VFMSegRefineHead(config, hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    @classmethod
+    def from_backbone(
+        cls, name_or_path: str | os.PathLike, dtype: torch.dtype | str = torch.float32, **kwargs
+    ) -> "VFMSegForSemanticSegmentation":
+        """
+        Build a model on a pretrained foundation model, with new heads.
+
+        The patch kernel and the position grid are resampled bicubically to `patch_size` (16) and to pictures of
+        512 x 512, as the published converters do.
+
+        Args:
+            name_or_path: Hub id or directory of the foundation model, e.g. `"facebook/dinov2-large"`.
+            dtype: of the new model. Training wants float32 weights under autocast, whatever the checkpoint's dtype.
+            kwargs: fields of [`VFMSegConfig`] to override, arguments of `from_pretrained` that find files on the Hub
+                (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `force_download`), and
+                `attn_implementation`.
+
+        Raises:
+            ValueError: if the foundation model's architecture is not supported or a field is invalid.
+
+        Example:
+
+        ```python
+        >>> model = VFMSegForSemanticSegmentation.from_backbone("facebook/dinov2-large", num_labels=3)
+        ```
+        """
+        hub_kwargs = _pop_hub_kwargs(kwargs)
+        attention = {key: kwargs.pop(key) for key in ("attn_implementation",) if key in kwargs}
+        unknown = sorted(set(kwargs) - set(VFMSegConfig.__dataclass_fields__) - {"num_labels"})
+        if unknown:
+            raise ValueError(f"{unknown} are no fields of VFMSegConfig; it has {sorted(VFMSegConfig.__annotations__)}")
+        native_config = load_backbone_config(str(name_or_path), hub_kwargs)
+        patch_size = kwargs.get("patch_size", 16)
+        kwargs.setdefault("backbone_config", adapted_backbone_config(native_config, patch_size))
+        config = VFMSegConfig(backbone_name_or_path=str(name_or_path), **kwargs)
+        return build_on_backbone(cls, config, name_or_path, hub_kwargs, dtype=dtype, **attention)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        config: VFMSegConfig | str | os.PathLike | None = None,
+        is_trainable: bool = False,
+        ignore_base_mismatch: bool = False,
+        **kwargs,
+    ) -> "VFMSegForSemanticSegmentation":
+        """
+        Load a merged model or an adapter-only checkpoint (see [`~PreTrainedModel.from_pretrained`]).
+
+        Args:
+            is_trainable (`bool`, defaults to `False`):
+                For adapter-only checkpoints: let LoRA and both heads train. Otherwise everything is frozen.
+            backbone_name_or_path (`str`, *optional*):
+                For adapter-only checkpoints: where the foundation model is, if not where the checkpoint says. A
+                relative path is tried against the checkpoint's directory first.
+            ignore_base_mismatch (`bool`, defaults to `False`):
+                Load an adapter on foundation weights that it was not trained on.
+            kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes.
+        """
+        hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        if pretrained_model_name_or_path is None or not holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        _pop_hub_kwargs(kwargs)
+        for key in ("adapter_kwargs", "_from_auto", "_from_pipeline", "trust_remote_code"):
+            kwargs.pop(key, None)
+        if not isinstance(config, VFMSegConfig):
+            config, kwargs = VFMSegConfig.from_pretrained(
+                config or pretrained_model_name_or_path, return_unused_kwargs=True, **hub_kwargs, **kwargs
+            )
+        return load_adapter_checkpoint(
+            cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, hub_kwargs, **kwargs
+        )
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """
+        Save the model so that `from_pretrained` and the Auto classes load it.
+
+        With LoRA attached only the adapter, the heads and the configuration are written; call
+        [`merge_and_unload`](VFMSegForSemanticSegmentation.merge_and_unload) first for a model that needs neither peft
+        nor the foundation model.
+        """
+        if not self._hf_peft_config_loaded:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        elif kwargs.get("is_main_process", True):
+            save_adapter(self, save_directory, kwargs.get("state_dict"))
+            if kwargs.get("push_to_hub"):
+                raise ValueError("save the adapter first, then call push_to_hub() on the model")
+
+    def merge_and_unload(self) -> "VFMSegForSemanticSegmentation":
+        """Fold the attached LoRA into the encoder, in place, and return the plain model."""
+        return merge_lora(self)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        labels: torch.LongTensor | None = None,
+        refine: bool | str | None = None,
+        detail_crop_box: tuple[int, int, int, int] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> VFMSegSemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
+                Normalised pictures. In eval mode of any size from one patch up; in training mode multiples of 32.
+            labels (`torch.LongTensor` of shape `(batch_size, label_height, label_width)`, *optional*):
+                Class ids in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Needed in training mode and
+                then of the pictures' size; of any size in eval mode.
+            refine (`bool` or `"all"`, *optional*, eval mode only):
+                `None` or `True` refines the windows that are not certain enough, `False` none, `"all"` every one.
+            detail_crop_box (`tuple[int]`, *optional*, training mode only):
+                (top, left, bottom, right) of the refine head's crop instead of a random one; multiples of 32.
+            output_hidden_states, output_attentions, return_dict: as everywhere in transformers.
+
+        Raises:
+            ValueError: on inputs that do not fit (channels, sizes, label ids, non-finite pixels); the message names
+                the value and what would be right.
+        """
+        check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size, finite=True)
+        if labels is not None:
+            check_labels(labels, pixel_values, self.config)
+        if self.training:
+            if labels is None:
+                raise ValueError("labels are needed in training mode; call model.eval() for predictions without them")
+            if labels.shape[-2:] != pixel_values.shape[-2:]:
+                raise ValueError(
+                    f"in training mode labels must have the pictures' size {tuple(pixel_values.shape[-2:])}, got "
+                    f"{tuple(labels.shape[-2:])}; give the image processor segmentation_maps so that it resizes both"
+                )
+            return self._training_step(pixel_values, labels, detail_crop_box)
+        if refine not in (None, True, False, "all"):
+            raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
+        encoder_kwargs = {
+            key: value
+            for key, value in (("output_hidden_states", output_hidden_states), ("output_attentions", output_attentions))
+            if value is not None
+        }
+        output = VFMSegSemanticSegmenterOutput(**two_stage_inference(self, pixel_values, refine, encoder_kwargs))
+        if labels is not None:
+            output.content_loss = self._loss(output.coarse_logits, labels)
+            output.detail_loss = self._loss(output.logits, labels)
+            output.loss = output.content_loss + self.config.detail_loss_weight * output.detail_loss
+        return output
+
+    def _training_step(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor,
+        detail_crop_box: tuple[int, int, int, int] | None,
+    ) -> VFMSegSemanticSegmenterOutput:
+        """
+        Joint loss L = L_c + lambda L_d (section "Framework Overview").
+
+        The content loss sees the pictures at half resolution, the detail loss one crop at full resolution, the same
+        region in all pictures of the batch.
+        """
+        height, width = pixel_values.shape[-2:]
+        step = 2 * self.config.patch_size
+        if height % step or width % step:
+            raise ValueError(
+                f"training needs a height and width in multiples of {step}, got {height}x{width}; the nearest legal "
+                f"size is {nearest_multiple(height, step)}x{nearest_multiple(width, step)}"
+            )
+        box = self._detail_crop_box(height, width, detail_crop_box)
+        top, left, bottom, right = box
+        small = F.interpolate(pixel_values, size=(height // 2, width // 2), mode="bilinear", align_corners=False)
+        crop = pixel_values[..., top:bottom, left:right]
+        if small.shape == crop.shape:
+            maps = self.model(torch.cat([small, crop])).feature_maps
+            coarse_maps, refine_maps = zip(*(feature_map.chunk(2) for feature_map in maps), strict=True)
+        else:
+            coarse_maps, refine_maps = self.model(small).feature_maps, self.model(crop).feature_maps
+        coarse_logits = self.coarse_head(coarse_maps)
+        content_loss = self._loss(coarse_logits, labels[:, ::2, ::2])
+        with torch.no_grad():
+            context = resize_bilinear(coarse_logits, (height // 2, width // 2))
+        context = context[..., top // 2 : bottom // 2, left // 2 : right // 2]
+        logits = self.refine_head(refine_maps, context)
+        detail_loss = self._loss(logits, labels[:, top:bottom, left:right])
+        return VFMSegSemanticSegmenterOutput(
+            loss=content_loss + self.config.detail_loss_weight * detail_loss,
+            logits=logits,
+            coarse_logits=coarse_logits,
+            content_loss=content_loss,
+            detail_loss=detail_loss,
+            windows=torch.tensor(box, device=pixel_values.device).expand(len(pixel_values), 1, 4),
+        )
+
+    def _detail_crop_box(
+        self, height: int, width: int, given: tuple[int, int, int, int] | None
+    ) -> tuple[int, int, int, int]:
+        size = self.config.detail_crop_size
+        crop_height, crop_width = (height // 2, width // 2) if size is None else (size, size)
+        if given is None:
+            if crop_height > height or crop_width > width:
+                raise ValueError(
+                    f"config.detail_crop_size={size} is larger than the training picture {height}x{width}; use at "
+                    f"most {min(height, width)}, or None for half of the picture"
+                )
+            return draw_crop_box(
+                height,
+                width,
+                crop_height,
+                crop_width,
+                self.config.detail_crop_stride,
+                self.config.detail_crop_includes_end,
+            )
+        top, left, bottom, right = (int(edge) for edge in given)
+        step = 2 * self.config.patch_size
+        if any(edge % step for edge in given) or not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            raise ValueError(
+                f"detail_crop_box must be (top, left, bottom, right) in multiples of {step} inside the "
+                f"{height}x{width} picture, got {tuple(given)}"
+            )
+        return top, left, bottom, right
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross entropy at the labels' size, averaged over valid or over all pixels (`loss_normalization`)."""
+        ignore = self.config.semantic_loss_ignore_index
+        logits = resize_bilinear(logits.float(), labels.shape[-2:])
+        total = F.cross_entropy(logits, labels.long(), ignore_index=ignore, reduction="sum")
+        if self.config.loss_normalization == "all":
+            return total / labels.numel()
+        return total / (labels != ignore).sum().clamp(min=1)
+
+
+__all__ = [
+    "VFMSegForSemanticSegmentation",
+    "VFMSegModel",
+    "VFMSegPreTrainedModel",
+    "VFMSegSemanticSegmenterOutput",
+]

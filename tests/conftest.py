@@ -1,0 +1,84 @@
+"""Fixtures of all tests: offline, seeded, and `shared` for recordings and data that are not in this repository."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from transformers import set_seed
+
+
+# The models are tiny: one thread is as fast as two, and stays fast when something else keeps the cores busy.
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    set_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the repository with golden recordings and driving data; skips or fails where it is absent."""
+    if not SHARED.is_dir():
+        reason = "needs ../shared (recordings of the official implementation and driving data), which is absent here"
+        if os.environ.get("VFMSEG_REQUIRE_SHARED") == "1":
+            pytest.fail(reason + "; VFMSEG_REQUIRE_SHARED=1 demands it")
+        pytest.skip(reason)
+    return SHARED
+
+
+@pytest.fixture
+def tiny_config():
+    """A four-block DINOv2 of width 32 with small windows: everything happens, in milliseconds."""
+    from vfmseg_hf import VFMSegConfig
+
+    def make(**overrides):
+        backbone = {
+            "model_type": "dinov2",
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "patch_size": 16,
+            "image_size": 64,
+            **overrides.pop("backbone_config", {}),
+        }
+        settings = {
+            "refine_hidden_size": 128,
+            "refine_num_layers": 1,
+            "refine_num_attention_heads": 2,
+            "refine_head_dim": 16,
+            "coarse_size": 64,
+            "window_size": 64,
+            "window_stride": 40,
+            **overrides,
+        }
+        return VFMSegConfig(backbone_config=backbone, **settings)
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """Builds a tiny model in eval mode; LoRA and heads as they are initialised, so that its logits are small."""
+    from vfmseg_hf import VFMSegForSemanticSegmentation
+
+    def make(**overrides):
+        return VFMSegForSemanticSegmentation(tiny_config(**overrides)).eval()
+
+    return make
+
+
+def disagreement(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> float:
+    """Largest |actual - expected| / (atol + rtol |expected|) with atol = rtol = `tolerance`; up to 1 is agreement."""
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    actual, expected = actual.detach().double(), expected.double()
+    return float(((actual - expected).abs() / (tolerance + tolerance * expected.abs())).max())

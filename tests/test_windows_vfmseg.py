@@ -1,0 +1,146 @@
+"""Window plan, certainty, gate, merge and crop against the recordings and against brute force."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vfmseg_hf.heads_vfmseg import mask_features
+from vfmseg_hf.windows_vfmseg import draw_crop_box, merge_windows, plan_windows, select_windows, window_certainty
+
+
+@pytest.fixture(scope="module")
+def gate(shared):
+    folder = shared / "golden" / "gate"
+    return json.loads((folder / "meta.json").read_text()), load_file(folder / "tensors.safetensors")
+
+
+def corner_order(boxes: list[list[int]]) -> list[tuple[int, ...]]:
+    """Recorded boxes are y1, y2, x1, x2."""
+    return [(top, left, bottom, right) for top, bottom, left, right in boxes]
+
+
+def decide(logits, case, keep_at_threshold=True, scope="batch"):
+    boxes = plan_windows(*case["image"], case["window"], case["stride"])
+    certainty = window_certainty(logits, boxes, case["threshold"])
+    return boxes, select_windows(certainty, case["confidence"], keep_at_threshold, scope)
+
+
+def test_recorded_decisions(gate):
+    meta, tensors = gate
+    for case in meta["decision_cases"]:
+        boxes, refined = decide(tensors[case["logits"]], case)
+        assert boxes == corner_order(case["boxes_y1_y2_x1_x2"]), case
+        assert all(row == case["refined"] for row in refined.tolist()), case
+
+
+@pytest.mark.parametrize("broken", [{"keep_at_threshold": False}, {"scope": "image"}])
+def test_recorded_decisions_notice_a_broken_gate(broken, gate):
+    meta, tensors = gate
+    wrong = [
+        case["name"]
+        for case in meta["decision_cases"]
+        if any(row != case["refined"] for row in decide(tensors[case["logits"]], case, **broken)[1].tolist())
+    ]
+    assert wrong
+
+
+def test_recorded_window_grids(gate):
+    for grid in gate[0]["window_grids"]:
+        planned = plan_windows(*grid["image"], grid["window"], grid["stride"])
+        assert planned == corner_order(grid["boxes_y1_y2_x1_x2"]), grid["image"]
+
+
+def test_recorded_overlap_average(gate):
+    """In the recording every refined window gave zero logits."""
+    meta, tensors = gate
+    case = next(case for case in meta["decision_cases"] if case["name"] == "overlap")
+    logits = tensors["overlap"]
+    boxes, refined = decide(logits, case)
+    numbers = refined.nonzero().tolist()
+    zeros = torch.zeros(len(numbers), logits.shape[1], case["window"], case["window"])
+    merged = merge_windows(logits, [(numbers, zeros)], boxes, refined)
+    torch.testing.assert_close(merged, tensors["overlap_result_refined_zero"], atol=1e-6, rtol=1e-6)
+
+
+def test_recorded_crop_offsets(gate):
+    for case in gate[0]["training_crop_offsets"]:
+        height, width = case["image"]
+        crop, step = case["crop"], case["divisible"]
+        drawn = {draw_crop_box(height, width, crop, crop, step, includes_end=False)[:2] for _ in range(4000)}
+        for axis, name in enumerate(("distinct_y", "distinct_x")):
+            first, last, count = case[name]
+            offsets = sorted({box[axis] for box in drawn})
+            assert (offsets[0], offsets[-1], len(offsets)) == (first, last, count)
+
+
+def test_recorded_feature_masking(shared):
+    folder = shared / "golden" / "mask_feature"
+    meta, tensors = json.loads((folder / "meta.json").read_text()), load_file(folder / "tensors.safetensors")
+    draw = tensors["uniform_draw"]
+    assert (draw == meta["mask_ratio"]).any(), "the recording should hold a draw that equals the ratio"
+    masked = mask_features(tensors["features"], tensors["mask_token"], draw, meta["mask_ratio"])
+    torch.testing.assert_close(masked, tensors["masked_features"], atol=0, rtol=0)
+    at_least = torch.where(draw >= meta["mask_ratio"], tensors["features"], tensors["mask_token"])
+    assert not torch.equal(at_least, tensors["masked_features"]), "the equality rule must be visible"
+
+
+def test_crop_can_touch_the_far_border():
+    drawn = {draw_crop_box(128, 96, 64, 64, 32, includes_end=True) for _ in range(300)}
+    assert drawn == {(top, left, top + 64, left + 64) for top in (0, 32, 64) for left in (0, 32)}
+
+
+def test_crop_follows_the_torch_seed():
+    torch.manual_seed(3)
+    first = [draw_crop_box(1024, 1024, 512, 512, 32, includes_end=True) for _ in range(5)]
+    torch.manual_seed(3)
+    assert [draw_crop_box(1024, 1024, 512, 512, 32, includes_end=True) for _ in range(5)] == first
+
+
+@pytest.mark.parametrize("height, width, window, stride", [(37, 90, 16, 10), (16, 16, 16, 7), (9, 40, 16, 16)])
+def test_windows_cover_every_pixel_and_stay_inside(height, width, window, stride):
+    covered = torch.zeros(height, width)
+    for top, left, bottom, right in plan_windows(height, width, window, stride):
+        assert 0 <= top < bottom <= height and 0 <= left < right <= width
+        assert (bottom - top, right - left) == (min(window, height), min(window, width))
+        covered[top:bottom, left:right] += 1
+    assert covered.min() >= 1
+
+
+def test_certainty_counts_pixels():
+    """Against a loop over the pixels, with probabilities that straddle the threshold."""
+    logits = torch.randn(2, 3, 13, 21) * 2
+    boxes = plan_windows(13, 21, 8, 5)
+    certainty = window_certainty(logits, boxes, 0.6)
+    for picture in range(2):
+        for number, (top, left, bottom, right) in enumerate(boxes):
+            top_probability = logits[picture, :, top:bottom, left:right].softmax(0).amax(0)
+            count = sum(float(p) > 0.6 for p in top_probability.flatten())
+            assert certainty[picture, number] == torch.tensor(count / top_probability.numel())
+    assert 0 < certainty.min() < certainty.max() < 1
+
+
+def test_merge_averages_with_equal_weight():
+    coarse = torch.randn(2, 4, 11, 17)
+    boxes = plan_windows(11, 17, 8, 6)
+    refined = torch.rand(2, len(boxes)) > 0.5
+    numbers = refined.nonzero().tolist()
+    windows = torch.randn(len(numbers), 4, 8, 8)
+    merged = merge_windows(coarse, [(numbers[:3], windows[:3]), (numbers[3:], windows[3:])], boxes, refined)
+    total, count = torch.zeros_like(coarse), torch.zeros(2, 1, 11, 17)
+    for picture in range(2):
+        for number, (top, left, bottom, right) in enumerate(boxes):
+            part = coarse[picture, :, top:bottom, left:right]
+            if refined[picture, number]:
+                part = windows[numbers.index([picture, number])]
+            total[picture, :, top:bottom, left:right] += part
+            count[picture, :, top:bottom, left:right] += 1
+    assert 0 < refined.sum() < refined.numel()
+    torch.testing.assert_close(merged, total / count)
+
+
+def test_scope_decides_alone_or_together():
+    certainty = torch.tensor([[0.9, 0.2], [0.6, 0.4]])
+    assert select_windows(certainty, 0.7, False, "image").tolist() == [[False, True], [True, True]]
+    assert select_windows(certainty, 0.7, False, "batch").tolist() == [[False, True], [False, True]]
