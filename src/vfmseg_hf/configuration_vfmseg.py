@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """VFMSeg model configuration."""
 
+import os
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -166,6 +167,17 @@ class VFMSegConfig(PreTrainedConfig):
         self.out_indices = list(self.out_indices)
         if isinstance(self.coarse_size, tuple):
             self.coarse_size = list(self.coarse_size)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """As in transformers, but a place without `config.json` raises an `OSError` and gives no default model."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:
+            raise OSError(
+                f"there is no config.json in {str(pretrained_model_name_or_path)!r}; pass a directory that "
+                "save_pretrained wrote, or a Hub id"
+            )
+        return config_dict, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

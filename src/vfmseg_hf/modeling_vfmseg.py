@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -16,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
 from .adapters_vfmseg import (
+    ENCODER_PREFIX,
     build_on_backbone,
     holds_adapter_only,
     load_adapter_checkpoint,
@@ -126,7 +128,6 @@ class VFMSegModel(VFMSegPreTrainedModel):
 
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
-        self.family = get_encoder_family(config.backbone_config)
         self.encoder = AutoModel.from_config(config.backbone_config)
         self.post_init()
         maybe_install_capturing_hooks(self)
@@ -164,8 +165,9 @@ class VFMSegModel(VFMSegPreTrainedModel):
             )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        blocks = self.family.blocks(self.encoder)
-        hidden = self.family.embed(self.encoder, pixel_values, self.config.position_interpolation)
+        family = get_encoder_family(self.config.backbone_config)
+        blocks = family.blocks(self.encoder)
+        hidden = family.embed(self.encoder, pixel_values, self.config.position_interpolation)
         if self.training and torch.is_grad_enabled() and self._checkpoints_trainable_blocks(blocks, hidden):
             # Reentrant checkpointing drops the gradients of a block (of its LoRA, say) whose inputs need none.
             hidden.requires_grad_()
@@ -174,7 +176,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
             hidden = block(hidden)
             hidden_states.append(hidden)
             if number in self.config.out_indices:
-                feature_maps.append(self.family.to_feature_map(hidden, height // patch, width // patch))
+                feature_maps.append(family.to_feature_map(hidden, height // patch, width // patch))
             if number == self.config.out_indices[-1] and not output_hidden_states:
                 break
         return BackboneOutput(
@@ -284,7 +286,23 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         if pretrained_model_name_or_path is None or not holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            with_info = kwargs.pop("output_loading_info", False)
+            try:
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
+                )
+            except SafetensorError as error:
+                raise OSError(
+                    f"the weights in {str(pretrained_model_name_or_path)!r} are damaged or truncated ({error}); copy "
+                    "or download them again"
+                ) from error
+            encoder = {key for key in model.state_dict() if key.startswith(ENCODER_PREFIX)}
+            if encoder <= set(info["missing_keys"]):
+                raise ValueError(
+                    f"the weights in {str(pretrained_model_name_or_path)!r} hold no tensor of the encoder, so they "
+                    "are of another architecture; foundation models load with from_backbone(...)"
+                )
+            return (model, info) if with_info else model
         _pop_hub_kwargs(kwargs)
         for key in ("adapter_kwargs", "_from_auto", "_from_pipeline", "trust_remote_code"):
             kwargs.pop(key, None)
@@ -306,10 +324,11 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         if not self._hf_peft_config_loaded:
             super().save_pretrained(save_directory, *args, **kwargs)
-        elif kwargs.get("is_main_process", True):
+            return
+        if kwargs.get("push_to_hub"):
+            raise ValueError("an adapter is not pushed while it is saved; call model.push_to_hub(repo_id) instead")
+        if kwargs.get("is_main_process", True):
             save_adapter(self, save_directory, kwargs.get("state_dict"))
-            if kwargs.get("push_to_hub"):
-                raise ValueError("save the adapter first, then call push_to_hub() on the model")
 
     def merge_and_unload(self) -> "VFMSegForSemanticSegmentation":
         """Fold the attached LoRA into the encoder, in place, and return the plain model."""

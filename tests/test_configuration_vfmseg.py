@@ -1,0 +1,110 @@
+"""Defaults, serialisation, and what the configuration refuses."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, Dinov2Config
+
+from vfmseg_hf import VFMSegConfig
+from vfmseg_hf.configuration_vfmseg import quarter_depths
+
+
+def test_defaults_are_the_papers():
+    config = VFMSegConfig()
+    backbone = config.backbone_config
+    assert isinstance(backbone, Dinov2Config)
+    assert (backbone.hidden_size, backbone.num_hidden_layers, backbone.patch_size) == (1024, 24, 16)
+    assert config.out_indices == [5, 11, 17, 23]
+    assert (config.confidence_threshold, config.certainty_threshold) == (0.968, 0.8)
+    assert (config.window_size, config.window_stride, config.coarse_size) == (512, 320, 512)
+    assert (config.feature_mask_ratio, config.detail_loss_weight) == (0.2, 1.0)
+    assert config.num_labels == 19 and config.id2label[0] == "road" and config.label2id["bicycle"] == 18
+
+
+@pytest.mark.parametrize("depth, indices", [(12, [2, 5, 8, 11]), (24, [5, 11, 17, 23]), (40, [9, 19, 29, 39])])
+def test_quarter_depths(depth, indices):
+    assert quarter_depths(depth) == indices
+
+
+def test_round_trip_through_json(tiny_config, tmp_path):
+    config = tiny_config(coarse_size=(64, 128), num_labels=3, detail_crop_size=64, window_batch_size=2)
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model_type"] == "vfmseg" and saved["backbone_config"]["model_type"] == "dinov2"
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is VFMSegConfig
+    config.name_or_path = loaded.name_or_path
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.coarse_size == [64, 128] and loaded.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+def test_new_classes_replace_the_old_ones(tiny_config, tmp_path, caplog):
+    tiny_config().save_pretrained(tmp_path)
+    named = VFMSegConfig.from_pretrained(tmp_path, num_labels=2, id2label={0: "free", 1: "blocked"})
+    assert named.label2id == {"free": 0, "blocked": 1} and named.num_labels == 2
+    strings = VFMSegConfig.from_pretrained(tmp_path, id2label={"0": "free", "1": "blocked"})
+    assert strings.id2label == {0: "free", 1: "blocked"} and strings.label2id == {"free": 0, "blocked": 1}
+    assert VFMSegConfig.from_pretrained(tmp_path, num_labels=150).num_labels == 150
+    assert VFMSegConfig.from_pretrained(tmp_path, num_labels=19).id2label[0] == "road"
+    assert not caplog.records
+
+
+def test_label2id_is_filled_in(tiny_config):
+    assert tiny_config(id2label={0: "free", 1: "blocked"}).label2id == {"free": 0, "blocked": 1}
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"confidence_threshold": 1.2}, r"confidence_threshold must be within \[0, 1\], got 1.2"),
+        ({"certainty_threshold": -0.1}, r"certainty_threshold must be within \[0, 1\], got -0.1"),
+        ({"window_size": 0}, "window_size must be at least 1, got 0"),
+        ({"window_stride": 0}, "window_stride must be at least 1, got 0"),
+        ({"window_stride": 65}, "window_stride=65 is larger than window_size=64"),
+        ({"window_batch_size": 0}, "window_batch_size must be at least 1, or None, got 0"),
+        ({"refine_hidden_size": 200}, "multiple of 128, got 200; the nearest valid value is 256"),
+        ({"backbone_config": {"hidden_size": 40}}, "multiple of 32 .* got 40; the nearest valid width is 32"),
+        ({"backbone_config": {"patch_size": 14}}, "patch size 14, but VFMSegConfig.patch_size is 16.*from_backbone"),
+        ({"out_indices": [0, 1, 2, 4]}, r"below 4 .*got \[0, 1, 2, 4\]; the default would be \[0, 1, 2, 3\]"),
+        ({"out_indices": [3, 2, 1, 0]}, "four increasing"),
+        ({"coarse_size": 500}, "coarse_size.*got 500; the nearest valid value is 496"),
+        ({"coarse_size": [64, 100]}, r"got \[64, 100\]; the nearest valid value is \[64, 96\]"),
+        ({"detail_crop_size": 100}, "detail_crop_size.*got 100; the nearest valid value is 96"),
+        ({"feature_mask_ratio": 2}, r"feature_mask_ratio must be within \[0, 1\], got 2"),
+        ({"detail_loss_weight": -1}, "detail_loss_weight must be at least 0, got -1"),
+        ({"semantic_loss_ignore_index": 3}, "semantic_loss_ignore_index=3 is also the id of class 'wall'"),
+        ({"id2label": {1: "a", 2: "b"}}, r"without gaps, got the ids \[1, 2\]"),
+        ({"coarse_mode": "half"}, "coarse_mode"),
+        ({"window_size": "big"}, "window_size"),
+    ],
+)
+def test_invalid_values_are_named(overrides, message, tiny_config):
+    with pytest.raises(Exception, match=f"(?s){message}"):
+        tiny_config(**overrides)
+
+
+def test_overrides_at_loading_are_validated(tiny_config, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    with pytest.raises(Exception, match="window_stride=900 is larger"):
+        VFMSegConfig.from_pretrained(tmp_path, window_stride=900)
+    with pytest.raises(ValueError, match="num_labels=3 does not agree with the 2 classes"):
+        VFMSegConfig.from_pretrained(tmp_path, num_labels=3, id2label={0: "a", 1: "b"})
+
+
+@pytest.mark.parametrize(
+    "backbone, message",
+    [
+        ({"hidden_size": 64}, "no 'model_type'"),
+        ({"model_type": "dinov99"}, "unknown model_type 'dinov99'"),
+        ({"model_type": "resnet"}, r"'resnet' is not a supported encoder.*\['dinov2'"),
+    ],
+)
+def test_backbone_types(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        VFMSegConfig(backbone_config=backbone)
+
+
+def test_another_models_configuration_is_refused(tmp_path):
+    Dinov2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="configuration of a 'dinov2' model.*from_backbone"):
+        VFMSegConfig.from_pretrained(tmp_path)
