@@ -1,0 +1,269 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""From picture files to label maps, overlays and panels on disk; what `scripts/predict.py` runs."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from .image_inputs_vfmseg import open_picture, picture_to_tensor
+from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
+from .inference_vfmseg import resize_bilinear
+from .modeling_vfmseg import VFMSegForSemanticSegmentation
+from .visualization import IGNORE_INDEX, class_colours, label_image, overlay_image, panel_image
+
+
+PICTURE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+REFINE_MODES: dict[str, bool | str] = {"gated": True, "all": "all", "none": False}
+
+
+@dataclass
+class Prediction:
+    """
+    What the model says about one picture, on the CPU.
+
+    Args:
+        picture: the input as RGB, upright, of its own size.
+        labels: class ids of the picture's pixels, `[picture height, picture width]`.
+        coarse_labels: class ids after the coarse pass, `[height, width]` at the size that the model saw.
+        confidence: coarse probability of each pixel's best class, floats `[height, width]` in 0..1.
+        windows: `[N, 4]`, (top, left, bottom, right) in pixels of `confidence`, exclusive ends.
+        certainty: floats `[N]` in 0..1.
+        refined: bools `[N]`.
+    """
+
+    picture: Image.Image
+    labels: np.ndarray
+    coarse_labels: np.ndarray
+    confidence: np.ndarray
+    windows: np.ndarray
+    certainty: np.ndarray
+    refined: np.ndarray
+
+
+@dataclass
+class PictureReport:
+    """What became of one file: how many windows it had and how many were refined, or why there is no result."""
+
+    path: Path
+    windows: int = 0
+    refined: int = 0
+    error: str | None = None
+
+
+def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLike) -> dict[Path, str]:
+    """
+    The picture files among files and folders, and a name for each one's results.
+
+    A folder stands for the pictures in it and below it, in the order of their paths, without hidden files and without
+    anything in `output`: earlier results are no pictures to predict. A file counts whatever its extension. What is
+    given twice counts once.
+
+    Returns:
+        Absolute path to name, in order. The name is the file's, without extension, after its folders below the given
+        one. Where two pictures would share it, it gets the extension or as many further folders as it takes.
+
+    Raises:
+        `FileNotFoundError`: there is no such file or folder, or no picture in a folder.
+        `ValueError`: no name is free, because paths differ in nothing but upper and lower case.
+    """
+    excluded = Path(os.path.abspath(output))
+    found: dict[Path, Path] = {}
+    for source in map(Path, sources):
+        folder = Path(os.path.abspath(source))
+        if source.is_dir():
+            files = [
+                path
+                for path in sorted(folder.rglob("*"))
+                if path.suffix.lower() in PICTURE_EXTENSIONS
+                and not path.name.startswith(".")
+                and excluded not in path.parents
+                and path.is_file()
+            ]
+            if not files:
+                raise FileNotFoundError(f"no picture in the folder {source} ({' '.join(PICTURE_EXTENSIONS)})")
+        elif source.is_file():
+            files, folder = [folder], folder.parent
+        else:
+            raise FileNotFoundError(f"no such file or folder: {source}")
+        for path in files:
+            found.setdefault(path, path.relative_to(folder))
+    return _unique_names(found)
+
+
+def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
+    """Absolute path and path below the given folder, to the shortest name that no other picture has."""
+
+    siblings = Counter(str(path.with_suffix("")).lower() for path in found)
+
+    def candidates(path: Path, relative: Path) -> Iterator[Path]:
+        unique = siblings[str(path.with_suffix("")).lower()] == 1
+        parts = path.relative_to(path.anchor).parts
+        for depth in range(len(relative.parts), len(parts) + 1):
+            name = Path(*parts[-depth:])
+            yield name.with_suffix("") if unique else name
+
+    further = {path: candidates(path, relative) for path, relative in found.items()}
+    names = {path: next(choices) for path, choices in further.items()}
+    while True:
+        # Case is ignored because the disk that takes the results may ignore it.
+        count = Counter(str(name).lower() for name in names.values())
+        clashes = [path for path, name in names.items() if count[str(name).lower()] > 1]
+        if not clashes:
+            return {path: name.as_posix() for path, name in names.items()}
+        for path in clashes:
+            longer = next(further[path], None)
+            if longer is None:
+                raise ValueError(f"the results of {path} would have the name of another picture's; rename one of them")
+            names[path] = longer
+
+
+def load_model(
+    name_or_path: str, device: str = "auto"
+) -> tuple[VFMSegForSemanticSegmentation, VFMSegImageProcessorMixin]:
+    """
+    A model ready to predict, and its image processor.
+
+    Args:
+        name_or_path: directory or Hub id with both.
+        device: as torch names it, or `"auto"` for the machine's accelerator, if it has one.
+
+    Raises:
+        `ValueError`: there is no such model, it is not a VFMSeg model, it has more than 255 classes, or the device is
+            not available.
+    """
+    if device == "auto":
+        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device} is not available: {error}") from error
+    try:
+        model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
+        processor = AutoImageProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        absent = "" if os.path.isdir(name_or_path) else " (no such directory here, so it was sought on the Hub)"
+        raise ValueError(f"cannot load a model and its image processor from {name_or_path}{absent}: {error}") from error
+    if not isinstance(model, VFMSegForSemanticSegmentation):
+        raise ValueError(f"{name_or_path} is no VFMSeg model but a {type(model).__name__}")
+    if model.config.num_labels > IGNORE_INDEX:
+        raise ValueError(
+            f"{name_or_path} has {model.config.num_labels} classes; label maps as 8-bit pictures hold {IGNORE_INDEX}"
+        )
+    return model.to(device).eval(), processor
+
+
+@torch.inference_mode()
+def predict_picture(
+    model: VFMSegForSemanticSegmentation,
+    processor: VFMSegImageProcessorMixin,
+    image: Image.Image,
+    refine: bool | str = True,
+) -> Prediction:
+    """
+    Segment one picture at its own size.
+
+    Args:
+        model: in eval mode.
+        image: of any mode that the image processor takes; its EXIF orientation is applied.
+        refine: as for the model's `forward`.
+    """
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+    # The processor's own reading of the file, so that the picture shown is the one that was segmented.
+    picture = Image.fromarray(picture_to_tensor(image).permute(1, 2, 0).numpy())
+    outputs = model(pixel_values, refine=refine)
+    outputs.logits = outputs.logits.float()  # resized in half precision, classes would tie along every border
+    labels = processor.post_process_semantic_segmentation(outputs, [picture.size[::-1]])[0]
+    coarse = resize_bilinear(outputs.coarse_logits[:1].float(), pixel_values.shape[-2:]).softmax(dim=1)
+    confidence, coarse_labels = coarse[0].max(dim=0)
+    return Prediction(
+        picture=picture,
+        labels=labels.cpu().numpy(),
+        coarse_labels=coarse_labels.cpu().numpy(),
+        confidence=confidence.cpu().numpy(),
+        windows=outputs.windows[0].cpu().numpy(),
+        certainty=outputs.certainty[0].cpu().numpy(),
+        refined=outputs.refined[0].cpu().numpy(),
+    )
+
+
+def predict_files(
+    model: VFMSegForSemanticSegmentation,
+    processor: VFMSegImageProcessorMixin,
+    pictures: Mapping[Path, str],
+    output: str | os.PathLike,
+    refine: bool | str = True,
+) -> Iterator[PictureReport]:
+    """
+    Segment picture files one by one and write `labels/`, `overlays/` and `panels/` under `output`.
+
+    Args:
+        pictures: files and the names of their results, from [`find_pictures`].
+        output: folder to write to; made where it is missing, files of the same names are replaced.
+        refine: as for the model's `forward`.
+
+    Yields:
+        One [`PictureReport`] per file. A picture that cannot be read or segmented gets an `error` and no results.
+
+    Raises:
+        `OSError`: the results cannot be written.
+    """
+    for path, name in pictures.items():
+        try:
+            prediction = predict_picture(model, processor, open_picture(path), refine)
+            files = render_files(prediction, name, path.name, model.config)
+        except (OSError, ValueError, torch.OutOfMemoryError) as error:
+            yield PictureReport(path, error=str(error))
+            continue
+        for relative, content in files.items():
+            _write(Path(output) / relative, content)
+        yield PictureReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
+
+
+def render_files(prediction: Prediction, name: str, title: str, config) -> dict[str, bytes]:
+    """The encoded result files of a picture by their path below the output folder; `config` is the model's."""
+    colours = class_colours(config.id2label)
+    size = f"{prediction.picture.width} x {prediction.picture.height}"
+    panel = panel_image(
+        prediction.picture,
+        prediction.coarse_labels,
+        prediction.confidence,
+        prediction.windows,
+        prediction.certainty,
+        prediction.refined,
+        prediction.labels,
+        config.id2label,
+        config.confidence_threshold,
+        title=f"{title} ({size})",
+    )
+    overlay = overlay_image(prediction.picture, prediction.labels, colours)
+    return {
+        f"labels/{name}.png": _encode(label_image(prediction.labels, colours), "PNG"),
+        f"overlays/{name}.jpg": _encode(overlay, "JPEG", quality=90),
+        f"panels/{name}.png": _encode(panel, "PNG"),
+    }
+
+
+def _encode(image: Image.Image, file_format: str, **options) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format=file_format, **options)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of the file or none of it: whoever stops the run finds no truncated picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
