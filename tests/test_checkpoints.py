@@ -382,6 +382,19 @@ def test_damaged_adapter(adapted, tmp_path):
         VFMSegForSemanticSegmentation.from_pretrained(tmp_path)
 
 
+def test_adapter_with_other_classes(adapted, tmp_path):
+    adapted.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="ignore_mismatched_sizes=True beside num_labels"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path, num_labels=3)
+    with pytest.warns(UserWarning, match="classifier.weight: found shape"):
+        model = VFMSegForSemanticSegmentation.from_pretrained(
+            tmp_path, num_labels=3, ignore_mismatched_sizes=True, is_trainable=True
+        )
+    assert model.num_labels == 3
+    name = "model.encoder.encoder.layer.0.attention.q_proj.lora_B.default.weight"
+    assert torch.equal(model.get_parameter(name), adapted.get_parameter(name))
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
@@ -389,6 +402,12 @@ def test_directory_without_config(tmp_path):
     for loader in (VFMSegForSemanticSegmentation, AutoModelForSemanticSegmentation):
         with pytest.raises((OSError, ValueError), match=r"config\.json"):
             loader.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/no/such/model", "./no-model", "no/such/model"])
+def test_absent_directories_are_not_sought_on_the_hub(path):
+    with pytest.raises(OSError, match=f"there is no directory '{path}'"):
+        VFMSegForSemanticSegmentation.from_pretrained(path)
 
 
 def test_checkpoint_of_another_architecture(tmp_path):

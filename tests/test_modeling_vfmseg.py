@@ -1,5 +1,8 @@
 """The model: outputs, sizes, losses and what it refuses."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from conftest import disagreement
@@ -187,6 +190,34 @@ def test_encoder_returns_the_residual_stream(tiny_config):
         states = model.encoder(picture, output_hidden_states=True).hidden_states
     for feature_map, state in zip(maps, states[1:], strict=True):
         assert torch.equal(feature_map, state[:, 1:].reshape(2, 3, 5, 32).permute(0, 3, 1, 2))
+
+
+def test_pickle_and_deepcopy(tiny_model):
+    model = tiny_model()
+    picture = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+            assert torch.equal(twin(picture).logits, model(picture).logits)
+
+
+def test_encoder_and_heads_compile_into_one_graph(tiny_model):
+    model = tiny_model()
+    picture, context = torch.randn(1, 3, 64, 48), torch.randn(1, 19, 64, 48)
+    encode, decode = (torch.compile(m, fullgraph=True, backend="eager") for m in (model.model, model.refine_head))
+    with torch.no_grad():
+        maps = encode(picture).feature_maps
+        torch.testing.assert_close(decode(maps, context), model.refine_head(model.model(picture).feature_maps, context))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_bfloat16_autocast(training, tiny_model):
+    model = tiny_model().train(training)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randn(2, 3, 64, 64), labels=torch.zeros(2, 64, 64, dtype=torch.long))
+    assert output.loss.dtype == torch.float32 and output.logits.isfinite().all()
+    if training:
+        output.loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 # ----------------------------------------------------------------------------------------------- training

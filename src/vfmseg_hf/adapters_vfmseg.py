@@ -179,11 +179,14 @@ def load_adapter_checkpoint(
     peft_config.inference_mode = not is_trainable
     model.add_adapter(peft_config)
     weights = load_file(cached_file(name_or_path, ADAPTER_SAFE_WEIGHTS_NAME, **hub_kwargs))
-    result = set_peft_model_state_dict(
-        model,
-        {key.removeprefix(PEFT_PREFIX): value for key, value in weights.items()},
-        ignore_mismatched_sizes=ignore_mismatched_sizes,
-    )
+    weights = {key.removeprefix(PEFT_PREFIX): value for key, value in weights.items()}
+    try:
+        result = set_peft_model_state_dict(model, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the adapter in {str(name_or_path)!r} has weights of other sizes than the model; to give it new classes "
+            f"pass ignore_mismatched_sizes=True beside num_labels ({error})"
+        ) from error
     missing = [key for key in result.missing_keys if ".lora_" in key or ".modules_to_save." in key]
     if (missing and not ignore_mismatched_sizes) or result.unexpected_keys:
         raise ValueError(

@@ -1,6 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """What the model refuses, and how it says so."""
 
+import os
+
 import torch
 
 from .configuration_vfmseg import VFMSegConfig
@@ -46,3 +48,11 @@ def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor, config: VFMSe
             f"0..{config.num_labels - 1} and {config.semantic_loss_ignore_index} is ignored; map the ids of your data "
             "to these, or load the model with num_labels=... and ignore_mismatched_sizes=True"
         )
+
+
+def check_local_directory(name_or_path: str | os.PathLike) -> None:
+    """Raise an `OSError` if this can only be a local directory, by its spelling, and is not there."""
+    path = os.fspath(name_or_path)
+    spelled_as_path = os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1
+    if spelled_as_path and not os.path.exists(path):
+        raise OSError(f"there is no directory {path!r}; pass one that save_pretrained wrote, or a Hub id (user/name)")

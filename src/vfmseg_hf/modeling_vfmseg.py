@@ -14,7 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BackboneOutput, ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_vfmseg import (
     ENCODER_PREFIX,
@@ -25,7 +25,7 @@ from .adapters_vfmseg import (
     merge_lora,
     save_adapter,
 )
-from .checks_vfmseg import check_labels, check_pixel_values
+from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
 from .encoders_vfmseg import adapted_backbone_config, get_encoder_family
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
@@ -130,7 +130,6 @@ class VFMSegModel(VFMSegPreTrainedModel):
         super().__init__(config)
         self.encoder = AutoModel.from_config(config.backbone_config)
         self.post_init()
-        maybe_install_capturing_hooks(self)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -285,6 +284,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes.
         """
         hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        if pretrained_model_name_or_path is not None:
+            check_local_directory(pretrained_model_name_or_path)
         if pretrained_model_name_or_path is None or not holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
             with_info = kwargs.pop("output_loading_info", False)
             try:
