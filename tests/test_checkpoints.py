@@ -318,8 +318,10 @@ def test_merging_gives_a_plain_model(adapted, tmp_path, predict):
 
 
 def test_adapter_finds_its_base_relative_to_itself(adapted, foundation, tmp_path, predict):
-    adapted.config.backbone_name_or_path = "base"
+    adapted.adapter_base = "base"
     adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(OSError, match="'base' of the adapter .* is neither beside it"):  # and is not sought on the Hub
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter")
     foundation.rename(tmp_path / "adapter" / "base")
     model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter")
     assert torch.equal(predict(model), predict(adapted))
@@ -368,9 +370,124 @@ def test_adapter_without_a_named_base_says_so(tiny_model, tmp_path, loading_log)
     model = tiny_model()
     model.add_adapter(lora_config(model.config, r=2))
     model.save_pretrained(tmp_path)
-    assert "does not know its base" in loading_log.text
-    with pytest.raises(ValueError, match="does not name the foundation model.*backbone_name_or_path"):
+    assert "in no file that is known" in loading_log.text
+    with pytest.raises(ValueError, match="does not name the weights.*backbone_name_or_path"):
         VFMSegForSemanticSegmentation.from_pretrained(tmp_path)
+
+
+def test_adapter_on_a_whole_model(tiny_model, tmp_path, predict):
+    """LoRA on a published model, say: its directory is the base, the adapter brings new heads."""
+    tiny_model().save_pretrained(tmp_path / "published")
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "published")
+    model.add_adapter(lora_config(model.config, r=2))
+    randomise_lora(model).save_pretrained(tmp_path / "adapter")
+    assert torch.equal(predict(AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "adapter")), predict(model))
+
+
+def test_a_continued_adapter_keeps_its_base(adapted, foundation, tmp_path, predict, monkeypatch):
+    """Also where the first checkpoint had its base beside it."""
+    adapted.adapter_base = "base"
+    adapted.save_pretrained(tmp_path / "first")
+    foundation.rename(tmp_path / "first" / "base")
+    monkeypatch.chdir(tmp_path)
+    model = VFMSegForSemanticSegmentation.from_pretrained("first", is_trainable=True)
+    model.save_pretrained(tmp_path / "elsewhere" / "second")
+    monkeypatch.chdir("/")
+    again = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "elsewhere" / "second")
+    assert torch.equal(predict(again), predict(adapted))
+
+
+def test_half_precision_adapter(adapted, tmp_path, picture):
+    adapted.save_pretrained(tmp_path)
+    model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.float16)
+    assert model.dtype == torch.float16
+    with torch.no_grad():
+        assert model(picture.half(), refine="all").logits.isfinite().all()
+
+
+def test_arguments_of_from_pretrained_on_an_adapter(adapted, tmp_path, predict):
+    adapted.save_pretrained(tmp_path)
+    model, info = VFMSegForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert VFMSegForSemanticSegmentation.from_pretrained(tmp_path, dtype="auto").dtype == torch.float32
+    config = VFMSegConfig.from_pretrained(tmp_path, confidence_threshold=0.5)
+    model = VFMSegForSemanticSegmentation.from_pretrained(
+        tmp_path, config=config, backbone_name_or_path=config.backbone_name_or_path, attn_implementation="eager"
+    )
+    assert model.config.confidence_threshold == 0.5 and model.config._attn_implementation == "eager"
+    assert disagreement(predict(model), predict(adapted), tolerance=1e-5) <= 1
+    encoder = AutoModel.from_pretrained(tmp_path)
+    assert type(encoder) is VFMSegModel and any(".lora_A." in name for name, _ in encoder.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"modules_to_save": None}, "does not hold coarse_head and refine_head.*lora_config"),
+        ({"modules_to_save": ["coarse_head"]}, "does not hold refine_head"),
+        ({"bias": "lora_only"}, "trains biases.*merge_and_unload"),
+    ],
+)
+def test_adapters_that_could_not_be_loaded_are_not_saved(settings, message, foundation, tmp_path):
+    model = from_foundation(foundation)
+    model.add_adapter(
+        LoraConfig(**{"target_modules": ["q_proj"], "modules_to_save": ["coarse_head", "refine_head"], **settings})
+    )
+    with pytest.raises(ValueError, match=message):
+        model.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_trained_encoder_is_not_saved_as_an_adapter(adapted, tmp_path):
+    adapted.get_parameter("model.encoder.encoder.layer.0.norm1.weight").data.add_(0.1)
+    with pytest.raises(ValueError, match="has been trained since it was loaded"):
+        adapted.save_pretrained(tmp_path / "adapter")
+
+
+def test_the_two_forms_do_not_share_a_directory(adapted, tiny_model, tmp_path):
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds an adapter; save the whole model elsewhere"):
+        tiny_model().save_pretrained(tmp_path / "adapter")
+    tiny_model().save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="holds a whole model"):
+        adapted.save_pretrained(tmp_path / "whole")
+
+
+def test_a_failed_save_leaves_the_earlier_adapter(adapted, tmp_path, monkeypatch, predict):
+    adapted.save_pretrained(tmp_path)
+    expected = predict(adapted)
+    adapted.coarse_head.classifier.bias.data.add_(1)
+
+    def full_disk(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(LoraConfig, "save_pretrained", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        adapted.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("*adapter*"))) == 2 and not (tmp_path / ".adapter.part").exists()
+    assert torch.equal(predict(VFMSegForSemanticSegmentation.from_pretrained(tmp_path)), expected)
+
+
+def test_other_processes_write_nothing(adapted, tiny_model, tmp_path):
+    adapted.save_pretrained(tmp_path / "adapter", is_main_process=False)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_merging_refuses_weights_that_are_not_finite(adapted):
+    adapted.get_parameter("model.encoder.encoder.layer.0.attention.q_proj.lora_B.default.weight").data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"(?i)nan"):
+        adapted.merge_and_unload()
+
+
+def test_the_inside_of_a_peft_model_is_not_saved_as_a_whole_model(foundation, tmp_path):
+    model = from_foundation(foundation)
+    wrapped = get_peft_model(model, lora_config(model.config, r=2))
+    with pytest.raises(ValueError, match=r"inside of a PeftModel.*save_adapter"):
+        wrapped.get_base_model().save_pretrained(tmp_path / "inside")
+    wrapped.save_pretrained(tmp_path / "by peft")
+    with pytest.raises(OSError, match="holds an adapter without config.json.*PeftModel.from_pretrained"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "by peft")
 
 
 def test_damaged_adapter(adapted, tmp_path):

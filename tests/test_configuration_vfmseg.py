@@ -51,6 +51,7 @@ def test_new_classes_replace_the_old_ones(tiny_config, tmp_path, caplog):
 
 def test_label2id_is_filled_in(tiny_config):
     assert tiny_config(id2label={0: "free", 1: "blocked"}).label2id == {"free": 0, "blocked": 1}
+    assert tiny_config(label2id={"free": 0, "blocked": 1}).id2label == {0: "free", 1: "blocked"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,9 @@ def test_label2id_is_filled_in(tiny_config):
         ({"detail_loss_weight": -1}, "detail_loss_weight must be at least 0, got -1"),
         ({"semantic_loss_ignore_index": 3}, "semantic_loss_ignore_index=3 is also the id of class 'wall'"),
         ({"id2label": {1: "a", 2: "b"}}, r"without gaps, got the ids \[1, 2\]"),
+        ({"id2label": {0: "a", 1: "a"}}, r"a name twice: \['a'\]"),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id does not agree with id2label"),
+        ({"id2label": {0: "a", 1: "b"}, "num_labels": 5}, "num_labels=5 does not agree with the 2 classes"),
         ({"coarse_mode": "half"}, "coarse_mode"),
         ({"window_size": "big"}, "window_size"),
     ],

@@ -192,6 +192,48 @@ def test_encoder_returns_the_residual_stream(tiny_config):
         assert torch.equal(feature_map, state[:, 1:].reshape(2, 3, 5, 32).permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_are_averaged_in_full_precision(dtype, tiny_model):
+    """In half precision the two best classes would tie along the borders."""
+    model = lively(tiny_model()).to(dtype)
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 112, 160).to(dtype), refine="all")
+    assert output.logits.dtype == torch.float32 and output.coarse_logits.dtype == dtype
+    best = output.logits.topk(2, dim=1).values
+    assert (best[:, 0] == best[:, 1]).float().mean() < 1e-3
+
+
+def test_tuples_when_the_configuration_says_so(tiny_model):
+    model = tiny_model()
+    model.config.return_dict = False
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 64, 64), refine="all")
+        maps = model.model(torch.randn(1, 3, 64, 64))
+    assert isinstance(output, tuple) and output[0].shape == (1, 19, 64, 64)
+    assert isinstance(maps, tuple) and len(maps[0]) == 4
+
+
+def test_encoder_and_heads_export_with_dynamic_sizes(tiny_model):
+    class Refiner(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, windows, context):
+            return self.model.refine_head(self.model.model(windows).feature_maps, context)
+
+    refiner = Refiner(tiny_model())
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(
+        refiner,
+        (torch.randn(2, 3, 64, 64), torch.randn(2, 19, 64, 64)),
+        dynamic_shapes={"windows": {0: batch}, "context": {0: batch}},
+    )
+    inputs = torch.randn(5, 3, 64, 64), torch.randn(5, 19, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(exported.module()(*inputs), refiner(*inputs))
+
+
 def test_pickle_and_deepcopy(tiny_model):
     model = tiny_model()
     picture = torch.randn(1, 3, 64, 48)
@@ -358,13 +400,14 @@ def test_initialisation_is_the_published_one(tiny_config):
     [
         (torch.zeros(1, 4, 64, 64), r"\(1, 4, 64, 64\)"),
         (torch.zeros(3, 64, 64), r"\(3, 64, 64\)"),
+        (torch.zeros(0, 3, 64, 64), "the batch is empty"),
         (torch.zeros(1, 3, 15, 64), "at least one patch .* 15x64"),
         (
             torch.full((2, 3, 32, 32), float("nan")),
             r"NaN or infinite values \(per picture of the batch: \[3072, 3072\]",
         ),
     ],
-    ids=["channels", "dimensions", "below one patch", "NaN"],
+    ids=["channels", "dimensions", "empty", "below one patch", "NaN"],
 )
 def test_pictures_that_do_not_fit(pixel_values, expected, tiny_model):
     with pytest.raises(ValueError, match=expected):
@@ -403,7 +446,7 @@ def test_encoder_refuses_partial_patches(tiny_config):
         VFMSegModel(tiny_config())(torch.zeros(1, 3, 64, 70))
 
 
-@pytest.mark.parametrize("box", [(0, 0, 60, 64), (0, 0, 160, 64), (64, 0, 32, 64)])
+@pytest.mark.parametrize("box", [(0, 0, 60, 64), (0, 0, 160, 64), (64, 0, 32, 64), (1, 0, 65, 64)])
 def test_crop_box_must_fit(box, tiny_model, batch):
     with pytest.raises(ValueError, match="detail_crop_box must be"):
         tiny_model().train()(batch[0], labels=batch[1], detail_crop_box=box)
@@ -414,6 +457,7 @@ def test_crop_larger_than_the_picture(tiny_model, batch):
         tiny_model(detail_crop_size=256).train()(batch[0], labels=batch[1])
 
 
-def test_refine_takes_four_values(tiny_model):
-    with pytest.raises(ValueError, match="refine must be True, False, 'all' or None, got 'some'"):
-        tiny_model()(torch.zeros(1, 3, 32, 32), refine="some")
+@pytest.mark.parametrize("refine", ["some", 0, 1])
+def test_refine_takes_four_values(refine, tiny_model):
+    with pytest.raises(ValueError, match=f"refine must be True, False, 'all' or None, got {refine!r}"):
+        tiny_model()(torch.zeros(1, 3, 32, 32), refine=refine)

@@ -7,7 +7,7 @@ Importing the package registers the model with transformers' Auto classes and pi
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
-from .adapters_vfmseg import lora_config
+from .adapters_vfmseg import lora_config, save_adapter
 from .configuration_vfmseg import VFMSegConfig
 from .image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from .image_processing_vfmseg import VFMSegImageProcessor
@@ -43,4 +43,5 @@ __all__ = [
     "VFMSegPreTrainedModel",
     "VFMSegSemanticSegmenterOutput",
     "lora_config",
+    "save_adapter",
 ]

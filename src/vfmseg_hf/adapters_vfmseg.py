@@ -2,46 +2,49 @@
 """LoRA on the encoder through peft: what is adapted, merging it, and checkpoints that hold the adapter only.
 
 An adapter-only checkpoint is a peft adapter (LoRA factors and both heads) next to the model's `config.json`, which
-names the foundation model underneath and holds a fingerprint of its weights.
+names the weights underneath, a foundation model or a whole VFMSeg model, and holds their fingerprint.
+
+peft is imported where it is used: a merged model, shared with its code on the Hub, does not need it.
 """
 
-import hashlib
+import copy
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
     cached_file,
     logging,
 )
 
 from .configuration_vfmseg import VFMSegConfig
-from .encoders_vfmseg import get_encoder_family, resample_encoder_weights
+from .encoders_vfmseg import get_encoder_family
+from .foundation_vfmseg import ENCODER_PREFIX, build_on_backbone, encoder_weights, fingerprint, pop_hub_kwargs
 
 
 if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig, PeftModel
+
     from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 logger = logging.get_logger(__name__)
 
-HEADS = ["coarse_head", "refine_head"]
-ENCODER_PREFIX = "model.encoder."
+HEADS = ("coarse_head", "refine_head")
 PEFT_PREFIX = "base_model.model."
+WHOLE_MODEL_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 OPTIONAL_FILE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
-def lora_config(config: VFMSegConfig, r: int = 32, lora_alpha: int = 32, lora_dropout: float = 0.1) -> LoraConfig:
+def lora_config(config: VFMSegConfig, r: int = 32, lora_alpha: int = 32, lora_dropout: float = 0.1) -> "LoraConfig":
     """
     The paper's LoRA: rank and alpha 32 on the encoder's default targets, both heads trained in full.
 
@@ -53,12 +56,14 @@ def lora_config(config: VFMSegConfig, r: int = 32, lora_alpha: int = 32, lora_dr
         r, lora_alpha: rank and scale; the update is (lora_alpha / r) B A.
         lora_dropout: dropout on the input of A.
     """
-    targets = "|".join(get_encoder_family(config.backbone_config).lora_targets)
+    from peft import LoraConfig
+
+    prefix, targets = ENCODER_PREFIX.replace(".", r"\."), get_encoder_family(config.backbone_config).lora_targets
     return LoraConfig(
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=rf"{ENCODER_PREFIX.replace('.', chr(92) + '.')}.*\.({targets})",
+        target_modules=rf"{prefix}.*\.({'|'.join(targets)})",
         modules_to_save=list(HEADS),
     )
 
@@ -68,8 +73,11 @@ def merge_lora(model: "VFMSegForSemanticSegmentation") -> "VFMSegForSemanticSegm
     Fold every attached LoRA into the weights it adapts and take peft's wrappers off, in place.
 
     Raises:
-        ValueError: if the model has no adapter.
+        ValueError: if the model has no adapter, or a merged weight is not finite.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
     if not getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError("the model has no adapter to merge; attach one with add_adapter or load one first")
     for name, module in list(model.named_modules()):
@@ -84,6 +92,7 @@ def merge_lora(model: "VFMSegForSemanticSegmentation") -> "VFMSegForSemanticSegm
     model.requires_grad_(True)
     del model.peft_config
     model._hf_peft_config_loaded = False
+    model.adapter_base = model.adapter_base_fingerprint = None  # these weights are in no file yet
     return model
 
 
@@ -97,59 +106,122 @@ def save_adapter(
 
     Args:
         model: a model with one active LoRA, attached by `add_adapter` or by `peft.get_peft_model`.
-        save_directory: written file by file; the weights last and under their final name only when complete.
+        save_directory: made where it is missing; an earlier adapter in it is replaced once all files are written.
         state_dict: the model's tensors, if it cannot be asked for them itself (distributed training).
+
+    Raises:
+        ValueError: if the adapter could not be loaded again: without the heads, with trained biases, on an encoder
+            that is no longer what its base says, or in the directory of a whole model.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     wrapped = model
     if isinstance(model, PeftModel):
         model = model.get_base_model()
-    name = wrapped.active_adapters() if callable(wrapped.active_adapters) else wrapped.active_adapters
-    if len(name) != 1:
-        raise ValueError(f"exactly one adapter must be active to be saved, got {name}; call set_adapter first")
-    os.makedirs(save_directory, exist_ok=True)
-    if model.config.backbone_name_or_path is None:
-        logger.warning(
-            "config.backbone_name_or_path is unset, so this checkpoint does not know its base: pass "
-            "backbone_name_or_path=... when you load it, or save a merged model (merge_lora) instead."
-        )
-    model.config.backbone_fingerprint = fingerprint(model)
-    model.config.dtype = str(model.dtype).removeprefix("torch.")
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(save_directory)
-    peft_config = wrapped.peft_config[name[0]]
-    peft_config.base_model_name_or_path = model.config.backbone_name_or_path
-    inference_mode, peft_config.inference_mode = peft_config.inference_mode, True
-    peft_config.save_pretrained(save_directory)
-    peft_config.inference_mode = inference_mode
-    # Without this argument peft asks the Hub whether the base's vocabulary has changed.
-    weights = get_peft_model_state_dict(wrapped, state_dict, adapter_name=name[0], save_embedding_layers=False)
+    names = wrapped.active_adapters() if callable(wrapped.active_adapters) else wrapped.active_adapters
+    if len(names) != 1:
+        raise ValueError(f"exactly one adapter must be active to be saved, got {names}; call set_adapter first")
+    if whole := [name for name in WHOLE_MODEL_FILES if os.path.exists(os.path.join(save_directory, name))]:
+        raise ValueError(f"{str(save_directory)!r} holds a whole model ({whole[0]}); save the adapter elsewhere")
+    peft_config = copy.deepcopy(wrapped.peft_config[names[0]])
+    # Without save_embedding_layers=False peft asks the Hub whether the base's vocabulary has changed.
+    weights = get_peft_model_state_dict(wrapped, state_dict, adapter_name=names[0], save_embedding_layers=False)
     weights = {PEFT_PREFIX + key.removeprefix(PEFT_PREFIX): value.contiguous() for key, value in weights.items()}
-    path = os.path.join(save_directory, ADAPTER_SAFE_WEIGHTS_NAME)
-    save_file(weights, path + ".part", metadata={"format": "pt"})
-    os.replace(path + ".part", path)
+    check_adapter_is_complete(peft_config, weights)
+
+    config = copy.deepcopy(model.config)
+    config.backbone_name_or_path, config.backbone_fingerprint = model.adapter_base, base_fingerprint(model)
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.architectures = [type(model).__name__]
+    peft_config.base_model_name_or_path, peft_config.inference_mode = model.adapter_base, True
+    staging = os.path.join(save_directory, ".adapter.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    os.makedirs(staging)
+    try:
+        save_file(weights, os.path.join(staging, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+        peft_config.save_pretrained(staging)
+        config.save_pretrained(staging)
+        for name in os.listdir(staging):
+            os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_adapter_is_complete(peft_config: "PeftConfig", weights: dict[str, torch.Tensor]) -> None:
+    """Raise a `ValueError` unless an adapter holds all that differs from its base."""
+    missing = [head for head in HEADS if not any(key.startswith(f"{PEFT_PREFIX}{head}.") for key in weights)]
+    if missing:
+        raise ValueError(
+            f"the adapter does not hold {' and '.join(missing)}, so the checkpoint would lose them. Attach LoRA with "
+            "lora_config(model.config), or with modules_to_save=['coarse_head', 'refine_head'] in your LoraConfig; or "
+            "call merge_and_unload() and save the whole model."
+        )
+    if getattr(peft_config, "bias", "none") != "none":
+        raise ValueError(
+            f"LoraConfig(bias={peft_config.bias!r}) trains biases of the frozen encoder, which an adapter-only "
+            "checkpoint does not hold; use bias='none', or call merge_and_unload() and save the whole model"
+        )
+
+
+def base_fingerprint(model: "VFMSegForSemanticSegmentation") -> str:
+    """
+    Fingerprint of the weights under the adapter.
+
+    Raises:
+        ValueError: if they are no longer those of the base that the checkpoint will name.
+    """
+    found = fingerprint(encoder_weights(model), get_encoder_family(model.config.backbone_config))
+    expected = model.adapter_base_fingerprint
+    # A half-precision copy rounds differently; it can only be told by name.
+    if expected is None or model.dtype == torch.float16:
+        found = expected or found
+    elif found != expected:
+        raise ValueError(
+            f"the encoder under the adapter has been trained since it was loaded from {model.adapter_base!r}, so an "
+            "adapter-only checkpoint could not restore it; call merge_and_unload() and save the whole model"
+        )
+    if model.adapter_base is None:
+        logger.warning(
+            "The weights under this adapter are in no file that is known, so the checkpoint cannot name its base: pass "
+            "backbone_name_or_path=... when you load it, or save the whole model (merge_and_unload) instead."
+        )
+    return found
 
 
 def holds_adapter_only(name_or_path: str | os.PathLike, hub_kwargs: dict[str, object]) -> bool:
-    """Whether a directory or Hub repository has an adapter but no weights of a whole model."""
+    """
+    Whether a directory or Hub repository has an adapter but no weights of a whole model.
+
+    Raises:
+        OSError: if it has an adapter that peft saved without the model's configuration.
+    """
 
     def has(filename: str) -> bool:
-        found = cached_file(name_or_path, filename, **OPTIONAL_FILE, **hub_kwargs)
-        return found is not None
+        return cached_file(name_or_path, filename, **OPTIONAL_FILE, **hub_kwargs) is not None
 
-    return has(ADAPTER_CONFIG_NAME) and not any(map(has, (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME)))
+    if not has(ADAPTER_CONFIG_NAME) or any(map(has, WHOLE_MODEL_FILES)):
+        return False
+    if not has(CONFIG_NAME):
+        raise OSError(
+            f"{str(name_or_path)!r} holds an adapter without config.json, as PeftModel.save_pretrained writes it. "
+            "Save it with vfmseg_hf.save_adapter(peft_model, directory), or load it with PeftModel.from_pretrained("
+            "VFMSegForSemanticSegmentation.from_backbone(...), directory)."
+        )
+    return True
 
 
 def load_adapter_checkpoint(
     model_class: type["VFMSegForSemanticSegmentation"],
     name_or_path: str | os.PathLike,
-    config: VFMSegConfig,
-    is_trainable: bool,
-    ignore_base_mismatch: bool,
-    hub_kwargs: dict[str, object],
-    **model_kwargs,
+    config: VFMSegConfig | str | os.PathLike | None = None,
+    is_trainable: bool = False,
+    ignore_base_mismatch: bool = False,
+    adapter_name: str = "default",
+    dtype: torch.dtype | str = "auto",
+    **kwargs,
 ) -> "VFMSegForSemanticSegmentation":
     """
-    Build a model on its foundation model and put a saved adapter on it.
+    Build a model on its base and put a saved adapter on it; arguments as for `from_pretrained`.
 
     Everything is frozen, unless `is_trainable`: then LoRA and both heads train, and nothing else.
 
@@ -157,40 +229,48 @@ def load_adapter_checkpoint(
         ValueError: if the checkpoint names no base, the base's weights are not those the adapter was trained on, or
             the adapter's weights do not fit.
     """
-    base, expected = config.backbone_name_or_path, config.backbone_fingerprint
-    if base is None:
-        raise ValueError(
-            f"the adapter-only checkpoint {str(name_or_path)!r} does not name the foundation model it was trained on; "
-            "pass backbone_name_or_path=... (a directory or a Hub id)"
+    from peft import PeftConfig, set_peft_model_state_dict
+
+    hub_kwargs = pop_hub_kwargs(kwargs)
+    for key in ("adapter_kwargs", "trust_remote_code", "_from_auto", "_from_pipeline"):
+        kwargs.pop(key, None)
+    override = kwargs.pop("backbone_name_or_path", None)
+    if not isinstance(config, VFMSegConfig):
+        config, kwargs = VFMSegConfig.from_pretrained(
+            config or name_or_path, return_unused_kwargs=True, **hub_kwargs, **kwargs
         )
-    if os.path.isdir(os.path.join(name_or_path, base)):
-        base = os.path.join(name_or_path, base)
-    ignore_mismatched_sizes = model_kwargs.pop("ignore_mismatched_sizes", False)
-    model = build_on_backbone(model_class, config, base, **model_kwargs)
-    if expected is not None and (found := fingerprint(model)) != expected and not ignore_base_mismatch:
+    ignore_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+    name = str(name_or_path)
+    base = find_base(name, hub_kwargs.get("subfolder", ""), override or config.backbone_name_or_path)
+    # The base is another repository: what says where in this one, and which version of it, does not apply.
+    base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
+    model = build_on_backbone(model_class, config, base, base_kwargs, dtype=dtype, **kwargs)
+    found, expected = model.adapter_base_fingerprint, config.backbone_fingerprint
+    if expected is not None and found != expected and not ignore_base_mismatch:
         raise ValueError(
-            f"the weights in {base!r} are not the ones that the adapter {str(name_or_path)!r} was trained on "
-            f"(fingerprint {found[:12]} instead of {expected[:12]}). Pass backbone_name_or_path=... of the right "
-            "foundation model, or ignore_base_mismatch=True to load the adapter all the same."
+            f"the weights in {base!r} are not the ones that the adapter {name!r} was trained on (fingerprint "
+            f"{found[:12]} instead of {expected[:12]}). Pass backbone_name_or_path=... of the right model, or "
+            "ignore_base_mismatch=True to load the adapter all the same."
         )
-    peft_config = PeftConfig.from_pretrained(
-        os.path.dirname(cached_file(name_or_path, ADAPTER_CONFIG_NAME, **hub_kwargs))
-    )
+    peft_config = PeftConfig.from_pretrained(os.path.dirname(cached_file(name, ADAPTER_CONFIG_NAME, **hub_kwargs)))
     peft_config.inference_mode = not is_trainable
-    model.add_adapter(peft_config)
-    weights = load_file(cached_file(name_or_path, ADAPTER_SAFE_WEIGHTS_NAME, **hub_kwargs))
+    model.add_adapter(peft_config, adapter_name)
+    weights = load_file(cached_file(name, ADAPTER_SAFE_WEIGHTS_NAME, **hub_kwargs))
+    check_adapter_is_complete(peft_config, weights)
     weights = {key.removeprefix(PEFT_PREFIX): value for key, value in weights.items()}
     try:
-        result = set_peft_model_state_dict(model, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        result = set_peft_model_state_dict(
+            model, weights, adapter_name, ignore_mismatched_sizes=ignore_mismatched_sizes
+        )
     except RuntimeError as error:
         raise ValueError(
-            f"the adapter in {str(name_or_path)!r} has weights of other sizes than the model; to give it new classes "
-            f"pass ignore_mismatched_sizes=True beside num_labels ({error})"
+            f"the adapter in {name!r} has weights of other sizes than the model; to give it new classes pass "
+            f"ignore_mismatched_sizes=True beside num_labels ({error})"
         ) from error
     missing = [key for key in result.missing_keys if ".lora_" in key or ".modules_to_save." in key]
     if (missing and not ignore_mismatched_sizes) or result.unexpected_keys:
         raise ValueError(
-            f"the adapter in {str(name_or_path)!r} does not fit the model: missing {missing[:3]}, unexpected "
+            f"the adapter in {name!r} does not fit the model: missing {missing[:3]}, unexpected "
             f"{result.unexpected_keys[:3]}"
         )
     model.eval()
@@ -199,85 +279,29 @@ def load_adapter_checkpoint(
     return model
 
 
-def build_on_backbone(
-    model_class: type["VFMSegForSemanticSegmentation"],
-    config: VFMSegConfig,
-    backbone_name_or_path: str | os.PathLike,
-    hub_kwargs: dict[str, object] | None = None,
-    **model_kwargs,
-) -> "VFMSegForSemanticSegmentation":
+def find_base(checkpoint: str, subfolder: str, base: str | os.PathLike | None) -> str:
     """
-    A model whose encoder has pretrained weights and whose heads are new.
-
-    The weights are loaded as they are and resampled to the patch and position grid of `config.backbone_config`.
+    Where the weights under an adapter are: a directory beside it, any other directory, or a Hub id.
 
     Raises:
-        ValueError: if the foundation model is of another architecture or lacks weights.
+        ValueError: if the checkpoint names none.
+        OSError: if it names a directory that is not there.
     """
-    hub_kwargs = hub_kwargs or {}
-    name = str(backbone_name_or_path)
-    native_config = load_backbone_config(name, hub_kwargs)
-    family = get_encoder_family(config.backbone_config)
-    for key in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-        expected, found = getattr(config.backbone_config, key), getattr(native_config, key, None)
-        if expected != found:
-            raise ValueError(
-                f"the foundation model {name!r} has {key}={found!r}, but the encoder of this checkpoint has "
-                f"{expected!r}; pass backbone_name_or_path=... of the model it was made for"
-            )
-    native, loading = AutoModel.from_pretrained(name, config=native_config, output_loading_info=True, **hub_kwargs)
-    if loading["missing_keys"] or loading["mismatched_keys"]:
+    if base is None:
         raise ValueError(
-            f"{name!r} does not hold all weights of a {native_config.model_type} encoder; missing: "
-            f"{sorted(loading['missing_keys'])[:3]}, of another size: {sorted(loading['mismatched_keys'])[:3]}"
+            f"the adapter-only checkpoint {checkpoint!r} does not name the weights it was trained on; pass "
+            "backbone_name_or_path=... (a directory or a Hub id)"
         )
-    weights = resample_encoder_weights(native.state_dict(), family, config.backbone_config)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the loader would warn of every weight of the heads, which are new by intent
-    try:
-        model, loading = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict={ENCODER_PREFIX + key: value for key, value in weights.items()},
-            output_loading_info=True,
-            **model_kwargs,
+    base = os.fspath(base)
+    beside = os.path.join(checkpoint, subfolder, base)
+    if os.path.isdir(beside):
+        return os.path.abspath(beside)
+    if os.path.isdir(base):
+        return os.path.abspath(base)
+    if os.path.isabs(base) or "/" not in base:
+        # A bare name would be looked up on the Hub, where anybody may own it.
+        raise OSError(
+            f"the base {base!r} of the adapter {checkpoint!r} is neither beside it nor an existing directory; pass "
+            "backbone_name_or_path=... where it is"
         )
-    finally:
-        logging.set_verbosity(verbosity)
-    missing = [key for key in loading["missing_keys"] if key.startswith(ENCODER_PREFIX)]
-    if missing or loading["unexpected_keys"]:
-        raise ValueError(
-            f"the weights in {name!r} do not fit the encoder; missing: {missing[:3]}, unexpected: "
-            f"{sorted(loading['unexpected_keys'])[:3]}"
-        )
-    return model
-
-
-def load_backbone_config(name_or_path: str, hub_kwargs: dict[str, object]) -> PreTrainedConfig:
-    """The configuration of a foundation model; a `ValueError` if its architecture is unknown or not supported."""
-    try:
-        native_config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
-    except KeyError as error:
-        raise ValueError(f"{name_or_path!r} has a config.json of the unknown model_type {error}") from error
-    get_encoder_family(native_config)
-    return native_config
-
-
-def fingerprint(model: "VFMSegForSemanticSegmentation") -> str:
-    """
-    SHA-256 of the frozen encoder weights, whether or not LoRA is attached.
-
-    It leaves out the two resampled tensors and rounds to bfloat16, so that it agrees between machines and between
-    float32 and bfloat16 copies of one model.
-    """
-    family = get_encoder_family(model.config.backbone_config)
-    digest = hashlib.sha256()
-    for key, tensor in sorted(
-        (key.replace(".base_layer.", "."), tensor)
-        for key, tensor in model.model.encoder.state_dict().items()
-        if ".lora_" not in key
-    ):
-        if key not in (family.patch_kernel, family.position_table):
-            digest.update(f"{key}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
+    return base

@@ -18,6 +18,8 @@ def check_pixel_values(
             f"pixel_values must have the shape (batch_size, {channels}, height, width), got "
             f"{tuple(pixel_values.shape)}; the image processor makes such tensors"
         )
+    if pixel_values.shape[0] == 0:
+        raise ValueError("pixel_values hold no picture: the batch is empty")
     if min(pixel_values.shape[-2:]) < minimum:
         raise ValueError(
             f"pictures must be at least one patch ({minimum} pixels) high and wide, got "

@@ -154,7 +154,26 @@ class VFMSegConfig(PreTrainedConfig):
     keep_at_threshold: bool = False
     position_interpolation: Literal["size", "scale_offset"] = "size"
 
+    # Trainer gathers what is not named here over the whole evaluation set.
+    keys_to_ignore_at_inference = [
+        "coarse_logits",
+        "content_loss",
+        "detail_loss",
+        "windows",
+        "certainty",
+        "refined",
+        "hidden_states",
+        "attentions",
+    ]
+
     def __post_init__(self, **kwargs):
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {int(index): name for name, index in self.label2id.items()}
+        num_labels = kwargs.get("num_labels")
+        if self.id2label is not None and num_labels not in (None, len(self.id2label)):
+            raise ValueError(
+                f"num_labels={num_labels} does not agree with the {len(self.id2label)} classes of id2label"
+            )
         if isinstance(self.backbone_config, dict):
             check_backbone_type(self.backbone_config)
         if self.id2label is None and kwargs.get("num_labels", len(CITYSCAPES_ID2LABEL)) == len(CITYSCAPES_ID2LABEL):
@@ -195,10 +214,10 @@ class VFMSegConfig(PreTrainedConfig):
         config_dict = dict(config_dict)
         num_labels, id2label = kwargs.pop("num_labels", None), kwargs.pop("id2label", None)
         label2id = kwargs.pop("label2id", None)
-        if id2label is not None and num_labels not in (None, len(id2label)):
-            raise ValueError(f"num_labels={num_labels} does not agree with the {len(id2label)} classes of id2label")
-        if id2label is not None:
+        if id2label is not None or label2id is not None:
             config_dict.update(id2label=id2label, label2id=label2id)
+            if num_labels is not None:
+                config_dict["num_labels"] = num_labels
         elif num_labels is not None and num_labels != len(config_dict.get("id2label") or CITYSCAPES_ID2LABEL):
             config_dict.update(id2label=None, label2id=None, num_labels=num_labels)
         config = super().from_dict(config_dict, **kwargs)
@@ -243,6 +262,15 @@ class VFMSegConfig(PreTrainedConfig):
         if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:
             raise ValueError(
                 f"id2label must number its classes 0, 1, 2, ... without gaps, got the ids {sorted(self.id2label)}"
+            )
+        expected = {name: index for index, name in self.id2label.items()}
+        if len(expected) < len(self.id2label):
+            names = list(self.id2label.values())
+            raise ValueError(f"id2label has a name twice: {sorted({name for name in names if names.count(name) > 1})}")
+        if {name: int(index) for name, index in self.label2id.items()} != expected:
+            raise ValueError(
+                f"label2id does not agree with id2label: {dict(list(self.label2id.items())[:3])}... and "
+                f"{dict(list(self.id2label.items())[:3])}...; pass id2label alone"
             )
         if 0 <= self.semantic_loss_ignore_index < len(self.id2label):
             raise ValueError(

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .adapters_vfmseg import ENCODER_PREFIX, lora_config
+from .adapters_vfmseg import lora_config
 from .configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
+from .foundation_vfmseg import ENCODER_PREFIX
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 
@@ -291,8 +292,7 @@ def convert_official(
         if adapter_only:
             if base is None:
                 model.model.encoder.save_pretrained(staging / "base", save_original_format=False)
-            config = model.config
-            config.backbone_name_or_path = base or "base"
+            model.adapter_base = base or "base"
             model.add_adapter(lora_config(config, r=converted.rank, lora_alpha=alpha))
             for layer, (a, b) in converted.lora.items():
                 adapted = model.model.encoder.get_submodule(layer)

@@ -50,7 +50,7 @@ class EncoderFamily:
     def to_feature_map(self, hidden_states: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """Patch tokens `[B, prefix + rows * columns, C]` in row-major order as a map `[B, C, rows, columns]`."""
         patches = hidden_states[:, self.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(patches), -1, rows, columns)
+        return patches.transpose(1, 2).reshape(patches.shape[0], -1, rows, columns)
 
 
 def _embed_dinov2(encoder: nn.Module, pixel_values: torch.Tensor, position_interpolation: str) -> torch.Tensor:
@@ -58,7 +58,7 @@ def _embed_dinov2(encoder: nn.Module, pixel_values: torch.Tensor, position_inter
     if position_interpolation == "size":
         return embeddings(pixel_values)
     patches = embeddings.patch_embeddings(pixel_values)
-    tokens = torch.cat([embeddings.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+    tokens = torch.cat([embeddings.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
     patch = embeddings.patch_embeddings.patch_size
     rows, columns = pixel_values.shape[-2] // patch[0], pixel_values.shape[-1] // patch[1]
     positions = scale_offset_positions(embeddings.position_embeddings, rows, columns)

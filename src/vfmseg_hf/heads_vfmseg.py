@@ -89,7 +89,7 @@ class VFMSegRefineHead(nn.Module):
         )
         semantics = self.mask_embedding(context).flatten(2).transpose(1, 2)
         if self.training and self.feature_mask_ratio > 0:
-            draw = torch.rand(len(features), 1, rows, columns, device=features.device)
+            draw = torch.rand(features.shape[0], 1, rows, columns, device=features.device)
             features = mask_features(features, self.mask_token, draw, self.feature_mask_ratio)
         tokens = self.norm(features).flatten(2).transpose(1, 2)
         for layer in self.layers:

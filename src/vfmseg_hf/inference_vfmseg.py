@@ -39,7 +39,8 @@ def two_stage_inference(
     config = model.config
     height, width = pixel_values.shape[-2:]
     coarse_logits, encoder_output = coarse_pass(model, pixel_values, encoder_kwargs)
-    full_logits = resize_bilinear(coarse_logits, (height, width))
+    # Under autocast and in half precision the average of overlaps would tie the best classes of many pixels.
+    full_logits = resize_bilinear(coarse_logits.float(), (height, width))
     boxes = plan_windows(height, width, config.window_size, config.window_stride)
     certainty = window_certainty(full_logits, boxes, config.confidence_threshold)
     if refine is False:
@@ -77,23 +78,23 @@ def coarse_pass(
 
     Returns:
         `(logits, encoder_output)`. `"whole"`: the head's raw output at a quarter of the coarse size. `"sliding"`: the
-        windows' logits averaged at the coarse size, with the encoder output of the last batch of windows.
+        windows' logits averaged at the coarse size, with an empty encoder output.
     """
     config = model.config
     small = resize_bilinear(pixel_values, coarse_size(pixel_values.shape[-2:], config.coarse_size, config.patch_size))
     if config.coarse_mode == "whole":
-        encoder_output = model.model(small, **encoder_kwargs)
+        encoder_output = model.model(small, return_dict=True, **encoder_kwargs)
         return model.coarse_head(encoder_output.feature_maps), encoder_output
     boxes = plan_windows(*small.shape[-2:], config.window_size, config.window_stride)
     every = torch.ones(len(small), len(boxes), dtype=torch.bool, device=small.device)
     logits = []
     for chunk in window_batches(every.nonzero().tolist(), config.window_batch_size):
         windows, size = cut_windows(small, boxes, chunk, config.patch_size)
-        encoder_output = model.model(windows, **encoder_kwargs)
-        window_logits = resize_bilinear(model.coarse_head(encoder_output.feature_maps), windows.shape[-2:])
+        window_logits = model.coarse_head(model.model(windows, return_dict=True).feature_maps)
+        window_logits = resize_bilinear(window_logits.float(), windows.shape[-2:])
         logits.append((chunk, window_logits[..., : size[0], : size[1]]))
     blank = logits[0][1].new_zeros(len(small), config.num_labels, *small.shape[-2:])
-    return merge_windows(blank, logits, boxes, every), encoder_output
+    return merge_windows(blank, logits, boxes, every), BackboneOutput()
 
 
 def refine_windows(
@@ -115,8 +116,8 @@ def refine_windows(
     """
     windows, (height, width) = cut_windows(pixel_values, boxes, numbers, model.config.patch_size)
     context, _ = cut_windows(coarse_logits, boxes, numbers, model.config.patch_size)
-    logits = model.refine_head(model.model(windows).feature_maps, context)
-    return resize_bilinear(logits, windows.shape[-2:])[..., :height, :width].to(coarse_logits.dtype)
+    logits = model.refine_head(model.model(windows, return_dict=True).feature_maps, context)
+    return resize_bilinear(logits.float(), windows.shape[-2:])[..., :height, :width]
 
 
 def cut_windows(

@@ -8,36 +8,32 @@ from dataclasses import dataclass
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional as F
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BackboneOutput, ModelOutput
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_vfmseg import (
-    ENCODER_PREFIX,
-    build_on_backbone,
-    holds_adapter_only,
-    load_adapter_checkpoint,
-    load_backbone_config,
-    merge_lora,
-    save_adapter,
-)
+from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
 from .encoders_vfmseg import adapted_backbone_config, get_encoder_family
+from .foundation_vfmseg import (
+    ENCODER_PREFIX,
+    HUB_KWARGS,
+    build_on_backbone,
+    load_backbone_config,
+    local_or_hub,
+    pop_hub_kwargs,
+)
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
-from .inference_vfmseg import resize_bilinear, two_stage_inference
-from .windows_vfmseg import draw_crop_box
+from .inference_vfmseg import two_stage_inference
+from .objective_vfmseg import joint_objective, segmentation_loss
 
 
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-def _pop_hub_kwargs(kwargs: dict[str, object]) -> dict[str, object]:
-    return {key: kwargs.pop(key) for key in HUB_KWARGS if key in kwargs}
+LOADING_INFO = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
 @dataclass
@@ -63,7 +59,7 @@ class VFMSegSemanticSegmenterOutput(ModelOutput):
         refined (`torch.BoolTensor` of shape `(batch_size, num_windows)`, eval mode only):
             Which windows the refine head has redone.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Those of the encoder in the coarse pass, when asked for.
+            Those of the encoder in the coarse pass, when asked for. None with `coarse_mode="sliding"`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -115,7 +111,15 @@ class VFMSegPreTrainedModel(PreTrainedModel):
 
         Trainer resumes with a plain `load_state_dict`, which knows nothing of the encoders' historical names that
         `save_original_format=True` would write.
+
+        Raises:
+            ValueError: if peft's layers are in the model but it was peft's own wrapper that put them there.
         """
+        if any(".base_layer." in name for name, _ in self.named_parameters()):
+            raise ValueError(
+                "this is the inside of a PeftModel; save that one, with vfmseg_hf.save_adapter(peft_model, directory), "
+                "or peft_model.merge_and_unload().save_pretrained(directory)"
+            )
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
 
@@ -134,10 +138,21 @@ class VFMSegModel(VFMSegPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
-    @can_return_tuple
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args, **kwargs):
+        """As in transformers; of an adapter-only checkpoint it gives the adapted encoder."""
+        hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        name_or_path = pretrained_model_name_or_path
+        if name_or_path is not None and holds_adapter_only(name_or_path, hub_kwargs):
+            return VFMSegForSemanticSegmentation.from_pretrained(name_or_path, *model_args, **kwargs).model
+        return super().from_pretrained(name_or_path, *model_args, **kwargs)
+
     @capture_outputs
     def forward(
-        self, pixel_values: torch.FloatTensor, output_hidden_states: bool | None = None, **kwargs
+        self,
+        pixel_values: torch.FloatTensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,  # read by the decorator
     ) -> BackboneOutput:
         """
         Args:
@@ -211,6 +226,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     # The loss is a mean over labelled pixels, not a sum over tokens: Trainer has to average it over micro-batches.
     accepts_loss_kwargs = False
 
+    # The file or Hub id that holds the encoder's weights as they are, and their fingerprint: the base of an adapter.
+    adapter_base: str | None = None
+    adapter_base_fingerprint: str | None = None
+
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -249,7 +268,7 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         >>> model = VFMSegForSemanticSegmentation.from_backbone("facebook/dinov2-large", num_labels=3)
         ```
         """
-        hub_kwargs = _pop_hub_kwargs(kwargs)
+        hub_kwargs = pop_hub_kwargs(kwargs)
         attention = {key: kwargs.pop(key) for key in ("attn_implementation",) if key in kwargs}
         unknown = sorted(set(kwargs) - set(VFMSegConfig.__dataclass_fields__) - {"num_labels"})
         if unknown:
@@ -283,53 +302,65 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 Load an adapter on foundation weights that it was not trained on.
             kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes.
         """
-        hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         if pretrained_model_name_or_path is not None:
             check_local_directory(pretrained_model_name_or_path)
-        if pretrained_model_name_or_path is None or not holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
-            with_info = kwargs.pop("output_loading_info", False)
-            try:
-                model, info = super().from_pretrained(
-                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
+            hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+            if holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
+                with_info = kwargs.pop("output_loading_info", False)
+                model = load_adapter_checkpoint(
+                    cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
                 )
-            except SafetensorError as error:
-                raise OSError(
-                    f"the weights in {str(pretrained_model_name_or_path)!r} are damaged or truncated ({error}); copy "
-                    "or download them again"
-                ) from error
-            encoder = {key for key in model.state_dict() if key.startswith(ENCODER_PREFIX)}
-            if encoder <= set(info["missing_keys"]):
-                raise ValueError(
-                    f"the weights in {str(pretrained_model_name_or_path)!r} hold no tensor of the encoder, so they "
-                    "are of another architecture; foundation models load with from_backbone(...)"
-                )
-            return (model, info) if with_info else model
-        _pop_hub_kwargs(kwargs)
-        for key in ("adapter_kwargs", "_from_auto", "_from_pipeline", "trust_remote_code"):
-            kwargs.pop(key, None)
-        if not isinstance(config, VFMSegConfig):
-            config, kwargs = VFMSegConfig.from_pretrained(
-                config or pretrained_model_name_or_path, return_unused_kwargs=True, **hub_kwargs, **kwargs
-            )
-        return load_adapter_checkpoint(
-            cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, hub_kwargs, **kwargs
-        )
+                return (model, {key: set() for key in LOADING_INFO}) if with_info else model
+        return cls._load_whole_model(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    @classmethod
+    def _load_whole_model(cls, name_or_path, *model_args, output_loading_info=False, **kwargs):
+        try:
+            model, info = super().from_pretrained(name_or_path, *model_args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"the weights in {str(name_or_path)!r} are damaged or truncated ({error}); copy or download them again"
+            ) from error
+        encoder = {key for key in model.state_dict() if key.startswith(ENCODER_PREFIX)}
+        if encoder <= set(info["missing_keys"]):
+            raise ValueError(
+                f"the weights in {str(name_or_path)!r} hold no tensor of the encoder, so they are of another "
+                "architecture; foundation models load with from_backbone(...)"
+            )
+        if name_or_path is not None:
+            model.adapter_base = local_or_hub(name_or_path)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ) -> None:
         """
-        Save the model so that `from_pretrained` and the Auto classes load it.
+        Save the model so that `from_pretrained` and the Auto classes load it; arguments as everywhere in transformers.
 
         With LoRA attached only the adapter, the heads and the configuration are written; call
         [`merge_and_unload`](VFMSegForSemanticSegmentation.merge_and_unload) first for a model that needs neither peft
-        nor the foundation model.
+        nor its base.
+
+        Raises:
+            ValueError: if the directory holds a checkpoint of the other kind, or as [`save_adapter`].
         """
-        if not self._hf_peft_config_loaded:
-            super().save_pretrained(save_directory, *args, **kwargs)
+        if self._hf_peft_config_loaded:
+            if push_to_hub:
+                raise ValueError("an adapter is not pushed while it is saved; call model.push_to_hub(repo_id) instead")
+            if is_main_process:
+                save_adapter(self, save_directory, state_dict)
             return
-        if kwargs.get("push_to_hub"):
-            raise ValueError("an adapter is not pushed while it is saved; call model.push_to_hub(repo_id) instead")
-        if kwargs.get("is_main_process", True):
-            save_adapter(self, save_directory, kwargs.get("state_dict"))
+        if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
+            # transformers would load both and apply the adapter a second time.
+            raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
+        super().save_pretrained(
+            save_directory, is_main_process=is_main_process, state_dict=state_dict, push_to_hub=push_to_hub, **kwargs
+        )
 
     def merge_and_unload(self) -> "VFMSegForSemanticSegmentation":
         """Fold the attached LoRA into the encoder, in place, and return the plain model."""
@@ -369,13 +400,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         if self.training:
             if labels is None:
                 raise ValueError("labels are needed in training mode; call model.eval() for predictions without them")
-            if labels.shape[-2:] != pixel_values.shape[-2:]:
-                raise ValueError(
-                    f"in training mode labels must have the pictures' size {tuple(pixel_values.shape[-2:])}, got "
-                    f"{tuple(labels.shape[-2:])}; give the image processor segmentation_maps so that it resizes both"
-                )
-            return self._training_step(pixel_values, labels, detail_crop_box)
-        if refine not in (None, True, False, "all"):
+            return VFMSegSemanticSegmenterOutput(**joint_objective(self, pixel_values, labels, detail_crop_box))
+        if not (refine is None or isinstance(refine, bool) or refine == "all"):
             raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
         encoder_kwargs = {
             key: value
@@ -384,91 +410,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         }
         output = VFMSegSemanticSegmenterOutput(**two_stage_inference(self, pixel_values, refine, encoder_kwargs))
         if labels is not None:
-            output.content_loss = self._loss(output.coarse_logits, labels)
-            output.detail_loss = self._loss(output.logits, labels)
+            output.content_loss = segmentation_loss(output.coarse_logits, labels, self.config)
+            output.detail_loss = segmentation_loss(output.logits, labels, self.config)
             output.loss = output.content_loss + self.config.detail_loss_weight * output.detail_loss
         return output
-
-    def _training_step(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor,
-        detail_crop_box: tuple[int, int, int, int] | None,
-    ) -> VFMSegSemanticSegmenterOutput:
-        """
-        Joint loss L = L_c + lambda L_d (section "Framework Overview").
-
-        The content loss sees the pictures at half resolution, the detail loss one crop at full resolution, the same
-        region in all pictures of the batch.
-        """
-        height, width = pixel_values.shape[-2:]
-        step = 2 * self.config.patch_size
-        if height % step or width % step:
-            raise ValueError(
-                f"training needs a height and width in multiples of {step}, got {height}x{width}; the nearest legal "
-                f"size is {nearest_multiple(height, step)}x{nearest_multiple(width, step)}"
-            )
-        box = self._detail_crop_box(height, width, detail_crop_box)
-        top, left, bottom, right = box
-        small = F.interpolate(pixel_values, size=(height // 2, width // 2), mode="bilinear", align_corners=False)
-        crop = pixel_values[..., top:bottom, left:right]
-        if small.shape == crop.shape:
-            maps = self.model(torch.cat([small, crop])).feature_maps
-            coarse_maps, refine_maps = zip(*(feature_map.chunk(2) for feature_map in maps), strict=True)
-        else:
-            coarse_maps, refine_maps = self.model(small).feature_maps, self.model(crop).feature_maps
-        coarse_logits = self.coarse_head(coarse_maps)
-        content_loss = self._loss(coarse_logits, labels[:, ::2, ::2])
-        with torch.no_grad():
-            context = resize_bilinear(coarse_logits, (height // 2, width // 2))
-        context = context[..., top // 2 : bottom // 2, left // 2 : right // 2]
-        logits = self.refine_head(refine_maps, context)
-        detail_loss = self._loss(logits, labels[:, top:bottom, left:right])
-        return VFMSegSemanticSegmenterOutput(
-            loss=content_loss + self.config.detail_loss_weight * detail_loss,
-            logits=logits,
-            coarse_logits=coarse_logits,
-            content_loss=content_loss,
-            detail_loss=detail_loss,
-            windows=torch.tensor(box, device=pixel_values.device).expand(len(pixel_values), 1, 4),
-        )
-
-    def _detail_crop_box(
-        self, height: int, width: int, given: tuple[int, int, int, int] | None
-    ) -> tuple[int, int, int, int]:
-        size = self.config.detail_crop_size
-        crop_height, crop_width = (height // 2, width // 2) if size is None else (size, size)
-        if given is None:
-            if crop_height > height or crop_width > width:
-                raise ValueError(
-                    f"config.detail_crop_size={size} is larger than the training picture {height}x{width}; use at "
-                    f"most {min(height, width)}, or None for half of the picture"
-                )
-            return draw_crop_box(
-                height,
-                width,
-                crop_height,
-                crop_width,
-                self.config.detail_crop_stride,
-                self.config.detail_crop_includes_end,
-            )
-        top, left, bottom, right = (int(edge) for edge in given)
-        step = 2 * self.config.patch_size
-        if any(edge % step for edge in given) or not (0 <= top < bottom <= height and 0 <= left < right <= width):
-            raise ValueError(
-                f"detail_crop_box must be (top, left, bottom, right) in multiples of {step} inside the "
-                f"{height}x{width} picture, got {tuple(given)}"
-            )
-        return top, left, bottom, right
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross entropy at the labels' size, averaged over valid or over all pixels (`loss_normalization`)."""
-        ignore = self.config.semantic_loss_ignore_index
-        logits = resize_bilinear(logits.float(), labels.shape[-2:])
-        total = F.cross_entropy(logits, labels.long(), ignore_index=ignore, reduction="sum")
-        if self.config.loss_normalization == "all":
-            return total / labels.numel()
-        return total / (labels != ignore).sum().clamp(min=1)
 
 
 __all__ = [

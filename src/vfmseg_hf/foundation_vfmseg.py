@@ -1,0 +1,157 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Building a model on the weights of a foundation model, and knowing these weights again."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+from .configuration_vfmseg import VFMSegConfig
+from .encoders_vfmseg import EncoderFamily, get_encoder_family, resample_encoder_weights
+
+
+if TYPE_CHECKING:
+    from .modeling_vfmseg import VFMSegForSemanticSegmentation
+
+ENCODER_PREFIX = "model.encoder."
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def pop_hub_kwargs(kwargs: dict[str, object]) -> dict[str, object]:
+    """Take the arguments that say where and how to find files out of `kwargs`."""
+    return {key: kwargs.pop(key) for key in HUB_KWARGS if key in kwargs}
+
+
+def local_or_hub(name_or_path: str | os.PathLike) -> str:
+    """A directory as its absolute path, so that it is found from anywhere; a Hub id as it is."""
+    path = os.fspath(name_or_path)
+    return os.path.abspath(path) if os.path.isdir(path) else path
+
+
+@dataclass
+class Foundation:
+    """An encoder's configuration and weights under the names of transformers' own class, and their fingerprint."""
+
+    config: PreTrainedConfig
+    weights: dict[str, torch.Tensor]
+    fingerprint: str
+
+
+def load_backbone_config(name_or_path: str, hub_kwargs: dict[str, object]) -> PreTrainedConfig:
+    """
+    The configuration of a foundation model, or of the encoder of a VFMSeg checkpoint.
+
+    Raises:
+        ValueError: if the architecture is unknown or not supported.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
+    except KeyError as error:
+        raise ValueError(f"{name_or_path!r} has a config.json of the unknown model_type {error}") from error
+    if isinstance(config, VFMSegConfig):
+        config = config.backbone_config
+    get_encoder_family(config)
+    return config
+
+
+def load_foundation(
+    model_class: type["VFMSegForSemanticSegmentation"], name_or_path: str, hub_kwargs: dict[str, object]
+) -> Foundation:
+    """
+    Load a foundation model, or the encoder of a whole VFMSeg checkpoint, in the dtype it is stored in.
+
+    Raises:
+        ValueError: if its architecture is not supported or weights are missing.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
+    if isinstance(config, VFMSegConfig):
+        weights = model_class.from_pretrained(name_or_path, **hub_kwargs).model.encoder.state_dict()
+        config = config.backbone_config
+    else:
+        config = load_backbone_config(name_or_path, hub_kwargs)
+        native, loading = AutoModel.from_pretrained(name_or_path, config=config, output_loading_info=True, **hub_kwargs)
+        if loading["missing_keys"] or loading["mismatched_keys"]:
+            raise ValueError(
+                f"{name_or_path!r} does not hold all weights of a {config.model_type} encoder; missing: "
+                f"{sorted(loading['missing_keys'])[:3]}, of another size: {sorted(loading['mismatched_keys'])[:3]}"
+            )
+        weights = native.state_dict()
+    return Foundation(config, weights, fingerprint(weights, get_encoder_family(config)))
+
+
+def build_on_backbone(
+    model_class: type["VFMSegForSemanticSegmentation"],
+    config: VFMSegConfig,
+    name_or_path: str | os.PathLike,
+    hub_kwargs: dict[str, object],
+    **model_kwargs,
+) -> "VFMSegForSemanticSegmentation":
+    """
+    A model whose encoder has pretrained weights and whose heads are new.
+
+    The weights are resampled to the patch and position grid of `config.backbone_config`.
+
+    Raises:
+        ValueError: if the foundation model is of another architecture than `config` says.
+    """
+    name = str(name_or_path)
+    foundation = load_foundation(model_class, name, hub_kwargs)
+    for key in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        expected, found = getattr(config.backbone_config, key), getattr(foundation.config, key, None)
+        if expected != found:
+            raise ValueError(
+                f"the foundation model {name!r} has {key}={found!r}, but the encoder of this checkpoint has "
+                f"{expected!r}; pass backbone_name_or_path=... of the model it was made for"
+            )
+    family = get_encoder_family(config.backbone_config)
+    weights = resample_encoder_weights(foundation.weights, family, config.backbone_config)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the loader would warn of every weight of the heads, which are new by intent
+    try:
+        model, loading = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict={ENCODER_PREFIX + key: value for key, value in weights.items()},
+            output_loading_info=True,
+            **model_kwargs,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = [key for key in loading["missing_keys"] if key.startswith(ENCODER_PREFIX)]
+    if missing or loading["unexpected_keys"]:
+        raise ValueError(
+            f"the weights in {name!r} do not fit the encoder; missing: {missing[:3]}, unexpected: "
+            f"{sorted(loading['unexpected_keys'])[:3]}"
+        )
+    model.name_or_path = model.config.name_or_path = name
+    model.adapter_base, model.adapter_base_fingerprint = local_or_hub(name), foundation.fingerprint
+    return model
+
+
+def encoder_weights(model: "VFMSegForSemanticSegmentation") -> dict[str, torch.Tensor]:
+    """The encoder's own tensors under the names of transformers' class, whether or not LoRA is attached."""
+    return {
+        key.replace(".base_layer.", "."): tensor
+        for key, tensor in model.model.encoder.state_dict().items()
+        if ".lora_" not in key
+    }
+
+
+def fingerprint(weights: dict[str, torch.Tensor], family: EncoderFamily) -> str:
+    """
+    SHA-256 of an encoder's weights.
+
+    It leaves out the two tensors that are resampled and rounds to bfloat16, so that it agrees between machines and
+    between float32 and bfloat16 copies of one model.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(set(weights) - {family.patch_kernel, family.position_table}):
+        tensor = weights[key].detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
