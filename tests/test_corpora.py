@@ -18,6 +18,7 @@ import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, Image, concatenate_datasets, interleave_datasets, load_from_disk
+from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
 
 from vfmseg_hf.corpora import CORPORA, LabelMap, base, camvid, carla, columns, corpus_info, load_corpus, streets
@@ -133,12 +134,10 @@ class TestLayouts:
         assert load_corpus(tree.spec).split == info.splits[0]
 
     def test_image_and_label_are_of_the_same_frame(self, tree):
-        original = {target: source for source, target in reversed(list(enumerate(range(19))))}
-        assert original  # grey level = first original id: compare through the table of the corpus
         table = (camvid if "camvid" in tree.spec else carla).TRAIN_IDS
         for row in tree.load(next(iter(tree.counts))):
-            grey = int(np.asarray(row["image"])[0, 0, 0])
-            assert table[grey] == np.asarray(row["label"])[0, 0]
+            first_id = int(np.asarray(row["image"])[0, 0, 0])  # as written by `write_frame`
+            assert table[first_id] == np.asarray(row["label"])[0, 0]
 
     def test_pictures_are_opened_when_read_only(self, tree):
         split = next(iter(tree.counts))
@@ -181,6 +180,12 @@ def reloaded(dataset, path):
 def through_parquet(dataset, path):
     dataset.to_parquet(f"{path}.parquet")
     return Dataset.from_parquet(f"{path}.parquet", cache_dir=f"{path}.cache")
+
+
+def embedded(dataset):
+    """With all files inside, as `push_to_hub` sends data sets."""
+    dataset = dataset.with_format("arrow").map(embed_table_storage, batched=True, keep_in_memory=True)
+    return dataset.with_format(None)
 
 
 def touched(row):
@@ -304,14 +309,15 @@ class TestOperations:
             for row in dataset:
                 check_row(row, expected)
 
-    def test_what_is_shared_holds_no_path_of_this_machine(self, make_tree, tmp_path):
+    def test_what_goes_to_the_hub_holds_maps_instead_of_files(self, make_tree):
         tree = make_tree("camvid")
-        shared = through_parquet(tree.load("train"), tmp_path / "stored")
+        shared = embedded(tree.load("train"))
         for path in tree.folder.rglob("*.*g"):
             path.unlink()
         for row in shared:
             check_row(row, tree.expected)
-        assert str(tmp_path) not in str(shared.with_format("arrow")[:]["label"].to_pylist())
+        assert str(tree.folder) not in str(shared.with_format("arrow")[:]["label"].to_pylist())
+        check_row(embedded(shared)[0], tree.expected)
 
     def test_new_labels_may_have_another_size(self, make_tree):
         dataset = make_tree("camvid").load("train").map(lambda row: {"label": row["label"].resize((8, 6), 0)})
@@ -322,6 +328,17 @@ class TestOperations:
         dataset = make_tree("camvid").load("train")
         dataset = dataset.map(lambda row: {"label": sorted(set(np.asarray(row["label"]).ravel().tolist()))})
         assert 255 in dataset[0]["label"]
+
+    def test_what_the_user_puts_in_counts_as_final(self, make_tree, tmp_path):
+        """Opened files too, although Pillow's images remember where they came from."""
+        ids = np.array([[0, 18, IGNORE]], np.uint8)
+        PIL.Image.fromarray(ids).save(tmp_path / "own.png")
+        dataset = make_tree("camvid").load("train").remove_columns("image")
+        for label in (ids, PIL.Image.fromarray(ids), PIL.Image.open(tmp_path / "own.png")):
+            for row in dataset.map(lambda row, label=label: {"label": label}):
+                np.testing.assert_array_equal(np.asarray(row["label"]), ids)
+            row = Dataset.from_list([{"label": label}], features=datasets.Features({"label": LabelMap()}))[0]
+            np.testing.assert_array_equal(np.asarray(row["label"]), ids)
 
     def test_labels_that_are_no_ids_raise(self, make_tree):
         dataset = make_tree("camvid").load("train")
@@ -632,7 +649,7 @@ class TestTables:
 
     def test_parquet_with_the_pictures_inside(self, own, tmp_path, monkeypatch):
         (tmp_path / "parquet").mkdir()
-        own.to_parquet(tmp_path / "parquet" / "data.parquet")
+        embedded(own).to_parquet(tmp_path / "parquet" / "data.parquet")
         for path in tmp_path.glob("*.png"):
             path.unlink()
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -674,9 +691,12 @@ class TestTables:
         with pytest.raises(ValueError, match="has the splits a, b"):
             load_corpus(str(tmp_path / "parts"))
         assert len(load_corpus(str(tmp_path / "parts"), "b")) == 3
-        own.select([]).save_to_disk(tmp_path / "empty")
-        with pytest.raises(ValueError, match="is empty"):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}/empty.* is neither"):
             load_corpus(str(tmp_path / "empty"))
+        own.select([]).save_to_disk(tmp_path / "none")
+        with pytest.raises(ValueError, match=f"{tmp_path}/none.* empty"):
+            load_corpus(str(tmp_path / "none"))
 
 
 # --- streets ------------------------------------------------------------------------------------------------------
@@ -748,6 +768,16 @@ class TestStreets:
         dataset = load_corpus("streets:game?n=3&size=8x12").map(lambda row: {"image": np.asarray(row["image"]) // 2})
         image = np.asarray(dataset[2]["image"])
         np.testing.assert_array_equal(image[..., 0], np.asarray(dataset[2]["label"]) // 2)
+
+    def test_pictures_may_come_from_files(self, drawn, tmp_path):
+        def replace(row, index):
+            if index == 1:
+                return {"image": PIL.Image.new("RGB", (12, 8), (1, 2, 3))}
+            PIL.Image.new("RGB", (12, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
+            return {"image": PIL.Image.open(tmp_path / f"{index}.png")}
+
+        dataset = load_corpus("streets:game?n=3&size=8x12").map(replace, with_indices=True)
+        assert [row["image"].getpixel((3, 3)) for row in dataset] == [(0, 0, 0), (1, 2, 3), (2, 0, 0)]
 
     def test_domains_share_their_label_maps(self, drawn):
         game, city = (load_corpus(f"streets:{domain}?n=2&size=8x8&seed=3") for domain in ("game", "city"))

@@ -1,0 +1,110 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Driving-scene corpora as `datasets.Dataset`, all with the same columns and the same ids."""
+
+import os
+
+from datasets import Dataset
+
+from . import camvid, carla, streets
+from .base import Corpus, CorpusInfo, EvaluationGroups, each_class
+from .columns import LabelMap
+from .tables import load_table
+
+
+CORPORA: dict[str, Corpus] = {
+    "camvid": camvid.CORPUS,
+    "carla": carla.CORPUS,
+    "streets": streets.CORPUS,
+}
+
+
+def corpus_info(spec: str) -> CorpusInfo:
+    """
+    What is known of a corpus: its classes, splits, terms, and the rule that it is scored by.
+
+    Args:
+        spec (`str`):
+            A name (`"camvid"`), or anything that `load_corpus` takes. Data sets that are not registered have
+            Cityscapes' 19 classes, each scored by itself.
+
+    Raises:
+        `ValueError`: an unknown name before a colon.
+    """
+    corpus, _ = _find(spec)
+    return corpus.info if corpus else CorpusInfo(name=spec, splits=(), licence="see its own page", usage=spec)
+
+
+def load_corpus(spec: str, split: str | None = None) -> Dataset:
+    """
+    Opens a corpus. No picture is read before its row is, and no converted copy is made.
+
+    Args:
+        spec (`str`):
+            One of
+
+            - `"camvid:/path/to/camvid"`, `"carla:/path/to/carlarain"`: a corpus in its owner's layout;
+            - `"streets:<domain>?n=200&size=512x1024&seed=0"`: procedural scenes, rendered when read;
+            - a Hub id, or a local folder: anything that `datasets.load_dataset` (or `load_from_disk`) opens and that
+              has pictures in the columns `image` and `label`, the latter of final ids.
+        split (`str`, *optional*):
+            One of `corpus_info(spec).splits`, by default the first; for a Hub id or a local folder, any expression of
+            `datasets.load_dataset`, by default its only split.
+
+    Returns:
+        `datasets.Dataset` with the columns
+
+        - `image`: PIL image of mode RGB;
+        - `label`: PIL image of mode L and the same size, of the ids of `corpus_info(spec).id2label`; 255 = ignore;
+        - `file_name` (`str`): name of the frame, without folder and suffix in the owner's layouts.
+
+        Ids are translated when a row is read, in all that is made of the data set: selected, filtered, shuffled,
+        mapped, concatenated, stored, reloaded, iterated, or sent to workers. A stored data set opens wherever
+        `vfmseg_hf.corpora` has been imported.
+
+    Raises:
+        `ValueError`: an unknown corpus, split, domain or query key, or a split without rows.
+        `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
+
+        When a row is read: `ValueError` for unknown ids and for a label map of another size than its picture, `OSError`
+        for files that cannot be read.
+
+    Example:
+
+        >>> dataset = load_corpus("camvid:/data/camvid", split="source_train")
+        >>> row = dataset[0]
+        >>> row["image"].size, row["label"].mode
+        ((480, 360), 'L')
+    """
+    corpus, rest = _find(spec)
+    if corpus is None:
+        return load_table(spec, split)
+    info = corpus.info
+    split = info.splits[0] if split is None else split
+    if split not in info.splits:
+        raise ValueError(f"{info.name} has no split {split!r}, only {', '.join(info.splits)}.")
+    return corpus.load(rest, split)
+
+
+def _find(spec: str) -> tuple[Corpus | None, str]:
+    """The registered corpus that a spec names, if any, and what follows the colon."""
+    name, colon, rest = spec.partition(":")
+    if name in CORPORA:
+        return CORPORA[name], rest
+    if colon and not os.path.exists(spec):  # Hub ids have no colon
+        usages = "; ".join(corpus.info.usage for corpus in CORPORA.values())
+        raise ValueError(
+            f"Unknown corpus {name!r} in {spec!r}. Known: {usages}; or a Hub id or an existing folder, without a colon."
+        )
+    return None, spec
+
+
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "CorpusInfo",
+    "EvaluationGroups",
+    "LabelMap",
+    "corpus_info",
+    "each_class",
+    "load_corpus",
+]

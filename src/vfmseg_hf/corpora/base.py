@@ -1,0 +1,186 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What all corpora share: their description, the rule they are scored by, and data sets made of files.
+
+A corpus is one small file: its table of ids, its layout, its `CORPUS`. One line in `__init__.py` registers it.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
+
+from ..labels import CITYSCAPES_ID2LABEL
+from ..metrics.confusion import merge_classes
+from .columns import LabelMap, id_table, label_cell, picture_column
+
+
+@dataclass(frozen=True)
+class EvaluationGroups:
+    """
+    The classes that a corpus is scored by, where its labels tell fewer classes apart than the model does.
+
+    Attributes:
+        names: name of every group; the result has one IoU for each.
+        groups: group of every id of `id2label`; `len(names)` for ids that the corpus knows nothing of.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[int, ...]
+
+    @classmethod
+    def of(cls, members: Mapping[str, Iterable[int]], num_labels: int = len(CITYSCAPES_ID2LABEL)) -> "EvaluationGroups":
+        """From `{group name: ids}`; ids up to `num_labels` that are in no group belong to none."""
+        groups = [len(members)] * num_labels
+        for group, ids in enumerate(members.values()):
+            for index in ids:
+                groups[index] = group
+        return cls(tuple(members), tuple(groups))
+
+    def merge(self, confusion: "np.ndarray | torch.Tensor") -> "np.ndarray | torch.Tensor":
+        """
+        A confusion matrix `[K, K]` of ids as one of groups `[G, G + 1]`, ready for `metrics.iou_scores`.
+
+        Predictions outside every group come into the last column: wrong for the labelled group, a false alarm of none.
+
+        Raises:
+            `ValueError`: another number of classes, or labelled pixels of a class that is in no group.
+        """
+        return merge_classes(confusion, self.groups, len(self.names))
+
+
+def each_class(id2label: Mapping[int, str] = CITYSCAPES_ID2LABEL) -> EvaluationGroups:
+    """The plain rule: every class is a group of its own."""
+    return EvaluationGroups(tuple(id2label.values()), tuple(range(len(id2label))))
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """
+    What is known of a corpus without opening it.
+
+    Attributes:
+        name: as before the colon of a `load_corpus` spec.
+        splits: what `load_corpus` takes as `split`; the first one is its default.
+        id2label: names of the ids that labels are mapped to.
+        evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus.
+        licence: terms of the data, which are not part of this library.
+        usage: how a spec of this corpus looks.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    licence: str
+    usage: str
+    id2label: Mapping[int, str] = field(default_factory=lambda: dict(CITYSCAPES_ID2LABEL))
+    evaluation: EvaluationGroups = field(default_factory=each_class)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A registered corpus: `load(rest of the spec after the colon, split)` returns the data set."""
+
+    info: CorpusInfo
+    load: Callable[[str, str], Dataset]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Files of one row."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def open_folder(path: str, info: CorpusInfo) -> Path:
+    """The folder of a corpus. Raises `ValueError` for an empty path and `FileNotFoundError` for a missing folder."""
+    if not path:
+        raise ValueError(f"{info.name} needs the folder that it lies in: {info.usage}")
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"No folder {folder} for the corpus {info.name}. Download it ({info.licence}) and pass its place: "
+            f"{info.usage}"
+        )
+    return folder
+
+
+def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[Frame]:
+    """
+    Pairs `images/<name>.jpg` with `labels/<name>.png`: all of both folders in the order of their names, or `names`.
+
+    Raises:
+        `FileNotFoundError`: a folder is missing, a picture has no label map, or (only without `names`) a label map no
+            picture: an incomplete copy would score another set than the owner's.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"The folder {folder} is missing. Is the corpus complete and unpacked in place?")
+    in_images = {path.stem for path in images.glob("*.jpg")}
+    in_labels = {path.stem for path in labels.glob("*.png")}
+    wanted = list(names) if names is not None else sorted(in_images | in_labels)
+    for present, folder, suffix in ((in_images, images, ".jpg"), (in_labels, labels, ".png")):
+        missing = [name for name in wanted if name not in present]
+        if missing:
+            shown = ", ".join(name + suffix for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise FileNotFoundError(
+                f"{folder} lacks {len(missing)} of {len(wanted)} files: {shown}. Every picture needs its label map and "
+                "the other way round; complete the copy, or move the files without a partner elsewhere."
+            )
+    return [Frame(name, images / f"{name}.jpg", labels / f"{name}.png") for name in wanted]
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """
+    Rows of a CSV file.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: the file or one of `columns` is missing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The file {path} is missing; it says which frame belongs to which split. Copy it from the owner's folder."
+        )
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in columns if column not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(
+                f"{path} has no column {missing}, only {reader.fieldnames}. Copy it from the owner's folder."
+            )
+        return list(reader)
+
+
+# --- data sets ----------------------------------------------------------------------------------------------------
+
+
+def dataset_of_frames(frames: Sequence[Frame], mapping: Mapping[int, int], info: CorpusInfo, split: str) -> Dataset:
+    """
+    A data set with the columns `image`, `label`, `file_name`; no file is opened before its row is read.
+
+    Args:
+        mapping: original id to id of `info.id2label` or 255; other ids are errors when a row is read.
+    """
+    table = id_table(mapping)
+    columns = {
+        "image": [str(frame.image) for frame in frames],
+        "label": [label_cell(str(frame.labels), str(frame.image), table) for frame in frames],
+        "file_name": [frame.name for frame in frames],
+    }
+    features = Features({"image": picture_column(), "label": LabelMap(), "file_name": Value("string")})
+    return make_dataset(columns, features, info, split)
+
+
+def make_dataset(columns: dict[str, list], features: Features, info: CorpusInfo, split: str) -> Dataset:
+    """Raises `ValueError` for a split without rows."""
+    if not columns["file_name"]:
+        raise ValueError(f"The split {split!r} of {info.name} is empty. Is the corpus complete and in its own layout?")
+    details = DatasetInfo(description=f"{info.name}, {split}", license=info.licence, features=features)
+    return Dataset.from_dict(columns, features=features, info=details, split=NamedSplit(split))

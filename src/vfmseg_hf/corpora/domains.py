@@ -1,0 +1,46 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""How a command line names a domain: `name=corpus@split`, e.g. `dusk=camvid:/data/camvid@target_dusk`."""
+
+import re
+from typing import NamedTuple
+
+
+class Domain(NamedTuple):
+    """A named part of a corpus."""
+
+    name: str
+    spec: str
+    split: str | None
+
+
+def parse_domain(text: str) -> Domain:
+    """
+    Reads `[name=]spec[@split]`. Without a name it is the corpus's, or its domain's or split's where there is one.
+
+    Raises:
+        ValueError: if there is no spec, or the name is not made of letters, digits, `-` and `_`.
+    """
+    name, spec, split = re.fullmatch(r"(?:([^=:?/]+)=)?(.*?)(?:@([\w-]+))?", text).groups()
+    if not spec:
+        raise ValueError(f"expected [name=]corpus[@split], e.g. dusk=camvid:/data/camvid@target_dusk, got {text!r}")
+    if name is None:
+        corpus, _, rest = spec.partition(":")
+        domain = rest.partition("?")[0]
+        name = split or (domain if corpus == "streets" else corpus.rpartition("/")[2])
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"the name of a domain is made of letters, digits, - and _, got {name!r} in {text!r}")
+    return Domain(name, spec, split)
+
+
+def parse_domains(texts: list[str]) -> list[Domain]:
+    """
+    Several domains with different names.
+
+    Raises:
+        ValueError: if two have one name.
+    """
+    domains = [parse_domain(text) for text in texts]
+    names = [domain.name for domain in domains]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two domains have the name {twice[0]!r}; name them: first=..., second=...")
+    return domains
