@@ -229,7 +229,7 @@ def load_adapter_checkpoint(
         ValueError: if the checkpoint names no base, the base's weights are not those the adapter was trained on, or
             the adapter's weights do not fit.
     """
-    from peft import PeftConfig, set_peft_model_state_dict
+    from peft import PeftConfig
 
     hub_kwargs = pop_hub_kwargs(kwargs)
     for key in ("adapter_kwargs", "trust_remote_code", "_from_auto", "_from_pipeline"):
@@ -255,8 +255,31 @@ def load_adapter_checkpoint(
     peft_config = PeftConfig.from_pretrained(os.path.dirname(cached_file(name, ADAPTER_CONFIG_NAME, **hub_kwargs)))
     peft_config.inference_mode = not is_trainable
     model.add_adapter(peft_config, adapter_name)
+    read_adapter_weights(model, name, adapter_name, ignore_mismatched_sizes, **hub_kwargs)
+    model.eval()
+    if not is_trainable:
+        model.requires_grad_(False)
+    return model
+
+
+def read_adapter_weights(
+    model: "VFMSegForSemanticSegmentation",
+    name_or_path: str | os.PathLike,
+    adapter_name: str = "default",
+    ignore_mismatched_sizes: bool = False,
+    **hub_kwargs,
+) -> None:
+    """
+    Fill an attached adapter, LoRA and heads, from an adapter-only checkpoint.
+
+    Raises:
+        ValueError: if weights are missing, too many, or of another size.
+    """
+    from peft import set_peft_model_state_dict
+
+    name = str(name_or_path)
     weights = load_file(cached_file(name, ADAPTER_SAFE_WEIGHTS_NAME, **hub_kwargs))
-    check_adapter_is_complete(peft_config, weights)
+    check_adapter_is_complete(model.peft_config[adapter_name], weights)
     weights = {key.removeprefix(PEFT_PREFIX): value for key, value in weights.items()}
     try:
         result = set_peft_model_state_dict(
@@ -273,10 +296,6 @@ def load_adapter_checkpoint(
             f"the adapter in {name!r} does not fit the model: missing {missing[:3]}, unexpected "
             f"{result.unexpected_keys[:3]}"
         )
-    model.eval()
-    if not is_trainable:
-        model.requires_grad_(False)
-    return model
 
 
 def find_base(checkpoint: str, subfolder: str, base: str | os.PathLike | None) -> str:

@@ -1,0 +1,116 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Augmentation of the recipe: resize, random crop, flip, photometric distortion. Labels stay labels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+
+try:
+    from torchvision.transforms.v2 import functional as tvF
+except ImportError:
+    tvF = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    What happens to a training picture.
+
+    Args:
+        crop_size: (height, width) of the crop, in multiples of 32; smaller pictures are enlarged to it.
+        resize: (height, width) before the crop, e.g. (1440, 2560) for GTAV; `None` leaves the picture's size.
+        scale_range: the picture is further scaled by a random factor from this range.
+        cat_max_ratio: the crop is redrawn, up to ten times, while one class covers more than this share of it.
+        flip_probability: of a horizontal flip.
+        photometric: whether to distort brightness, contrast, saturation and hue, each with probability 1/2.
+    """
+
+    crop_size: tuple[int, int] = (1024, 1024)
+    resize: tuple[int, int] | None = None
+    scale_range: tuple[float, float] = (1.0, 1.0)
+    cat_max_ratio: float = 0.75
+    flip_probability: float = 0.5
+    photometric: bool = True
+
+    def __post_init__(self):
+        if tvF is None:
+            raise ImportError("training needs torchvision for augmentation: pip install 'vfmseg-hf[train]'")
+        if any(edge < 32 or edge % 32 for edge in self.crop_size):
+            raise ValueError(f"crop_size must be (height, width) in multiples of 32, got {self.crop_size}")
+
+    def __call__(
+        self, image: torch.Tensor, label: torch.Tensor, generator: torch.Generator, ignore_index: int = 255
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            image (`torch.Tensor` of shape `(3, height, width)`): uint8.
+            label (`torch.Tensor` of shape `(height, width)`): class ids.
+            generator: everything random is drawn from it, so that a seed decides the result.
+
+        Returns:
+            Picture as float32 in 0..1 `(3, *crop_size)`, and label map `(*crop_size)`.
+        """
+        height, width = self.resize or image.shape[-2:]
+        low, high = self.scale_range
+        scale = low + (high - low) * _uniform(generator)
+        scale = max(scale, self.crop_size[0] / height, self.crop_size[1] / width)
+        size = (max(round(height * scale), self.crop_size[0]), max(round(width * scale), self.crop_size[1]))
+        if size != tuple(image.shape[-2:]):
+            image = tvF.resize(image, list(size), antialias=True)
+            label = F.interpolate(label[None, None].float(), size=size, mode="nearest")[0, 0].to(label.dtype)
+        top, left = self._draw_crop(label, generator, ignore_index)
+        window = (slice(top, top + self.crop_size[0]), slice(left, left + self.crop_size[1]))
+        image, label = tvF.to_dtype(image[:, *window], torch.float32, scale=True), label[window]
+        if _uniform(generator) < self.flip_probability:
+            image, label = image.flip(-1), label.flip(-1)
+        if self.photometric:
+            image = distort_colours(image, generator)
+        return image, label
+
+    def _draw_crop(self, label: torch.Tensor, generator: torch.Generator, ignore_index: int) -> tuple[int, int]:
+        for _ in range(10):
+            top, left = (
+                int(torch.randint(edge - crop + 1, (), generator=generator))
+                for edge, crop in zip(label.shape, self.crop_size, strict=True)
+            )
+            ids, counts = label[top : top + self.crop_size[0], left : left + self.crop_size[1]].unique(
+                return_counts=True
+            )
+            counts = counts[ids != ignore_index]
+            if len(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum():
+                break
+        return top, left
+
+
+def distort_colours(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """
+    Photometric distortion in mmsegmentation's order: brightness, contrast (now or last), saturation, hue.
+
+    Args:
+        image (`torch.Tensor` of shape `(3, height, width)`): float32 in 0..1, and so is the result.
+    """
+
+    def factor(low: float, high: float) -> float | None:
+        chosen, value = _uniform(generator) < 0.5, low + (high - low) * _uniform(generator)
+        return value if chosen else None
+
+    brightness, contrast = factor(-32 / 255, 32 / 255), factor(0.5, 1.5)
+    saturation, hue = factor(0.5, 1.5), factor(-0.1, 0.1)
+    contrast_first = _uniform(generator) < 0.5
+    if brightness is not None:
+        image = (image + brightness).clamp(0, 1)
+    if contrast is not None and contrast_first:
+        image = (image * contrast).clamp(0, 1)
+    if saturation is not None:
+        image = tvF.adjust_saturation(image, saturation)
+    if hue is not None:
+        image = tvF.adjust_hue(image, hue)
+    if contrast is not None and not contrast_first:
+        image = (image * contrast).clamp(0, 1)
+    return image
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))

@@ -1,0 +1,103 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Rows of a corpus as training crops and evaluation pictures, and the order in which they are drawn."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+
+from ..corpora import EvaluationGroups, each_class
+from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
+from .augmentation import Augmentation
+
+
+class TrainingPictures(torch.utils.data.Dataset):
+    """
+    Augmented crops of a corpus.
+
+    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, and depends on nothing but these and the
+    seed: any number of workers, and an interrupted run, see the same crops.
+
+    Args:
+        dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
+        processor: normalises the crops; its `size` does not apply to them.
+        augmentation: what else happens to them.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self, dataset: Dataset, processor: VFMSegImageProcessorMixin, augmentation: Augmentation, seed: int = 0
+    ):
+        self.dataset, self.processor, self.augmentation, self.seed = dataset, processor, augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, object]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        row = self.dataset[index]
+        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
+        label = torch.from_numpy(np.array(row["label"])).long()
+        image, label = self.augmentation(image, label, generator)
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        return {"pixel_values": (image - mean) / std, "labels": label, "file_name": row["file_name"]}
+
+
+class EvaluationPictures(torch.utils.data.Dataset):
+    """
+    Pictures of a corpus at the processor's size, with label maps of their own size.
+
+    Args:
+        dataset, processor: as for [`TrainingPictures`].
+        evaluation: the corpus's rule for scores, `corpus_info(spec).evaluation`; by default every class counts alone.
+    """
+
+    def __init__(
+        self, dataset: Dataset, processor: VFMSegImageProcessorMixin, evaluation: EvaluationGroups | None = None
+    ):
+        self.dataset, self.processor, self.evaluation = dataset, processor, evaluation or each_class()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        row = self.dataset[index]
+        pixel_values = self.processor(row["image"], return_tensors="pt")["pixel_values"][0]
+        return {
+            "pixel_values": pixel_values,
+            "labels": torch.from_numpy(np.array(row["label"])).long(),
+            "file_name": row["file_name"],
+        }
+
+
+class EpochSampler(Sampler):
+    """Draws (epoch, index) in an order that depends on the seed and the epoch only."""
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        epoch = self.epoch
+        yield from ((epoch, index) for index in torch.randperm(self.length, generator=generator).tolist())
+
+
+def collate(rows: list[dict[str, object]]) -> dict[str, object]:
+    """Stacks pictures and label maps of one size into tensors; keeps lists where sizes differ, and file names."""
+    batch = {"file_name": [row["file_name"] for row in rows]}
+    for key in ("pixel_values", "labels"):
+        values = [row[key] for row in rows]
+        batch[key] = torch.stack(values) if len({value.shape for value in values}) == 1 else values
+    return batch

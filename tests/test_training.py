@@ -1,0 +1,302 @@
+"""The Trainer: recipe, logs, evaluation over domains, exact resume, and what ends a training."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers import TrainerCallback, set_seed
+
+from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
+from vfmseg_hf.corpora import EvaluationGroups
+from vfmseg_hf.metrics import iou_scores
+from vfmseg_hf.training import (
+    Augmentation,
+    EvaluationPictures,
+    TrainingPictures,
+    VFMSegTrainer,
+    VFMSegTrainingArguments,
+)
+from vfmseg_hf.training.data import EpochSampler
+
+
+def rows(count: int, sizes=((80, 112),), seed: int = 0, classes: int = 19) -> list[dict]:
+    """Blocks of classes, and pictures whose colours depend on them."""
+    random = np.random.default_rng(seed)
+    result = []
+    for index in range(count):
+        height, width = sizes[index % len(sizes)]
+        label = np.kron(random.integers(0, classes, (height // 16, width // 16)), np.ones((16, 16))).astype(np.uint8)
+        ids = label.astype(int)
+        image = (np.stack([ids * 13, 255 - ids * 7, ids * 29], axis=-1) % 256).astype(np.uint8)
+        result.append({"image": Image.fromarray(image), "label": Image.fromarray(label), "file_name": f"frame{index}"})
+    return result
+
+
+def pictures(count=6, **kwargs) -> TrainingPictures:
+    return TrainingPictures(rows(count, **kwargs), VFMSegImageProcessor(), Augmentation(crop_size=(64, 64)))
+
+
+def make_trainer(model, directory, callbacks=(), train=None, eval_dataset=None, **settings) -> VFMSegTrainer:
+    arguments = VFMSegTrainingArguments(
+        output_dir=str(directory),
+        **{"max_steps": 6, "logging_steps": 1, "save_steps": 1, "disable_tqdm": True, "use_cpu": True, **settings},
+    )
+    return VFMSegTrainer(
+        model, arguments, train_dataset=train or pictures(), eval_dataset=eval_dataset, callbacks=list(callbacks)
+    )
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step >= self.step
+
+
+# ------------------------------------------------------------------------------------------------ recipe
+
+
+def test_the_paper_is_the_default(tmp_path):
+    arguments = VFMSegTrainingArguments(output_dir=str(tmp_path))
+    assert (arguments.learning_rate, arguments.encoder_learning_rate) == (1e-4, 1e-5)
+    assert (arguments.weight_decay, arguments.max_grad_norm, arguments.max_steps) == (0.05, 0.0, 40_000)
+    assert (arguments.per_device_train_batch_size, arguments.optim) == (2, "adamw_torch_fused")
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.warmup_steps) == (0.9, 0.999, 0)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_parameter_groups(lora, tiny_model, tmp_path):
+    model = tiny_model()
+    if lora:
+        model.add_adapter(lora_config(model.config, r=2))
+    trainer = make_trainer(model, tmp_path)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {
+        (group["lr"], group["weight_decay"]): {names[parameter] for parameter in group["params"]}
+        for group in trainer.create_optimizer().param_groups
+    }
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert set.union(*groups.values()) == trained and sum(map(len, groups.values())) == len(trained)
+    assert all("model.encoder." not in name for name in groups[1e-4, 0.05] | groups[1e-4, 0.0])
+    encoder = groups[1e-5, 0.05] | groups.get((1e-5, 0.0), set())
+    assert all("model.encoder." in name for name in encoder)
+    assert all(".lora_" in name for name in encoder) == lora
+    assert {name.rsplit(".", 2)[-2] for name in groups[1e-4, 0.0]} == {
+        "fusion_norm", "upsample_norm", "norm", "norm1", "norm2", "norm3"
+    }  # fmt: skip
+    decaying = groups[1e-4, 0.05]
+    assert any(name.endswith("mask_token") for name in decaying) and any(name.endswith("bias") for name in decaying)
+
+
+def test_learning_rates_decay_to_zero(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model(), tmp_path, max_steps=4)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for step, entry in enumerate(logs):
+        expected = (1 - step / 4) ** 0.9
+        assert entry["learning_rate"] == pytest.approx(1e-4 * expected)
+        assert entry["encoder_learning_rate"] == pytest.approx(1e-5 * expected)
+    assert trainer.lr_scheduler.get_last_lr() == [0.0] * 4
+
+
+def test_logged_losses_are_means_over_the_micro_batches(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model(), tmp_path, max_steps=1, gradient_accumulation_steps=3)
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert entry["loss"] == pytest.approx(entry["content_loss"] + entry["detail_loss"], rel=1e-5)
+    assert entry["loss"] == pytest.approx(2 * math.log(19), rel=0.1)
+    assert entry["images_per_second"] > 0
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+def test_crops_depend_on_seed_epoch_and_index_only():
+    first, again = pictures(), pictures()
+    a, b = first[(3, 2)], again[(3, 2)]
+    assert torch.equal(a["pixel_values"], b["pixel_values"]) and torch.equal(a["labels"], b["labels"])
+    assert not torch.equal(a["pixel_values"], first[(4, 2)]["pixel_values"])
+    assert a["pixel_values"].shape == (3, 64, 64) and a["labels"].shape == (64, 64) and a["labels"].dtype == torch.long
+
+
+def test_labels_follow_their_pixels():
+    """Colours are a function of the class; without photometric distortion they still are after augmentation."""
+    data = rows(1, sizes=((96, 128),))
+    processor = VFMSegImageProcessor(image_mean=[0, 0, 0], image_std=[1, 1, 1])
+    augmented = TrainingPictures(data, processor, Augmentation(crop_size=(64, 64), photometric=False))
+    flipped = 0
+    for epoch in range(8):
+        item = augmented[(epoch, 0)]
+        label = item["labels"]
+        expected = torch.stack([label * 13, 255 - label * 7, label * 29]) % 256
+        assert torch.equal((item["pixel_values"] * 255).round().long(), expected)
+        flipped += int(not torch.equal(label, label.flip(-1)))
+    assert flipped
+
+
+def test_crops_avoid_a_single_class():
+    label = np.zeros((64, 256), dtype=np.uint8)
+    label[:, 192:] = np.arange(64) % 19
+    row = {"image": Image.new("RGB", (256, 64)), "label": Image.fromarray(label), "file_name": "mostly road"}
+    shares = {}
+    for ratio in (0.75, 1.0):
+        data = TrainingPictures([row], VFMSegImageProcessor(), Augmentation((64, 64), cat_max_ratio=ratio))
+        crops = [data[(epoch, 0)]["labels"] for epoch in range(60)]
+        shares[ratio] = np.mean([float((crop == 0).float().mean()) > 0.75 for crop in crops])
+    assert shares[0.75] < 0.15 < shares[1.0]
+
+
+def test_epochs_are_drawn_in_their_own_order():
+    sampler = EpochSampler(50, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(first) == [(0, index) for index in range(50)] and sorted(second) == [(1, i) for i in range(50)]
+    assert [index for _, index in first] != [index for _, index in second]
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_of_domains(batch_size, tiny_model, tmp_path):
+    """Mixed sizes in one set, labels of other sizes than the pictures, against a count per pixel."""
+    processor = VFMSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
+    domains = {
+        "city": EvaluationPictures(rows(4, sizes=((80, 112), (96, 96))), processor),
+        "merged": EvaluationPictures(
+            rows(3, seed=5), processor, EvaluationGroups(("low", "high"), (0,) * 10 + (1,) * 5 + (2,) * 4)
+        ),
+    }
+    for row in domains["merged"].dataset:  # labels of the classes outside every group are ignored
+        ids = np.array(row["label"])
+        ids[ids >= 15] = 255
+        row["label"] = Image.fromarray(ids)
+    model = tiny_model()
+    for head in (model.coarse_head, model.refine_head):
+        head.classifier.weight.data.mul_(60)
+    metrics = make_trainer(model, tmp_path, eval_dataset=domains, per_device_eval_batch_size=batch_size).evaluate()
+
+    for name, domain in domains.items():
+        for prefix, refine in (("", None), ("coarse_", False)):
+            groups = domain.evaluation.groups
+            count = np.zeros((len(domain.evaluation.names), len(domain.evaluation.names) + 1), dtype=int)
+            for row in domain.dataset:
+                truth = np.array(row["label"])
+                inputs = processor(row["image"], return_tensors="pt")
+                with torch.no_grad():
+                    output = model.eval()(**inputs, refine=refine)
+                logits = output.coarse_logits if refine is False else output.logits
+                logits = F.interpolate(logits, size=truth.shape, mode="bilinear")
+                for labelled, predicted in zip(truth.ravel(), logits[0].argmax(0).numpy().ravel(), strict=True):
+                    if labelled != 255:
+                        count[groups[labelled], groups[predicted]] += 1
+            assert metrics[f"eval_{name}_{prefix}mean_iou"] == pytest.approx(iou_scores(count)["mean_iou"], abs=1e-12)
+    for key in ("mean_iou", "coarse_mean_iou"):
+        expected = np.mean([metrics[f"eval_{name}_{key}"] for name in domains])
+        assert metrics[f"eval_{key}"] == pytest.approx(expected)
+    assert 0 < metrics["eval_city_refined"] <= 1 and metrics["eval_merged_num_classes"] == 2
+
+
+def test_a_domain_without_labels(tiny_model, tmp_path):
+    data = rows(2)
+    for row in data:
+        row["label"] = Image.new("L", row["label"].size, 255)
+    evaluation = {"blank": EvaluationPictures(data, VFMSegImageProcessor(do_resize=False))}
+    with pytest.raises(ValueError, match="no pixel of the domain 'blank' has a class"):
+        make_trainer(tiny_model(), tmp_path, eval_dataset=evaluation).evaluate()
+
+
+def test_best_model_by_the_mean_over_domains(tiny_model, tmp_path):
+    evaluation = {
+        name: EvaluationPictures(rows(1, seed=seed), VFMSegImageProcessor(do_resize=False))
+        for name, seed in (("a", 1), ("b", 2))
+    }
+    model = tiny_model()
+    model.add_adapter(lora_config(model.config, r=2))
+    trainer = make_trainer(
+        model, tmp_path, eval_dataset=evaluation, max_steps=3, eval_strategy="steps", eval_steps=1,
+        load_best_model_at_end=True, learning_rate=1e-2,
+    )  # fmt: skip
+    trainer.train()
+    scores = [entry["eval_mean_iou"] for entry in trainer.state.log_history if "eval_mean_iou" in entry]
+    assert len(scores) == 3 and trainer.state.best_metric == max(scores)
+    assert trainer.evaluate()["eval_mean_iou"] == pytest.approx(max(scores)), "the best weights are back"
+
+
+# ------------------------------------------------------------------------------------------------ resume
+
+
+# Three batches of two per epoch: in the middle of the first epoch, at its end, in the middle of the second.
+@pytest.mark.parametrize("interrupted_at", [2, 3, 4])
+@pytest.mark.parametrize("lora", [False, True])
+def test_resume_is_exact(interrupted_at, lora, tiny_config, tmp_path):
+    def model():
+        set_seed(7)
+        model = VFMSegForSemanticSegmentation(tiny_config())
+        if lora:
+            model.add_adapter(lora_config(model.config, r=2))
+        return model
+
+    whole = make_trainer(model(), tmp_path / "whole", learning_rate=1e-3)
+    whole.train()
+    make_trainer(model(), tmp_path / "run", [StopAfter(interrupted_at)], learning_rate=1e-3).train()
+    resumed_model = model()
+    with torch.no_grad():  # all it knows has to come from the checkpoint
+        for parameter in resumed_model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    torch.rand(5)
+    resumed = make_trainer(resumed_model, tmp_path / "run", learning_rate=1e-3)
+    resumed.train(resume_from_checkpoint=True)
+    expected, actual = whole.model.state_dict(), resumed.model.state_dict()
+    assert [key for key in expected if not torch.equal(expected[key], actual[key])] == []
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+# ------------------------------------------------------------------------------------------------ trouble
+
+
+def test_a_loss_that_is_not_finite_names_the_files(tiny_model, tmp_path):
+    class Poison(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2:
+                model.coarse_head.classifier.bias.data.fill_(torch.nan)
+
+    trainer = make_trainer(tiny_model(), tmp_path, [Poison()])
+    with pytest.raises(
+        FloatingPointError, match=r"at step 2 on frame\d, frame\d.*last good checkpoint is .*checkpoint-2"
+    ):
+        trainer.train()
+    assert (
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "checkpoint-2")
+        .coarse_head.classifier.bias.isfinite()
+        .all()
+    )
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(tiny_model, tmp_path, monkeypatch):
+    trainer = make_trainer(tiny_model(), tmp_path)
+    save = torch.save
+
+    def full_disk(obj, path, *args, **kwargs):
+        if "checkpoint-2" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError("No space left on device")
+        return save(obj, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match=r"checkpoint-2 could not be written.*last good checkpoint is .*checkpoint-1"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_crop_sizes_are_checked():
+    with pytest.raises(ValueError, match=r"multiples of 32, got \(60, 64\)"):
+        Augmentation(crop_size=(60, 64))
