@@ -354,6 +354,7 @@ def test_losses_in_eval_mode_take_labels_of_any_size(tiny_model):
         resized = F.interpolate(logits, size=(50, 70), mode="bilinear")
         torch.testing.assert_close(loss, F.cross_entropy(resized, labels))
     torch.testing.assert_close(output.loss, output.content_loss + 0.5 * output.detail_loss)
+    assert list(output)[:5] == ["loss", "logits", "coarse_logits", "content_loss", "detail_loss"], "as a tuple, too"
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

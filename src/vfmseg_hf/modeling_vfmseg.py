@@ -408,12 +408,13 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             for key, value in (("output_hidden_states", output_hidden_states), ("output_attentions", output_attentions))
             if value is not None
         }
-        output = VFMSegSemanticSegmenterOutput(**two_stage_inference(self, pixel_values, refine, encoder_kwargs))
+        fields = two_stage_inference(self, pixel_values, refine, encoder_kwargs)
         if labels is not None:
-            output.content_loss = segmentation_loss(output.coarse_logits, labels, self.config)
-            output.detail_loss = segmentation_loss(output.logits, labels, self.config)
-            output.loss = output.content_loss + self.config.detail_loss_weight * output.detail_loss
-        return output
+            content_loss = segmentation_loss(fields["coarse_logits"], labels, self.config)
+            detail_loss = segmentation_loss(fields["logits"], labels, self.config)
+            loss = content_loss + self.config.detail_loss_weight * detail_loss
+            fields.update(loss=loss, content_loss=content_loss, detail_loss=detail_loss)
+        return VFMSegSemanticSegmenterOutput(**fields)
 
 
 __all__ = [
