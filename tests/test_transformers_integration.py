@@ -189,7 +189,8 @@ def test_core_works_without_any_extra(saved, picture, tmp_path):
         f"""
         import torch
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
-        import vfmseg_hf, vfmseg_hf.convert
+        import vfmseg_hf, vfmseg_hf.convert, vfmseg_hf.corpora, vfmseg_hf.evaluation, vfmseg_hf.prediction
+        import vfmseg_hf.training
         segments = pipeline("image-segmentation", model={str(saved())!r})({str(tmp_path / "picture.png")!r})
         print(len(segments) > 0)
         model = AutoModelForSemanticSegmentation.from_pretrained({str(saved())!r}).train()
