@@ -103,7 +103,7 @@ def test_encoder_alone_from_a_segmentation_checkpoint(tiny_model, tmp_path, load
     assert not loading_log.records, "no warning of the heads that were left behind"
 
 
-@pytest.mark.parametrize("num_labels", [3, 150])
+@pytest.mark.parametrize("num_labels", [2, 3, 150])
 def test_other_classes_reinitialise_exactly_what_depends_on_them(num_labels, tiny_model, tmp_path, loading_log):
     model = tiny_model()
     for parameter in model.parameters():  # no value may equal a fresh initialisation by chance
@@ -135,7 +135,7 @@ def test_other_classes_reinitialise_exactly_what_depends_on_them(num_labels, tin
     assert loaded.coarse_head.classifier.weight.grad.abs().sum() > 0
     loaded.save_pretrained(tmp_path / "second")
     again = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "second")
-    assert again.config.label2id["class 2"] == 2 and again.num_labels == num_labels
+    assert again.config.label2id["class 1"] == 1 and again.num_labels == num_labels
 
 
 def test_other_classes_without_the_flag_are_refused(tiny_model, tmp_path):
@@ -416,7 +416,7 @@ def test_arguments_of_from_pretrained_on_an_adapter(adapted, tmp_path, predict):
     )
     assert model.config.confidence_threshold == 0.5 and model.config._attn_implementation == "eager"
     assert disagreement(predict(model), predict(adapted), tolerance=1e-5) <= 1
-    encoder = AutoModel.from_pretrained(tmp_path)
+    encoder, _ = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert type(encoder) is VFMSegModel and any(".lora_A." in name for name, _ in encoder.named_parameters())
 
 
@@ -438,6 +438,52 @@ def test_adapters_that_could_not_be_loaded_are_not_saved(settings, message, foun
     assert not (tmp_path / "adapter").exists()
 
 
+def test_a_trained_whole_model_is_not_taken_for_its_file(tiny_model, tmp_path, predict):
+    tiny_model().save_pretrained(tmp_path / "A")
+    model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "A")
+    model.get_parameter("model.encoder.encoder.layer.0.norm1.weight").data.add_(0.1)
+    model.add_adapter(lora_config(model.config, r=2))
+    with pytest.raises(ValueError, match="has been trained since it was loaded from .*A'"):
+        model.save_pretrained(tmp_path / "adapter")
+    half = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "A", dtype=torch.float16)
+    half.add_adapter(lora_config(half.config, r=2))
+    half.save_pretrained(tmp_path / "half")
+    VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "half")
+
+
+def test_a_base_in_a_subfolder(tiny_model, tmp_path, predict):
+    tiny_model().save_pretrained(tmp_path / "models" / "small")
+    model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "models", subfolder="small")
+    model.add_adapter(lora_config(model.config, r=2))
+    randomise_lora(model).save_pretrained(tmp_path / "adapter")
+    assert torch.equal(predict(VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter")), predict(model))
+
+
+def test_a_base_beside_the_adapter_moves_with_it(adapted, foundation, tmp_path, predict):
+    (tmp_path / "out").mkdir()
+    foundation.rename(tmp_path / "out" / "base")
+    adapted.adapter_base = str(tmp_path / "out" / "base")
+    adapted.save_pretrained(tmp_path / "out")
+    model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "out", is_trainable=True)
+    model.save_pretrained(tmp_path / "out")  # trained on in place
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert torch.equal(predict(VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "moved")), predict(adapted))
+
+
+def test_an_absent_hub_base_is_named(adapted, tmp_path):
+    adapted.adapter_base = "nobody/nothing"
+    adapted.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="the base 'nobody/nothing' of the adapter .* could not be loaded"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path)
+
+
+def test_auto_classes_do_not_take_the_base_for_the_adapter(tiny_model, tmp_path):
+    """What they would pass for an adapter on the Hub."""
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"VFMSegForSemanticSegmentation.from_pretrained\('user/adapter'\)"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path, adapter_kwargs={"_adapter_model_path": "user/adapter"})
+
+
 def test_a_trained_encoder_is_not_saved_as_an_adapter(adapted, tmp_path):
     adapted.get_parameter("model.encoder.encoder.layer.0.norm1.weight").data.add_(0.1)
     with pytest.raises(ValueError, match="has been trained since it was loaded"):
@@ -448,6 +494,8 @@ def test_the_two_forms_do_not_share_a_directory(adapted, tiny_model, tmp_path):
     adapted.save_pretrained(tmp_path / "adapter")
     with pytest.raises(ValueError, match="holds an adapter; save the whole model elsewhere"):
         tiny_model().save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds an adapter"):
+        tiny_model().model.save_pretrained(tmp_path / "adapter")
     tiny_model().save_pretrained(tmp_path / "whole")
     with pytest.raises(ValueError, match="holds a whole model"):
         adapted.save_pretrained(tmp_path / "whole")
@@ -483,7 +531,7 @@ def test_merging_refuses_weights_that_are_not_finite(adapted):
 def test_the_inside_of_a_peft_model_is_not_saved_as_a_whole_model(foundation, tmp_path):
     model = from_foundation(foundation)
     wrapped = get_peft_model(model, lora_config(model.config, r=2))
-    with pytest.raises(ValueError, match=r"inside of a PeftModel.*save_adapter"):
+    with pytest.raises(ValueError, match=r"peft's layers are in this model.*save_adapter"):
         wrapped.get_base_model().save_pretrained(tmp_path / "inside")
     wrapped.save_pretrained(tmp_path / "by peft")
     with pytest.raises(OSError, match="holds an adapter without config.json.*PeftModel.from_pretrained"):

@@ -38,6 +38,17 @@ def test_round_trip_through_json(tiny_config, tmp_path):
     assert loaded.coarse_size == [64, 128] and loaded.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
 
 
+@pytest.mark.parametrize("num_labels", [1, 2, 3, 19, 20])
+def test_any_number_of_classes_survives_saving(num_labels, tiny_config, tmp_path):
+    """transformers leaves two unnamed classes out of the file."""
+    tiny_config(num_labels=num_labels).save_pretrained(tmp_path)
+    assert VFMSegConfig.from_pretrained(tmp_path).num_labels == num_labels
+
+
+def test_ids_become_numbers(tiny_config):
+    assert tiny_config(id2label={"0": "a"}, label2id={"a": "0"}).label2id == {"a": 0}
+
+
 def test_new_classes_replace_the_old_ones(tiny_config, tmp_path, caplog):
     tiny_config().save_pretrained(tmp_path)
     named = VFMSegConfig.from_pretrained(tmp_path, num_labels=2, id2label={0: "free", 1: "blocked"})

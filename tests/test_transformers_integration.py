@@ -131,7 +131,7 @@ def test_pipeline_on_an_adapter_directory(tiny_config, picture, tmp_path):
 
     model = VFMSegForSemanticSegmentation(tiny_config())
     model.model.encoder.save_pretrained(tmp_path / "model" / "base")
-    model.adapter_base = "base"
+    model.adapter_base = str(tmp_path / "model" / "base")
     model.add_adapter(lora_config(model.config, r=2))
     model.save_pretrained(tmp_path / "model")
     VFMSegImageProcessor(do_resize=False).save_pretrained(tmp_path / "model")

@@ -28,7 +28,14 @@ from transformers.utils import (
 
 from .configuration_vfmseg import VFMSegConfig
 from .encoders_vfmseg import get_encoder_family
-from .foundation_vfmseg import ENCODER_PREFIX, build_on_backbone, encoder_weights, fingerprint, pop_hub_kwargs
+from .foundation_vfmseg import (
+    ENCODER_PREFIX,
+    build_on_backbone,
+    encoder_weights,
+    fingerprint,
+    load_foundation,
+    pop_hub_kwargs,
+)
 
 
 if TYPE_CHECKING:
@@ -130,10 +137,11 @@ def save_adapter(
     check_adapter_is_complete(peft_config, weights)
 
     config = copy.deepcopy(model.config)
-    config.backbone_name_or_path, config.backbone_fingerprint = model.adapter_base, base_fingerprint(model)
+    config.backbone_fingerprint = base_fingerprint(model)
+    config.backbone_name_or_path = base = name_seen_from(save_directory, model.adapter_base)
     config.dtype = str(model.dtype).removeprefix("torch.")
     config.architectures = [type(model).__name__]
-    peft_config.base_model_name_or_path, peft_config.inference_mode = model.adapter_base, True
+    peft_config.base_model_name_or_path, peft_config.inference_mode = base, True
     staging = os.path.join(save_directory, ".adapter.part")
     shutil.rmtree(staging, ignore_errors=True)
     os.makedirs(staging)
@@ -171,6 +179,8 @@ def base_fingerprint(model: "VFMSegForSemanticSegmentation") -> str:
         ValueError: if they are no longer those of the base that the checkpoint will name.
     """
     found = fingerprint(encoder_weights(model), get_encoder_family(model.config.backbone_config))
+    if model.adapter_base is not None and model.adapter_base_fingerprint is None:
+        model.adapter_base_fingerprint = load_foundation(type(model), model.adapter_base, {}).fingerprint
     expected = model.adapter_base_fingerprint
     # A half-precision copy rounds differently; it can only be told by name.
     if expected is None or model.dtype == torch.float16:
@@ -186,6 +196,14 @@ def base_fingerprint(model: "VFMSegForSemanticSegmentation") -> str:
             "backbone_name_or_path=... when you load it, or save the whole model (merge_and_unload) instead."
         )
     return found
+
+
+def name_seen_from(directory: str | os.PathLike, base: str | None) -> str | None:
+    """A base inside the checkpoint's own directory by its relative path, so that both can be moved together."""
+    if base is None or not os.path.isabs(base):
+        return base
+    relative = os.path.relpath(base, os.path.abspath(directory))
+    return base if relative.startswith(os.pardir) else relative
 
 
 def holds_adapter_only(name_or_path: str | os.PathLike, hub_kwargs: dict[str, object]) -> bool:
@@ -244,7 +262,13 @@ def load_adapter_checkpoint(
     base = find_base(name, hub_kwargs.get("subfolder", ""), override or config.backbone_name_or_path)
     # The base is another repository: what says where in this one, and which version of it, does not apply.
     base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
-    model = build_on_backbone(model_class, config, base, base_kwargs, dtype=dtype, **kwargs)
+    try:
+        model = build_on_backbone(model_class, config, base, base_kwargs, dtype=dtype, **kwargs)
+    except OSError as error:
+        raise OSError(
+            f"the base {base!r} of the adapter {name!r} could not be loaded; if it is elsewhere, pass "
+            f"backbone_name_or_path=... ({error})"
+        ) from error
     found, expected = model.adapter_base_fingerprint, config.backbone_fingerprint
     if expected is not None and found != expected and not ignore_base_mismatch:
         raise ValueError(

@@ -179,13 +179,17 @@ class VFMSegConfig(PreTrainedConfig):
         if self.id2label is None and kwargs.get("num_labels", len(CITYSCAPES_ID2LABEL)) == len(CITYSCAPES_ID2LABEL):
             self.id2label = dict(CITYSCAPES_ID2LABEL)
         super().__post_init__(**kwargs)
-        if self.label2id is None:
-            self.label2id = {name: index for index, name in self.id2label.items()}
+        label2id = self.label2id or {name: index for index, name in self.id2label.items()}
+        self.label2id = {name: int(index) for name, index in label2id.items()}
         if self.out_indices is None:
             self.out_indices = quarter_depths(encoder_depth(self.backbone_config))
         self.out_indices = list(self.out_indices)
         if isinstance(self.coarse_size, tuple):
             self.coarse_size = list(self.coarse_size)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in transformers, but always with the classes: it leaves out two unnamed ones, its own default."""
+        return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -267,7 +271,7 @@ class VFMSegConfig(PreTrainedConfig):
         if len(expected) < len(self.id2label):
             names = list(self.id2label.values())
             raise ValueError(f"id2label has a name twice: {sorted({name for name in names if names.count(name) > 1})}")
-        if {name: int(index) for name, index in self.label2id.items()} != expected:
+        if self.label2id != expected:
             raise ValueError(
                 f"label2id does not agree with id2label: {dict(list(self.label2id.items())[:3])}... and "
                 f"{dict(list(self.id2label.items())[:3])}...; pass id2label alone"

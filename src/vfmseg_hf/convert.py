@@ -16,7 +16,8 @@ from torch import nn
 
 from .adapters_vfmseg import lora_config
 from .configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
-from .foundation_vfmseg import ENCODER_PREFIX
+from .encoders_vfmseg import get_encoder_family
+from .foundation_vfmseg import ENCODER_PREFIX, fingerprint
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 
@@ -293,6 +294,7 @@ def convert_official(
             if base is None:
                 model.model.encoder.save_pretrained(staging / "base", save_original_format=False)
             model.adapter_base = base or "base"
+            model.adapter_base_fingerprint = fingerprint(converted.encoder, get_encoder_family(config.backbone_config))
             model.add_adapter(lora_config(config, r=converted.rank, lora_alpha=alpha))
             for layer, (a, b) in converted.lora.items():
                 adapted = model.model.encoder.get_submodule(layer)

@@ -27,10 +27,16 @@ def pop_hub_kwargs(kwargs: dict[str, object]) -> dict[str, object]:
     return {key: kwargs.pop(key) for key in HUB_KWARGS if key in kwargs}
 
 
-def local_or_hub(name_or_path: str | os.PathLike) -> str:
-    """A directory as its absolute path, so that it is found from anywhere; a Hub id as it is."""
-    path = os.fspath(name_or_path)
-    return os.path.abspath(path) if os.path.isdir(path) else path
+def place_of_weights(name_or_path: str | os.PathLike, hub_kwargs: dict[str, object]) -> str | None:
+    """
+    A name under which the weights are found again from anywhere: the absolute path of a directory, or a Hub id.
+
+    `None` for a subfolder or revision of a Hub repository, which a name alone does not say.
+    """
+    path = os.path.join(name_or_path, hub_kwargs.get("subfolder") or "").rstrip("/")
+    if os.path.isdir(path):
+        return os.path.abspath(path)
+    return None if hub_kwargs.get("subfolder") or hub_kwargs.get("revision") else os.fspath(name_or_path)
 
 
 @dataclass
@@ -129,7 +135,10 @@ def build_on_backbone(
             f"{sorted(loading['unexpected_keys'])[:3]}"
         )
     model.name_or_path = model.config.name_or_path = name
-    model.adapter_base, model.adapter_base_fingerprint = local_or_hub(name), foundation.fingerprint
+    model.adapter_base, model.adapter_base_fingerprint = (
+        place_of_weights(name, hub_kwargs),
+        foundation.fingerprint,
+    )
     return model
 
 

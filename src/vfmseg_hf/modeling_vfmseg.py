@@ -25,7 +25,7 @@ from .foundation_vfmseg import (
     HUB_KWARGS,
     build_on_backbone,
     load_backbone_config,
-    local_or_hub,
+    place_of_weights,
     pop_hub_kwargs,
 )
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
@@ -33,7 +33,7 @@ from .inference_vfmseg import two_stage_inference
 from .objective_vfmseg import joint_objective, segmentation_loss
 
 
-LOADING_INFO = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+LOADING_INFO = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 @dataclass
@@ -113,13 +113,17 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         `save_original_format=True` would write.
 
         Raises:
-            ValueError: if peft's layers are in the model but it was peft's own wrapper that put them there.
+            ValueError: if peft's layers are in the model, or an adapter in the directory.
         """
         if any(".base_layer." in name for name, _ in self.named_parameters()):
             raise ValueError(
-                "this is the inside of a PeftModel; save that one, with vfmseg_hf.save_adapter(peft_model, directory), "
-                "or peft_model.merge_and_unload().save_pretrained(directory)"
+                "peft's layers are in this model, but it is not the one that they were attached to. Save that one: a "
+                "PeftModel with vfmseg_hf.save_adapter(peft_model, directory), a segmentation model with its own "
+                "save_pretrained; or call merge_and_unload() on it first"
             )
+        if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
+            # Loading would find both and put the adapter on weights that it was not trained on.
+            raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
 
@@ -144,7 +148,8 @@ class VFMSegModel(VFMSegPreTrainedModel):
         hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         name_or_path = pretrained_model_name_or_path
         if name_or_path is not None and holds_adapter_only(name_or_path, hub_kwargs):
-            return VFMSegForSemanticSegmentation.from_pretrained(name_or_path, *model_args, **kwargs).model
+            loaded = VFMSegForSemanticSegmentation.from_pretrained(name_or_path, *model_args, **kwargs)
+            return (loaded[0].model, loaded[1]) if isinstance(loaded, tuple) else loaded.model
         return super().from_pretrained(name_or_path, *model_args, **kwargs)
 
     @capture_outputs
@@ -304,13 +309,19 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         if pretrained_model_name_or_path is not None:
             check_local_directory(pretrained_model_name_or_path)
+            adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+            if adapter is not None and str(adapter) != str(pretrained_model_name_or_path):
+                raise ValueError(
+                    f"transformers' Auto classes load the base of the adapter {str(adapter)!r} with the base's "
+                    f"configuration; load it with {cls.__name__}.from_pretrained({str(adapter)!r})"
+                )
             hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
             if holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
                 with_info = kwargs.pop("output_loading_info", False)
                 model = load_adapter_checkpoint(
                     cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
                 )
-                return (model, {key: set() for key in LOADING_INFO}) if with_info else model
+                return (model, {**{key: set() for key in LOADING_INFO}, "error_msgs": []}) if with_info else model
         return cls._load_whole_model(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
     @classmethod
@@ -328,7 +339,7 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 "architecture; foundation models load with from_backbone(...)"
             )
         if name_or_path is not None:
-            model.adapter_base = local_or_hub(name_or_path)
+            model.adapter_base = place_of_weights(name_or_path, kwargs)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(
@@ -355,9 +366,6 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             if is_main_process:
                 save_adapter(self, save_directory, state_dict)
             return
-        if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
-            # transformers would load both and apply the adapter a second time.
-            raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
         super().save_pretrained(
             save_directory, is_main_process=is_main_process, state_dict=state_dict, push_to_hub=push_to_hub, **kwargs
         )
