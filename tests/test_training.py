@@ -21,6 +21,7 @@ from vfmseg_hf.training import (
     VFMSegTrainingArguments,
 )
 from vfmseg_hf.training.data import EpochSampler
+from vfmseg_hf.training.model import choose_trained_part, start_model
 
 
 def rows(count: int, sizes=((80, 112),), seed: int = 0, classes: int = 19) -> list[dict]:
@@ -111,6 +112,37 @@ def test_logged_losses_are_means_over_the_micro_batches(tiny_model, tmp_path):
     assert entry["loss"] == pytest.approx(entry["content_loss"] + entry["detail_loss"], rel=1e-5)
     assert entry["loss"] == pytest.approx(2 * math.log(19), rel=0.1)
     assert entry["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("source", ["random", "whole", "foundation"])
+def test_a_model_starts_with_the_classes_of_the_corpus(source, tiny_model, tiny_config, tmp_path):
+    classes = {0: "free", 1: "blocked"}
+    if source == "random":
+        tiny_config().to_json_file(tmp_path / "start.json")
+        model = start_model(str(tmp_path / "start.json"), id2label=classes)
+    elif source == "whole":
+        tiny_model(id2label=classes).save_pretrained(tmp_path / "start")
+        model = start_model(str(tmp_path / "start"), id2label=classes)
+    else:
+        tiny_model().model.encoder.save_pretrained(tmp_path / "start")
+        model = start_model(str(tmp_path / "start"), id2label=classes, refine_hidden_size=128)
+    assert model.num_labels == 2
+    model.save_pretrained(tmp_path / "saved")
+    config = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "saved").config
+    assert config.id2label == classes and config.label2id == {"free": 0, "blocked": 1}
+
+
+@pytest.mark.parametrize("tune", ["lora", "full", "heads"])
+def test_what_trains(tune, tiny_model):
+    model = tiny_model()
+    choose_trained_part(model, tune)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    encoder = {name for name in trained if name.startswith("model.encoder.")}
+    assert any(name.startswith("coarse_head.") for name in trained) and any("refine_head." in name for name in trained)
+    if tune == "lora":
+        assert encoder and all(".lora_" in name for name in encoder)
+    else:
+        assert bool(encoder) == (tune == "full")
 
 
 # ------------------------------------------------------------------------------------------------ data

@@ -33,9 +33,6 @@ from .inference_vfmseg import two_stage_inference
 from .objective_vfmseg import joint_objective, segmentation_loss
 
 
-LOADING_INFO = ("missing_keys", "unexpected_keys", "mismatched_keys")
-
-
 @dataclass
 class VFMSegSemanticSegmenterOutput(ModelOutput):
     """
@@ -274,7 +271,9 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         ```
         """
         hub_kwargs = pop_hub_kwargs(kwargs)
-        attention = {key: kwargs.pop(key) for key in ("attn_implementation",) if key in kwargs}
+        attention = (
+            {"attn_implementation": kwargs.pop("attn_implementation")} if "attn_implementation" in kwargs else {}
+        )
         unknown = sorted(set(kwargs) - set(VFMSegConfig.__dataclass_fields__) - {"num_labels"})
         if unknown:
             raise ValueError(f"{unknown} are no fields of VFMSegConfig; it has {sorted(VFMSegConfig.__annotations__)}")
@@ -321,7 +320,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 model = load_adapter_checkpoint(
                     cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
                 )
-                return (model, {**{key: set() for key in LOADING_INFO}, "error_msgs": []}) if with_info else model
+                nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+                return (model, nothing) if with_info else model
         return cls._load_whole_model(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
     @classmethod
@@ -395,7 +395,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             refine (`bool` or `"all"`, *optional*, eval mode only):
                 `None` or `True` refines the windows that are not certain enough, `False` none, `"all"` every one.
             detail_crop_box (`tuple[int]`, *optional*, training mode only):
-                (top, left, bottom, right) of the refine head's crop instead of a random one; multiples of 32.
+                (top, left, bottom, right) of the refine head's crop instead of a random one: its height and width in
+                multiples of `config.patch_size`, its offsets even.
             output_hidden_states, output_attentions, return_dict: as everywhere in transformers.
 
         Raises:

@@ -1,7 +1,9 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """The model that a training starts from, and which part of it trains."""
 
+import json
 import os
+from pathlib import Path
 from typing import Literal
 
 from transformers import AutoConfig
@@ -29,9 +31,7 @@ def start_model(name_or_path: str, **overrides) -> VFMSegForSemanticSegmentation
     if name_or_path.endswith(".json"):
         if not os.path.isfile(name_or_path):
             raise FileNotFoundError(f"there is no file {name_or_path!r} with a model's configuration")
-        config = VFMSegConfig.from_json_file(name_or_path)
-        for key, value in overrides.items():
-            setattr(config, key, value)
+        config = VFMSegConfig.from_dict(json.loads(Path(name_or_path).read_text()), **overrides)
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return VFMSegForSemanticSegmentation(config)
     if isinstance(AutoConfig.from_pretrained(name_or_path), VFMSegConfig):
