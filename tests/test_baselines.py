@@ -24,6 +24,26 @@ def test_position_prior_refuses_what_it_cannot_count():
         PositionPrior([np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8)], 3)
     with pytest.raises(ValueError, match="at least one"):
         PositionPrior([], 3)
+    with pytest.raises(ValueError, match=r"ids \[3, 9\]; known are 0..2"):
+        PositionPrior([np.array([[0, 3, 9, 255]], np.uint8)], 3)
+
+
+def test_pixels_without_a_label_get_the_commonest_class():
+    label_map = np.array([[2, 2, 1, 255]], np.uint8)
+    assert PositionPrior([label_map], 3).label_map.tolist() == [[2, 2, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "pairs, steps, message",
+    [
+        ([], 16, "at least one"),
+        ([(np.zeros((1, 1, 3), np.uint8), np.array([[3]], np.uint8))], 16, r"ids \[3\]"),
+        ([(np.zeros((1, 1, 3), np.uint8), np.array([[0]], np.uint8))], 10, "got 10"),
+    ],
+)
+def test_colour_lookup_refuses_what_it_cannot_count(pairs, steps, message):
+    with pytest.raises(ValueError, match=message):
+        ColourLookup(pairs, 3, steps)
 
 
 def test_colour_lookup_is_the_majority_of_each_colour():

@@ -193,7 +193,7 @@ def write_scores(
 
 def software_versions() -> dict[str, str]:
     """What decides a score beside the weights."""
-    return {name: version(name) for name in ("vfmseg-hf", "torch", "transformers")}
+    return {name: version(name.replace("_", "-")) for name in ("vfmseg_hf", "torch", "transformers")}
 
 
 def plain_scores(classes: Sequence[str], scores: Mapping[str, object]) -> dict[str, object]:

@@ -13,12 +13,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from .configuration_vfmseg import VFMSegConfig
 from .files import encode_picture, write_file
 from .image_inputs_vfmseg import open_picture, picture_to_tensor
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .inference_vfmseg import resize_bilinear
+from .labels import IGNORE_INDEX
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
-from .visualization import IGNORE_INDEX, class_colours, label_image, overlay_image, panel_image
+from .visualization import class_colours, label_image, overlay_image, panel_image
 
 
 PICTURE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -228,11 +230,11 @@ def predict_files(
         yield PictureReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
 
 
-def render_files(prediction: Prediction, name: str, title: str, config) -> dict[str, bytes]:
-    """The encoded result files of a picture by their path below the output folder; `config` is the model's."""
-    colours = class_colours(config.id2label)
-    size = f"{prediction.picture.width} x {prediction.picture.height}"
-    panel = panel_image(
+def draw_panel(
+    prediction: Prediction, title: str, config: VFMSegConfig, truth: np.ndarray | None = None
+) -> Image.Image:
+    """What [`panel_image`] shows of a prediction; `config` is the model's, `truth` a label map of the picture."""
+    return panel_image(
         prediction.picture,
         prediction.coarse_labels,
         prediction.confidence,
@@ -242,8 +244,15 @@ def render_files(prediction: Prediction, name: str, title: str, config) -> dict[
         prediction.labels,
         config.id2label,
         config.confidence_threshold,
-        title=f"{title} ({size})",
+        truth=truth,
+        title=f"{title} ({prediction.picture.width} x {prediction.picture.height})",
     )
+
+
+def render_files(prediction: Prediction, name: str, title: str, config: VFMSegConfig) -> dict[str, bytes]:
+    """The encoded result files of a picture by their path below the output folder; `config` is the model's."""
+    colours = class_colours(config.id2label)
+    panel = draw_panel(prediction, title, config)
     overlay = overlay_image(prediction.picture, prediction.labels, colours)
     return {
         f"labels/{name}.png": encode_picture(label_image(prediction.labels, colours), "PNG"),

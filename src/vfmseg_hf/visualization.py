@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .labels import CITYSCAPES_CLASSES
+from .labels import CITYSCAPES_CLASSES, IGNORE_INDEX
 
-
-IGNORE_INDEX = 255
 
 PANEL_SIZE = (1920, 1200)  # the tiles fill at most this box; title and legend come on top of it
 MIN_CELL_WIDTH = 360  # room for the longest tile title, however narrow the picture is
