@@ -320,7 +320,7 @@ def test_a_loss_that_is_not_finite_names_the_files(tiny_model, tmp_path):
             OSError("No space left on device"),
             r"checkpoint-2 could not be written.*last good checkpoint is .*checkpoint-1",
         ),
-        (KeyboardInterrupt(), ""),
+        (KeyboardInterrupt(), None),
     ],
 )
 def test_a_save_that_fails_leaves_no_half_checkpoint(error, raised, tiny_model, tmp_path, monkeypatch):
