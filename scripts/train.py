@@ -23,6 +23,7 @@ from vfmseg_hf.training import (
     TrainingPictures,
     VFMSegTrainer,
     VFMSegTrainingArguments,
+    count_class_pixels,
 )
 from vfmseg_hf.training.model import choose_trained_part, start_model
 
@@ -68,7 +69,11 @@ def main() -> None:
     info = corpus_info(source.spec)
     processor = VFMSegImageProcessor(size={"shortest_edge": own.size[0], "longest_edge": own.size[1]})
     augmentation = Augmentation(tuple(own.crop_size), tuple(own.resize) if own.resize else None, tuple(own.scale_range))
-    train = TrainingPictures(load_corpus(source.spec, source.split), processor, augmentation, arguments.seed)
+    rows, class_pixels = load_corpus(source.spec, source.split), None
+    if arguments.rare_class_sampling:
+        with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
+            class_pixels = count_class_pixels(rows, len(info.id2label))
+    train = TrainingPictures(rows, processor, augmentation, arguments.seed, class_pixels)
     evaluation = {
         name: EvaluationPictures(load_corpus(spec, split), processor, corpus_info(spec).evaluation)
         for name, spec, split in domains

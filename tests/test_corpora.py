@@ -359,7 +359,7 @@ class TestOperations:
         make_tree("camvid").load("train").save_to_disk(tmp_path / "stored")
         code = f"import datasets; print(datasets.load_from_disk({str(tmp_path / 'stored')!r})[0])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
-        assert done.returncode != 0 and "Feature type 'VfmsegLabelMap' not found" in done.stderr
+        assert done.returncode != 0 and "Feature type 'Vfmseg" in done.stderr
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -549,7 +549,7 @@ class TestRules:
             matrix = np.random.default_rng(0).integers(0, 9, (19, 19))
             np.testing.assert_array_equal(rule.merge(matrix)[:, :19], matrix)
 
-    @pytest.mark.parametrize("name", list(CORPORA))
+    @pytest.mark.parametrize("name", [name for name, corpus in CORPORA.items() if corpus.describe is None])
     def test_infos(self, name):
         info = corpus_info(name)
         assert info is corpus_info(f"{name}:/anywhere") and info.name == name

@@ -5,16 +5,23 @@ import os
 
 from datasets import Dataset
 
-from . import camvid, carla, streets
+from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, streets, synthia
 from .base import Corpus, CorpusInfo, EvaluationGroups, each_class
 from .columns import LabelMap
 from .tables import load_table
 
 
 CORPORA: dict[str, Corpus] = {
+    "acdc": acdc.CORPUS,
+    "bdd100k": bdd100k.CORPUS,
     "camvid": camvid.CORPUS,
     "carla": carla.CORPUS,
+    "cityscapes": cityscapes.CORPUS,
+    "folder": folder.CORPUS,
+    "gtav": gtav.CORPUS,
+    "mapillary": mapillary.CORPUS,
     "streets": streets.CORPUS,
+    "synthia": synthia.CORPUS,
 }
 
 
@@ -25,12 +32,15 @@ def corpus_info(spec: str) -> CorpusInfo:
     Args:
         spec (`str`):
             A name (`"camvid"`), or anything that `load_corpus` takes. Data sets that are not registered have
-            Cityscapes' 19 classes, each scored by itself.
+            Cityscapes' 19 classes, each scored by itself; those of `folder:/path/to/corpus.yaml` are in its file.
 
     Raises:
-        `ValueError`: an unknown name before a colon.
+        `ValueError`: an unknown name before a colon, or a corpus file that cannot be understood.
+        `FileNotFoundError`: there is no such corpus file.
     """
-    corpus, _ = _find(spec)
+    corpus, rest = _find(spec)
+    if corpus and corpus.describe and rest:
+        return corpus.describe(rest)
     return corpus.info if corpus else CorpusInfo(name=spec, splits=(), licence="see its own page", usage=spec)
 
 
@@ -42,7 +52,9 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
         spec (`str`):
             One of
 
-            - `"camvid:/path/to/camvid"`, `"carla:/path/to/carlarain"`: a corpus in its owner's layout;
+            - `"cityscapes:/path"`, `"gtav:/path"`, `"mapillary:/path?version=2.0"`, ...: a corpus in its owner's
+              layout, as folders or as the zip archives that it comes in; `corpus_info(name).usage` shows the settings;
+            - `"folder:/path/to/corpus.yaml"`: own pictures and label maps with a file that explains them;
             - `"streets:<domain>?n=200&size=512x1024&seed=0"`: procedural scenes, rendered when read;
             - a Hub id, or a local folder: anything that `datasets.load_dataset` (or `load_from_disk`) opens and that
               has pictures in the columns `image` and `label`, the latter of final ids.
@@ -64,6 +76,7 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
     Raises:
         `ValueError`: an unknown corpus, split, domain or query key, or a split without rows.
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
+        `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 
         When a row is read: `ValueError` for unknown ids and for a label map of another size than its picture, `OSError`
         for files that cannot be read.
@@ -78,7 +91,7 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
     corpus, rest = _find(spec)
     if corpus is None:
         return load_table(spec, split)
-    info = corpus.info
+    info = corpus_info(spec)
     split = info.splits[0] if split is None else split
     if split not in info.splits:
         raise ValueError(f"{info.name} has no split {split!r}, only {', '.join(info.splits)}.")

@@ -8,6 +8,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 
 from ..labels import CITYSCAPES_ID2LABEL
 from ..metrics.confusion import merge_classes
-from .columns import LabelMap, id_table, label_cell, picture_column
+from .columns import COLOURS, LabelMap, id_table, label_cell, picture_column
+from .storage import Storage
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,24 @@ class CorpusInfo:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A registered corpus: `load(rest of the spec after the colon, split)` returns the data set."""
+    """
+    A registered corpus: `load(rest of the spec after the colon, split)` returns the data set.
+
+    Where the classes or splits depend on the rest of the spec, `describe(rest)` returns the info for it.
+    """
 
     info: CorpusInfo
     load: Callable[[str, str], Dataset]
+    describe: Callable[[str], CorpusInfo] | None = None
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Files of one row."""
+    """Locations of the files of one row."""
 
     name: str
-    image: Path
-    labels: Path
+    image: str
+    labels: str
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -101,15 +108,70 @@ class Frame:
 
 def open_folder(path: str, info: CorpusInfo) -> Path:
     """The folder of a corpus. Raises `ValueError` for an empty path and `FileNotFoundError` for a missing folder."""
+    folder = _place(path, info)
+    if not folder.is_dir():
+        raise _no_place(folder, info)
+    return folder
+
+
+def open_storage(path: str, info: CorpusInfo, layout: str) -> Storage:
+    """
+    The files of a corpus in its owner's layout: a folder, a folder of zip archives, or one archive.
+
+    Raises:
+        `ValueError`: an empty path.
+        `FileNotFoundError`: nothing there, or a file that is no zip archive.
+    """
+    root = _place(path, info)
+    if not (root.is_dir() or (root.is_file() and root.suffix.lower() == ".zip")):
+        raise _no_place(root, info)
+    return Storage(root, info.name, layout)
+
+
+def _place(path: str, info: CorpusInfo) -> Path:
     if not path:
         raise ValueError(f"{info.name} needs the folder that it lies in: {info.usage}")
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"No folder {folder} for the corpus {info.name}. Download it ({info.licence}) and pass its place: "
-            f"{info.usage}"
-        )
-    return folder
+    return Path(path).expanduser().absolute()
+
+
+def _no_place(path: Path, info: CorpusInfo) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"No folder {path} for the corpus {info.name}. Download it ({info.licence}) and pass its place: {info.usage}"
+    )
+
+
+def parse_query(rest: str, defaults: Mapping[str, str | None], info: CorpusInfo) -> tuple[str, dict[str, str | None]]:
+    """
+    Path and settings of `path?key=value&...`, with `defaults` for settings that are not given.
+
+    Raises:
+        `ValueError`: a key that is not among the defaults, or given twice.
+    """
+    path, _, query = rest.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if key not in defaults or keys.count(key) > 1:
+            raise ValueError(f"{info.name} does not know {key!r} in {query!r}, or not twice. Usage: {info.usage}")
+    return path, {**defaults, **dict(pairs)}
+
+
+def pair(images: Mapping[str, str], labels: Mapping[str, str], name: str) -> list[Frame]:
+    """
+    Rows from `{key: location}` of pictures and of label maps, in the order of their keys.
+
+    Raises:
+        `FileNotFoundError`: a picture without its label map or the other way round; the message names the first.
+    """
+    for present, others, missing in ((images, labels, "label map"), (labels, images, "picture")):
+        alone = [key for key in present if key not in others]
+        if alone:
+            shown = ", ".join(present[key] for key in alone[:5]) + (", ..." if len(alone) > 5 else "")
+            raise FileNotFoundError(
+                f"{name}: {len(alone)} of {len(present)} files have no {missing}: {shown}. Complete the copy, or move "
+                "the files without a partner elsewhere."
+            )
+    return [Frame(key.rpartition("/")[2], images[key], labels[key]) for key in sorted(images)]
 
 
 def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[Frame]:
@@ -134,7 +196,7 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
                 f"{folder} lacks {len(missing)} of {len(wanted)} files: {shown}. Every picture needs its label map and "
                 "the other way round; complete the copy, or move the files without a partner elsewhere."
             )
-    return [Frame(name, images / f"{name}.jpg", labels / f"{name}.png") for name in wanted]
+    return [Frame(name, str(images / f"{name}.jpg"), str(labels / f"{name}.png")) for name in wanted]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -161,26 +223,38 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 # --- data sets ----------------------------------------------------------------------------------------------------
 
 
-def dataset_of_frames(frames: Sequence[Frame], mapping: Mapping[int, int], info: CorpusInfo, split: str) -> Dataset:
+def dataset_of_frames(
+    frames: Sequence[Frame],
+    mapping: Mapping[int, int],
+    info: CorpusInfo,
+    split: str,
+    coding: str | None = None,
+    note: str = "",
+) -> Dataset:
     """
     A data set with the columns `image`, `label`, `file_name`; no file is opened before its row is read.
 
     Args:
-        mapping: original id to id of `info.id2label` or 255; other ids are errors when a row is read.
+        mapping: original id to id of `info.id2label` or 255; other ids are errors when a row is read. With the coding
+            `columns.COLOURS` the keys are colours, `65536 * red + 256 * green + blue`, or `columns.ANY_COLOUR`.
+        coding: how the label files hold their ids, one of the constants of `columns`; None: as they are.
+        note: a choice that results depend on; kept in the description of the data set.
     """
-    table = id_table(mapping)
+    colours = list(mapping) if coding == COLOURS else None
+    table = list(mapping.values()) if coding == COLOURS else id_table(mapping)
     columns = {
-        "image": [str(frame.image) for frame in frames],
-        "label": [label_cell(str(frame.labels), str(frame.image), table) for frame in frames],
+        "image": [frame.image for frame in frames],
+        "label": [label_cell(frame.labels, frame.image, table, coding, colours) for frame in frames],
         "file_name": [frame.name for frame in frames],
     }
     features = Features({"image": picture_column(), "label": LabelMap(), "file_name": Value("string")})
-    return make_dataset(columns, features, info, split)
+    return make_dataset(columns, features, info, split, note)
 
 
-def make_dataset(columns: dict[str, list], features: Features, info: CorpusInfo, split: str) -> Dataset:
+def make_dataset(columns: dict[str, list], features: Features, info: CorpusInfo, split: str, note: str = "") -> Dataset:
     """Raises `ValueError` for a split without rows."""
     if not columns["file_name"]:
         raise ValueError(f"The split {split!r} of {info.name} is empty. Is the corpus complete and in its own layout?")
-    details = DatasetInfo(description=f"{info.name}, {split}", license=info.licence, features=features)
+    description = ", ".join(filter(None, (info.name, split, note)))
+    details = DatasetInfo(description=description, license=info.licence, features=features)
     return Dataset.from_dict(columns, features=features, info=details, split=NamedSplit(split))

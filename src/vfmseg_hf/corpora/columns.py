@@ -5,9 +5,9 @@ What a cell means travels with the cell, not with a transform of the data set: `
 `concatenate_datasets` and workers of a DataLoader drop transforms in places, and would then hand out original ids.
 """
 
-import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -18,17 +18,25 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from datasets import Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
 from ..labels import IGNORE_INDEX
+from .storage import base_name, open_location, read_bytes, split_location
 
 
 UNKNOWN = -1  # in tables: an id that the corpus does not have
 ORIENTATION_TAG = 0x0112
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
 STRETCHED = {"L;2": 85, "L;4": 17}
+
+# How a label file holds its ids, where it is not one id per pixel or palette entry.
+INSTANCES = "instances"  # 16 bits: 256 * id + number of the instance
+RED16 = "red16"  # RGB of 16 bits per channel: the first one holds the id
+COLOURS = "colours"  # RGB of 8 bits per channel: a colour for each id
+ANY_COLOUR = -1  # among the colours of a table: every colour that is not listed
 
 
 def register(feature: type) -> type:
@@ -141,19 +149,32 @@ class LabelMap(LazyPicture):
     """
 
     _type: str = field(default="VfmsegLabelMap", init=False, repr=False)
-    # `file`: the label file; `image`: the picture that it has to cover; `table[original id]` = id.
+    # `file`: location of the label file; `image`: that of the picture that it has to cover; `coding`: None or one of
+    # the constants above; `table[original id]` = id, or with the coding `colours` `table[i]` = id of `colours[i]`.
     pa_type: ClassVar[pa.StructType] = pa.struct(
-        {"file": pa.string(), "image": pa.string(), "table": pa.list_(pa.int16()), "data": pa.binary()}
+        {
+            "file": pa.string(),
+            "image": pa.string(),
+            "coding": pa.string(),
+            "colours": pa.list_(pa.int32()),
+            "table": pa.list_(pa.int16()),
+            "data": pa.binary(),
+        }
     )
 
     def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
         """
         Raises:
-            `ValueError`: ids that the table does not know, a colour image, or another size than the picture's.
+            `ValueError`: ids or colours that the table does not know, a file in another coding, or another size than
+                the picture's.
             `OSError`: a file that is missing or cannot be read.
+            `ImportError`: the coding needs torchvision, which is not installed.
         """
-        path = cell["file"]
-        ids = translate(as_ids(read_pixels(path, path), path), tuple(cell["table"]), path)
+        path, table = cell["file"], tuple(cell["table"])
+        if cell["coding"] == COLOURS:
+            ids = translate_colours(read_colours(path), tuple(cell["colours"]), table, path)
+        else:
+            ids = translate(as_ids(READERS[cell["coding"]](path), path), table, path)
         if cell["image"] is not None:
             expected = upright_size(cell["image"])
             if expected != ids.shape[::-1]:
@@ -183,14 +204,16 @@ class LabelMap(LazyPicture):
         for cell in storage.to_pylist():
             if cell is not None and cell["data"] is None:
                 data = _png(np.asarray(self.cook(cell)))
-                cell = {**self._empty(), "file": os.path.basename(cell["file"]), "data": data}
+                cell = {**self._empty(), "file": base_name(cell["file"]), "data": data}
             cells.append(cell)
         return pa.array(cells, self.pa_type)
 
 
-def label_cell(file: str, image: str, table: list[int]) -> dict[str, Any]:
-    """A cell of a `LabelMap` column: `file` in the corpus's coding, `table` from `id_table`."""
-    return {"file": file, "image": image, "table": table, "data": None}
+def label_cell(
+    file: str, image: str, table: list[int], coding: str | None = None, colours: list[int] | None = None
+) -> dict[str, Any]:
+    """A cell of a `LabelMap` column: locations of both files, `table` and `colours` as the type describes them."""
+    return {"file": file, "image": image, "coding": coding, "colours": colours, "table": table, "data": None}
 
 
 def id_table(mapping: Mapping[int, int]) -> list[int]:
@@ -198,9 +221,53 @@ def id_table(mapping: Mapping[int, int]) -> list[int]:
     return [mapping.get(index, UNKNOWN) for index in range(max(mapping) + 1)]
 
 
-def picture_column() -> Image:
+@register
+@dataclass
+class Picture(Image):
+    """
+    `datasets.Image` that also reads members of zip archives through the handle of this process.
+
+    All corpora of files have it, in folders and in archives, so that their data sets can be concatenated.
+    """
+
+    _type: str = field(default="VfmsegPicture", init=False, repr=False)
+
+    def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
+        """Raises `OSError` for a member that is missing or cannot be read; the message names it."""
+        if not _is_member(value):
+            return super().decode_example(value, token_per_repo_id)
+        content = {"bytes": read_bytes(value["path"]), "path": None}
+        try:
+            return super().decode_example(content, token_per_repo_id)
+        except OSError as error:
+            raise OSError(
+                f"Cannot read the picture {value['path']}: {error}. Restore the file from the owner's."
+            ) from error
+
+    def embed_storage(
+        self,
+        storage: pa.StructArray,
+        token_per_repo_id: Any = None,
+        local_files: bool = True,
+        remote_files: bool = True,
+    ) -> pa.StructArray:
+        if local_files:
+            cells = [
+                {"bytes": read_bytes(cell["path"]), "path": base_name(cell["path"])} if _is_member(cell) else cell
+                for cell in storage.to_pylist()
+            ]
+            storage = pa.array(cells, self.pa_type)
+        return super().embed_storage(storage, token_per_repo_id, local_files, remote_files)
+
+
+def _is_member(cell: Any) -> bool:
+    """Whether a cell of a picture column names a member of an archive that is still to be read."""
+    return isinstance(cell, Mapping) and cell["bytes"] is None and split_location(cell["path"] or "") is not None
+
+
+def picture_column() -> Picture:
     """The column type of pictures in files: RGB, decoded when read."""
-    return Image(mode="RGB")
+    return Picture(mode="RGB")
 
 
 # --- reading label files ------------------------------------------------------------------------------------------
@@ -214,7 +281,10 @@ def read_pixels(source: Any, name: str) -> np.ndarray:
         `OSError`: the file is missing, empty, truncated or no picture; the message names it.
     """
     try:
-        with PIL.Image.open(source) as image:
+        with (
+            open_location(source) if isinstance(source, str) else nullcontext(source) as file,
+            PIL.Image.open(file) as image,
+        ):
             stored = image.tile[0][3] if image.tile else None
             pixels = np.asarray(image)
     except FileNotFoundError as error:
@@ -227,6 +297,87 @@ def read_pixels(source: Any, name: str) -> np.ndarray:
         return pixels.astype(np.uint8)
     factor = STRETCHED.get(stored[0] if isinstance(stored, tuple) else stored) if pixels.ndim == 2 else None
     return pixels // factor if factor else pixels
+
+
+def read_stored(path: str) -> np.ndarray:
+    """The values of a label file whose pixels are ids. Raises as `read_pixels` does."""
+    return read_pixels(path, path)
+
+
+def read_instances(path: str) -> np.ndarray:
+    """
+    Ids `[H, W]` from 16-bit values of 256 * id + number of the instance.
+
+    Raises:
+        `ValueError`: a file of 8 bits, which would give id 0 everywhere.
+    """
+    pixels = read_pixels(path, path)
+    if pixels.ndim != 2 or pixels.dtype.kind not in "ui" or pixels.dtype.itemsize < 2:
+        raise ValueError(f"{path} is {pixels.dtype} {pixels.shape}, expected 16-bit values of 256 * id + instance.")
+    return pixels // 256
+
+
+def read_red16(path: str) -> np.ndarray:
+    """
+    The first channel `[H, W]` of an RGB file of 16 bits per channel; Pillow would keep its upper byte, 0, only.
+
+    Raises:
+        `ImportError`: torchvision is not installed.
+        `ValueError`: another kind of file, such as a copy that was reduced to 8 bits and lost its ids.
+    """
+    io = png_decoder()
+    try:
+        data = torch.frombuffer(bytearray(read_bytes(path)), dtype=torch.uint8)
+        pixels = io.decode_image(data, io.ImageReadMode.UNCHANGED)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"Cannot read {path}: {error}. Restore the file from the owner's.") from error
+    if pixels.dtype != torch.uint16 or pixels.shape[0] != 3:
+        raise ValueError(
+            f"{path} is {pixels.dtype} with {pixels.shape[0]} channels, expected an RGB file of 16 bits per channel, "
+            "whose first channel holds the id. Copies of 8 bits have lost their ids: restore the owner's file."
+        )
+    return pixels[0].numpy()
+
+
+def png_decoder() -> Any:
+    """`torchvision.io`. Raises `ImportError` naming the extra that brings it."""
+    try:
+        from torchvision import io
+    except ImportError as error:
+        raise ImportError(
+            "Label files of 16 bits per colour need torchvision's decoder, because Pillow cuts them to 8 bits and "
+            'loses the ids: pip install "vfmseg-hf[train]"'
+        ) from error
+    return io
+
+
+def read_colours(path: str) -> np.ndarray:
+    """
+    Colours `[H, W]` as `65536 * red + 256 * green + blue`; palettes are looked up, transparency is dropped.
+
+    Raises:
+        `OSError`, `ValueError`: a file that cannot be read, or has no colours of 8 bits per channel.
+    """
+    try:
+        with open_location(path) as file, PIL.Image.open(file) as image:
+            mode = image.mode
+            pixels = np.asarray(image.convert("RGB"), dtype=np.int32) if mode in ("RGB", "RGBA", "P", "L") else None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except Exception as error:
+        raise OSError(f"Cannot read {path}: {error}. Restore the file from the owner's.") from error
+    if pixels is None:
+        raise ValueError(f"{path} is of mode {mode}, expected colours of 8 bits per channel.")
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+READERS = {None: read_stored, INSTANCES: read_instances, RED16: read_red16}
 
 
 def as_ids(pixels: np.ndarray, name: str = "A label map") -> np.ndarray:
@@ -273,6 +424,33 @@ def translate(ids: np.ndarray, table: tuple[int, ...], path: str) -> np.ndarray:
     return np.frombuffer(mapped, np.uint8).reshape(ids.shape)
 
 
+def translate_colours(pixels: np.ndarray, colours: tuple[int, ...], table: tuple[int, ...], path: str) -> np.ndarray:
+    """
+    `table[i]` where a pixel of `pixels` (`[H, W]`, from `read_colours`) is `colours[i]`; ids as `uint8` `[H, W]`.
+
+    Raises:
+        `ValueError`: colours that are not listed, unless `ANY_COLOUR` is.
+    """
+    mapped = _colour_table(colours, table)[pixels]
+    if mapped.min(initial=0) == UNKNOWN:
+        unknown = [f"#{colour:06x}" for colour in np.unique(pixels[mapped == UNKNOWN])[:10]]
+        known = [f"#{colour:06x}" for colour in colours]
+        raise ValueError(
+            f"The label map {path} holds colours {unknown}, which this corpus does not have; it has {known}. List them "
+            "in the file of the corpus, or correct these pixels."
+        )
+    return mapped.astype(np.uint8)
+
+
+@lru_cache(maxsize=2)  # 32 MB each
+def _colour_table(colours: tuple[int, ...], table: tuple[int, ...]) -> np.ndarray:
+    """The id of every colour of 24 bits."""
+    by_colour = dict(zip(colours, table, strict=True))
+    ids = np.full(1 << 24, by_colour.pop(ANY_COLOUR, UNKNOWN), np.int16)
+    ids[list(by_colour)] = list(by_colour.values())
+    return ids
+
+
 @lru_cache
 def _byte_table(table: tuple[int, ...]) -> tuple[bytes, bytes | None]:
     """The table for `bytes.translate`, with unknown ids marked by a byte that stands for nothing else."""
@@ -286,8 +464,9 @@ def _byte_table(table: tuple[int, ...]) -> tuple[bytes, bytes | None]:
 def upright_size(path: str) -> tuple[int, int]:
     """Width and height of a picture as `datasets.Image` gives it, turned by its EXIF tag; reads the header only."""
     try:
-        with PIL.Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION_TAG) in (5, 6, 7, 8)
+        with open_location(path) as file, PIL.Image.open(file) as image:
+            # The plain method: that of PNG files decodes the picture to look for tags behind it.
+            turned = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG) in (5, 6, 7, 8)
             return image.size[::-1] if turned else image.size
     except FileNotFoundError as error:
         raise FileNotFoundError(

@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl
 
 import numpy as np
 import PIL.Image
@@ -13,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 
 from . import streets_geometry, streets_look
-from .base import Corpus, CorpusInfo, make_dataset
+from .base import Corpus, CorpusInfo, make_dataset, parse_query
 from .columns import LazyPicture, as_ids, register
 
 
@@ -118,12 +117,12 @@ def load(rest: str, split: str) -> Dataset:
     Pictures that are rendered when read. Splits of one seed, and equal splits of different seeds, share no scene;
     domains share all: label maps are identical in all of them.
     """
-    domain, _, query = rest.partition("?")
+    domain, values = parse_query(rest, DEFAULTS, INFO)
     if domain not in streets_look.DOMAINS:
         raise ValueError(
             f"streets has no domain {domain!r}, only {', '.join(streets_look.DOMAINS)}. Usage: {INFO.usage}"
         )
-    count, height, width, seed = _parse(query)
+    count, height, width, seed = _parse(values)
     seeds = [scene_seed(split, seed, index) for index in range(count)]
     cells = [
         {
@@ -141,14 +140,8 @@ def load(rest: str, split: str) -> Dataset:
     return make_dataset(columns, features, INFO, split)
 
 
-def _parse(query: str) -> tuple[int, int, int, int]:
+def _parse(values: dict[str, str]) -> tuple[int, int, int, int]:
     """Number of pictures, height, width and seed of a query; `ValueError` names the key that is wrong."""
-    pairs = parse_qsl(query, keep_blank_values=True)
-    keys = [key for key, _ in pairs]
-    wrong = [key for key in keys if key not in DEFAULTS or keys.count(key) > 1]
-    if wrong:
-        raise ValueError(f"streets does not know {wrong[0]!r} in {query!r}, or not twice. Usage: {INFO.usage}")
-    values = DEFAULTS | dict(pairs)
     size = re.fullmatch(r"(\d+)x(\d+)", values["size"])
     if not size or not all(1 <= int(side) <= MAX_SIDE for side in size.groups()):
         raise ValueError(f"size={values['size']} is no height x width from 1x1 to {MAX_SIDE}x{MAX_SIDE}: {INFO.usage}")

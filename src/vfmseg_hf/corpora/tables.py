@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
-from .columns import LabelMap, LazyPicture, picture_column
+from .columns import LabelMap, LazyPicture, Picture, picture_column
 
 
 def load_table(spec: str, split: str | None) -> Dataset:
@@ -39,7 +39,7 @@ def load_table(spec: str, split: str | None) -> Dataset:
             raise ValueError(f"{empty} rows of {spec} have no {column}. Filter them out first.")
     if "file_name" not in dataset.column_names:
         dataset = dataset.add_column("file_name", _file_names(dataset, split))
-    if isinstance(dataset.features["image"], Image):
+    if isinstance(dataset.features["image"], Image) and not isinstance(dataset.features["image"], Picture):
         dataset = dataset.cast_column("image", picture_column())
     if isinstance(dataset.features["label"], Image):
         dataset = dataset.cast_column("label", LabelMap())

@@ -3,8 +3,20 @@
 
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
-from .data import EvaluationPictures, TrainingPictures
+from .class_statistics import count_class_pixels
+from .data import Draw, EvaluationPictures, TrainingPictures
+from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
 
 
-__all__ = ["Augmentation", "EvaluationPictures", "TrainingPictures", "VFMSegTrainer", "VFMSegTrainingArguments"]
+__all__ = [
+    "Augmentation",
+    "Draw",
+    "EvaluationPictures",
+    "RareClassSampler",
+    "TrainingPictures",
+    "VFMSegTrainer",
+    "VFMSegTrainingArguments",
+    "count_class_pixels",
+    "rare_class_probabilities",
+]

@@ -17,10 +17,28 @@ class VFMSegTrainingArguments(TrainingArguments):
     Args:
         encoder_learning_rate (`float`, defaults to 1e-5):
             Learning rate of the encoder (of its LoRA, if there is one); `learning_rate` is that of the heads.
+        rare_class_sampling (`bool`, defaults to `False`):
+            Draw rare classes first and then a picture for them, see [`RareClassSampler`]. It belongs to the paper's
+            recipe; it is off because it needs [`TrainingPictures`] that know their `class_pixels`.
+        rare_class_temperature (`float`, defaults to 0.01), rare_class_min_pixels (`int`, defaults to 3000),
+        rare_class_crop_ratio (`float`, defaults to 2.0):
+            Its settings, with the published code's values for crops of 1024x1024.
     """
 
     encoder_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of the encoder or its LoRA; learning_rate is the heads'."}
+    )
+    rare_class_sampling: bool = field(
+        default=False, metadata={"help": "Draw pictures for rare classes first; the paper does."}
+    )
+    rare_class_temperature: float = field(
+        default=0.01, metadata={"help": "Temperature of rare class sampling; lower prefers the rarest more."}
+    )
+    rare_class_min_pixels: int = field(
+        default=3000, metadata={"help": "A picture shows a class if it has more pixels of it than this."}
+    )
+    rare_class_crop_ratio: float = field(
+        default=2.0, metadata={"help": "Redraw crops without more than this times min_pixels of the class; 0 does not."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of both heads."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all but norm layers."})

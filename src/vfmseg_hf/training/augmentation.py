@@ -14,6 +14,8 @@ try:
 except ImportError:
     tvF = None
 
+CLASS_REDRAWS = 10  # of scale and crop, for one with enough pixels of the drawn class
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -43,33 +45,52 @@ class Augmentation:
             raise ValueError(f"crop_size must be (height, width) in multiples of 32, got {self.crop_size}")
 
     def __call__(
-        self, image: torch.Tensor, label: torch.Tensor, generator: torch.Generator
+        self,
+        image: torch.Tensor,
+        label: torch.Tensor,
+        generator: torch.Generator,
+        class_id: int | None = None,
+        class_pixels: float = 0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             image (`torch.Tensor` of shape `(3, height, width)`): uint8.
             label (`torch.Tensor` of shape `(height, width)`): class ids; 255 is ignored.
             generator: everything random is drawn from it, so that a seed decides the result.
+            class_id: scale and crop are redrawn, up to ten times, until the crop has more than `class_pixels` pixels
+                of this class; the last one is taken as it is. `None`: nothing is redrawn for a class.
+            class_pixels: at the size of the crop; no crop is redrawn where this is negative.
 
         Returns:
             Picture as float32 in 0..1 `(3, *crop_size)`, and label map `(*crop_size)`.
         """
-        height, width = self.resize or image.shape[-2:]
-        low, high = self.scale_range
-        scale = low + (high - low) * _uniform(generator)
-        scale = max(scale, self.crop_size[0] / height, self.crop_size[1] / width)
-        size = (max(round(height * scale), self.crop_size[0]), max(round(width * scale), self.crop_size[1]))
+        # The label map alone decides about a crop: pixels of the picture are resampled once, for the one that is taken.
+        resized = label
+        for _ in range(1 + CLASS_REDRAWS):
+            size = self._draw_size(image.shape[-2:], generator)
+            if size != tuple(resized.shape):
+                resized = F.interpolate(label[None, None].float(), size=size, mode="nearest")[0, 0].to(label.dtype)
+            top, left = self._draw_crop(resized, generator)
+            window = (slice(top, top + self.crop_size[0]), slice(left, left + self.crop_size[1]))
+            crop = resized[window]
+            if class_id is None or int((crop == class_id).sum()) > class_pixels:
+                break
         if size != tuple(image.shape[-2:]):
             image = tvF.resize(image, list(size), antialias=True)
-            label = F.interpolate(label[None, None].float(), size=size, mode="nearest")[0, 0].to(label.dtype)
-        top, left = self._draw_crop(label, generator)
-        window = (slice(top, top + self.crop_size[0]), slice(left, left + self.crop_size[1]))
-        image, label = tvF.to_dtype(image[:, *window], torch.float32, scale=True), label[window]
+        image, label = tvF.to_dtype(image[:, *window], torch.float32, scale=True), crop
         if _uniform(generator) < self.flip_probability:
             image, label = image.flip(-1), label.flip(-1)
         if self.photometric:
             image = distort_colours(image, generator)
         return image, label
+
+    def _draw_size(self, size: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
+        """(height, width) that a picture of `size` is resized to before the crop, never smaller than the crop."""
+        height, width = self.resize or size
+        low, high = self.scale_range
+        scale = low + (high - low) * _uniform(generator)
+        scale = max(scale, self.crop_size[0] / height, self.crop_size[1] / width)
+        return max(round(height * scale), self.crop_size[0]), max(round(width * scale), self.crop_size[1])
 
     def _draw_crop(self, label: torch.Tensor, generator: torch.Generator) -> tuple[int, int]:
         for _ in range(10):

@@ -2,6 +2,7 @@
 """Rows of a corpus as training crops and evaluation pictures, and the order in which they are drawn."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,36 +14,71 @@ from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .augmentation import Augmentation
 
 
+class Draw(NamedTuple):
+    """
+    What a sampler asks [`TrainingPictures`] for.
+
+    Attributes:
+        epoch: of the training.
+        index: row of the data set.
+        class_id: the class that the picture was drawn for, if any; the crop should show it.
+        crop_pixels: more pixels of that class than this make a crop that shows it; a negative number takes every crop.
+            The default is the recipe's, 3000 pixels times 2.
+        number: of the draw within the epoch, where a picture can be drawn twice: it then gives two different crops.
+    """
+
+    epoch: int
+    index: int
+    class_id: int | None = None
+    crop_pixels: float = 6000.0
+    number: int = 0
+
+
 class TrainingPictures(torch.utils.data.Dataset):
     """
     Augmented crops of a corpus.
 
-    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, and depends on nothing but these and the
-    seed: any number of workers, and an interrupted run, see the same crops.
+    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, or by a whole [`Draw`], and depends on
+    nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
 
     Args:
         dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
         processor: normalises the crops; its `size` does not apply to them.
         augmentation: what else happens to them.
         seed: of everything random.
+        class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from `count_class_pixels`;
+            needed for rare class sampling only.
+
+    Raises:
+        `ValueError`: `class_pixels` are not those of `dataset`.
     """
 
     def __init__(
-        self, dataset: Dataset, processor: VFMSegImageProcessorMixin, augmentation: Augmentation, seed: int = 0
+        self,
+        dataset: Dataset,
+        processor: VFMSegImageProcessorMixin,
+        augmentation: Augmentation,
+        seed: int = 0,
+        class_pixels: np.ndarray | None = None,
     ):
+        if class_pixels is not None and (class_pixels.ndim != 2 or len(class_pixels) != len(dataset)):
+            raise ValueError(
+                f"class_pixels need one row per picture, [{len(dataset)}, classes], got shape {class_pixels.shape}; "
+                "count them in this data set"
+            )
         self.dataset, self.processor, self.augmentation, self.seed = dataset, processor, augmentation, seed
+        self.class_pixels = class_pixels
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, object]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        row = self.dataset[index]
-        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(seed))
+    def __getitem__(self, key: Draw | tuple[int, int] | int) -> dict[str, object]:
+        draw = Draw(*key) if isinstance(key, tuple) else Draw(0, key)
+        row = self.dataset[draw.index]
+        generator = seeded_generator(self.seed, draw.epoch, draw.index, draw.number)
         image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
         label = torch.from_numpy(np.array(row["label"])).long()
-        image, label = self.augmentation(image, label, generator)
+        image, label = self.augmentation(image, label, generator, draw.class_id, draw.crop_pixels)
         mean, std = (
             torch.tensor(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
         )
@@ -92,6 +128,12 @@ class EpochSampler(Sampler):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         epoch = self.epoch
         yield from ((epoch, index) for index in torch.randperm(self.length, generator=generator).tolist())
+
+
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """A generator for a purpose that is told by numbers, none of them negative; trailing zeros tell nothing."""
+    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed))
 
 
 def collate(rows: list[dict[str, object]]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from ..adapters_vfmseg import read_adapter_weights
 from ..evaluation import STAGES, count_pictures, score_domain
 from .arguments import VFMSegTrainingArguments
 from .data import EpochSampler, TrainingPictures, collate
+from .sampling import RareClassSampler
 
 
 class VFMSegTrainer(Trainer):
@@ -70,10 +71,35 @@ class VFMSegTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(dataset, TrainingPictures):
+        if self.args.rare_class_sampling:
+            self.train_sampler = self._rare_class_sampler(dataset)
+        elif isinstance(dataset, TrainingPictures):
+            self.train_sampler = EpochSampler(len(dataset), self.args.seed)
+        else:
             return super()._get_train_sampler(dataset)
-        self.train_sampler = EpochSampler(len(dataset), self.args.seed)
         return self.train_sampler
+
+    def _rare_class_sampler(self, dataset) -> RareClassSampler:
+        args = self.args
+        if not isinstance(dataset, TrainingPictures) or dataset.class_pixels is None:
+            raise ValueError(
+                "rare_class_sampling needs to know which picture shows which class: train on TrainingPictures(..., "
+                "class_pixels=count_class_pixels(dataset, num_classes))"
+            )
+        height, width = dataset.augmentation.crop_size
+        needed = args.rare_class_min_pixels * args.rare_class_crop_ratio
+        if needed >= height * width:
+            raise ValueError(
+                f"no crop of {height}x{width} pixels has more than {needed:g} of one class (rare_class_min_pixels "
+                f"{args.rare_class_min_pixels} x rare_class_crop_ratio {args.rare_class_crop_ratio}); lower one of them"
+            )
+        return RareClassSampler(
+            dataset.class_pixels,
+            args.seed,
+            args.rare_class_temperature,
+            args.rare_class_min_pixels,
+            args.rare_class_crop_ratio,
+        )
 
     # --- training steps and their log
 

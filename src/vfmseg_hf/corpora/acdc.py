@@ -1,0 +1,36 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""ACDC: pictures of 1920x1080 in fog, at night, in rain and in snow, labelled with the ids of Cityscapes."""
+
+from datasets import Dataset
+
+from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair
+from .cityscapes import TRAIN_IDS
+
+
+CONDITIONS = ("fog", "night", "rain", "snow")
+LAYOUT = (
+    "rgb_anon/<condition>/<split>/<sequence>/*_rgb_anon.png and gt/<condition>/<split>/<sequence>/*_gt_labelIds.png, "
+    "or rgb_anon_trainvaltest.zip and gt_trainval.zip side by side"
+)
+
+INFO = CorpusInfo(
+    name="acdc",
+    splits=("train", "val", *(f"{split}_{condition}" for split in ("train", "val") for condition in CONDITIONS)),
+    licence="ACDC, Sakaridis et al. 2021; non-commercial use, registration at acdc.vision.ee.ethz.ch",
+    usage="acdc:/path/to/acdc",
+)
+
+
+def load(path: str, split: str) -> Dataset:
+    """`train` or `val` of all conditions, or of one, such as `val_night`; the test labels are not published."""
+    storage = open_storage(path, INFO, LAYOUT)
+    part, _, condition = split.partition("_")
+    frames = []
+    for name in (condition,) if condition else CONDITIONS:
+        images = storage.expect(f"rgb_anon/{name}/{part}", "_rgb_anon.png")
+        labels = storage.expect(f"gt/{name}/{part}", "_gt_labelIds.png")
+        frames += pair(images, labels, INFO.name)
+    return dataset_of_frames(frames, TRAIN_IDS, INFO, split)
+
+
+CORPUS = Corpus(INFO, load)

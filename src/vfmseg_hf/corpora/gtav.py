@@ -1,0 +1,109 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""GTAV ("Playing for Data"): 24,966 rendered pictures of about 1914x1052 with the ids of Cityscapes.
+
+`train` is every pair that is found, as in papers on generalisation. The owners' split into three parts takes their file
+of it: `gtav:/path?split_file=/path/to/split.mat`, or a JSON file `{"train": [1, 2, ...], "val": ..., "test": ...}`.
+"""
+
+import json
+from pathlib import Path
+
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..labels import IGNORE_INDEX
+from .base import Corpus, CorpusInfo, Frame, dataset_of_frames, open_storage, pair, parse_query
+from .cityscapes import TRAIN_IDS as CITYSCAPES_TRAIN_IDS
+
+
+logger = logging.get_logger(__name__)
+
+LAYOUT = (
+    "images/00001.png and labels/00001.png, or 01_images.zip ... 10_images.zip and 01_labels.zip ... 10_labels.zip "
+    "side by side"
+)
+COUNT = 24966  # numbered from 1 in the full release
+WRONG_SIZE = (15188, 17705)  # label maps of another size than their pictures
+SPLITS = ("train", "val", "test")
+
+# Cityscapes' ids, and 34: the owners number the license plate, which is -1 there, last.
+TRAIN_IDS = {index: CITYSCAPES_TRAIN_IDS[index] for index in range(34)} | {34: IGNORE_INDEX}
+
+INFO = CorpusInfo(
+    name="gtav",
+    splits=SPLITS,
+    licence="Playing for Data, Richter et al. 2016; research and educational use, see its page at TU Darmstadt",
+    usage="gtav:/path/to/gtav, or gtav:/path/to/gtav?split_file=/path/to/split.mat for the owners' three parts",
+)
+
+
+def load(rest: str, split: str) -> Dataset:
+    """
+    `train`: all pairs but the two whose sizes differ; with `split_file`: the part of the owners' split.
+
+    Raises:
+        `ValueError`: `val` or `test` without a split file, or a split file that cannot be understood.
+        `FileNotFoundError`: a picture without its label map or the other way round. Numbers that lack both are
+            reported only, because many copies are incomplete.
+        `ImportError`: a `.mat` file without scipy.
+    """
+    path, settings = parse_query(rest, {"split_file": None}, INFO)
+    if settings["split_file"] is None and split != "train":
+        raise ValueError(f"The parts of gtav are known from the owners' split file only. Usage: {INFO.usage}")
+    storage = open_storage(path, INFO, LAYOUT)
+    images, labels = (_without_wrong_sizes(storage.expect(folder, ".png")) for folder in ("images", "labels"))
+    frames = pair(images, labels, INFO.name)
+    if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
+        raise ValueError(f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}.")
+    wanted, note = set(range(1, COUNT + 1)), ""
+    if settings["split_file"] is not None:
+        wanted = read_split(Path(settings["split_file"]).expanduser(), split)
+        frames = [frame for frame in frames if int(frame.name) in wanted]
+        note = f"split_file={Path(settings['split_file']).name}"
+    _report_missing(frames, wanted)
+    return dataset_of_frames(frames, TRAIN_IDS, INFO, split, note=note)
+
+
+def read_split(path: Path, split: str) -> set[int]:
+    """
+    Numbers of the pictures of a part.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`, `ImportError`: the file is missing, holds no such part, or needs scipy.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The split file {path} is missing. It comes with the owners' code to read the labels.")
+    if path.suffix == ".mat":
+        try:
+            from scipy.io import loadmat
+        except ImportError as error:
+            raise ImportError(f"Reading {path} needs scipy: pip install scipy, or pass a JSON file.") from error
+        part = loadmat(path).get(f"{split}Ids")
+        numbers = None if part is None else part.ravel().tolist()
+    else:
+        try:
+            numbers = json.loads(path.read_text(encoding="utf-8")).get(split)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no JSON object of lists of numbers: {error}") from error
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise ValueError(f"{path} holds no list of whole numbers for the part {split!r}, of {', '.join(SPLITS)}.")
+    return set(numbers)
+
+
+def _without_wrong_sizes(files: dict[str, str]) -> dict[str, str]:
+    names = [f"{number:05d}" for number in WRONG_SIZE]
+    if any(name in files for name in names):
+        logger.warning_once(
+            f"gtav: {' and '.join(names)} are left out, because their label maps have another size than the pictures."
+        )
+    return {key: location for key, location in files.items() if key not in names}
+
+
+def _report_missing(frames: list[Frame], wanted: set[int]) -> None:
+    missing = sorted(wanted - {int(frame.name) for frame in frames} - set(WRONG_SIZE))
+    if missing:
+        shown = ", ".join(f"{number:05d}" for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
+        logger.warning_once(f"gtav: {len(missing)} of {len(wanted)} pairs are not in this copy: {shown}")
+
+
+CORPUS = Corpus(INFO, load)

@@ -1,0 +1,182 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Where the files of a corpus lie: in folders, or in zip archives that are read in place.
+
+A location is a path, or `zip://<member>::<archive>`, the way fsspec and `datasets` write members of archives. Members
+are read through one open handle per archive and process: finding a member in an open archive costs microseconds, while
+reading the list of contents of a large archive again would cost a good part of a second for every picture.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+SCHEME = "zip://"
+
+# Open archives by process and path. A handle that came through a fork shares its position in the file with the parent,
+# so that both would read each other's bytes; hence the process in the key.
+_handles: dict[tuple[int, str], zipfile.ZipFile] = {}
+
+
+def member_location(archive: str | Path, member: str) -> str:
+    """The location of a member of an archive."""
+    return f"{SCHEME}{member}::{archive}"
+
+
+def split_location(location: str) -> tuple[str, str] | None:
+    """Archive and member of a location, None for a plain path."""
+    if not location.startswith(SCHEME):
+        return None
+    member, _, archive = location.removeprefix(SCHEME).rpartition("::")
+    return archive, member
+
+
+def base_name(location: str) -> str:
+    """The name of the file at a location, without folders and archive."""
+    inside = split_location(location)
+    return inside[1].rpartition("/")[2] if inside else os.path.basename(location)
+
+
+def open_archive(path: str) -> zipfile.ZipFile:
+    """
+    The handle of an archive in this process, opened when first asked for; never close it.
+
+    Raises:
+        `FileNotFoundError`, `OSError`: the archive is missing or no zip archive; the message names it.
+    """
+    key = os.getpid(), path
+    if key not in _handles:
+        for other in [other for other in _handles if other[0] != key[0]]:  # the parent's, useless here
+            _handles.pop(other, None)
+        try:
+            archive = zipfile.ZipFile(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"The archive {path} is gone. Restore it, or load the corpus again from where it is now."
+            ) from error
+        except zipfile.BadZipFile as error:
+            raise OSError(f"Cannot read the archive {path}: {error}. Download it again from the owner.") from error
+        _handles.setdefault(key, archive)  # of two threads that come here together, the first one's stays
+    return _handles[key]
+
+
+@contextmanager
+def open_location(location: str) -> "Iterator[str | IO[bytes]]":
+    """
+    What Pillow opens for a location: the path itself, or a member of an archive, decompressed as far as it is read.
+
+    Raises:
+        `FileNotFoundError`, `OSError`: the archive or its member is missing or damaged; the message names it.
+    """
+    inside = split_location(location)
+    if inside is None:
+        yield location
+        return
+    archive, member = inside
+    try:
+        entry = open_archive(archive).getinfo(member)
+    except KeyError as error:
+        raise FileNotFoundError(
+            f"The archive {archive} has no member {member}. Restore it from the owner's."
+        ) from error
+    try:
+        with open_archive(archive).open(entry) as file:
+            yield file
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # the last for encryption and odd codecs
+        raise OSError(f"Cannot read {location}: {error}. Download the archive again from the owner.") from error
+
+
+def read_bytes(location: str) -> bytes:
+    """The content of a location. Raises as `open_location` does."""
+    with open_location(location) as file:
+        return Path(file).read_bytes() if isinstance(file, str) else file.read()
+
+
+class Storage:
+    """
+    The files of one corpus: a folder in the owner's layout, archives in a folder, or one archive.
+
+    Args:
+        root: the folder, or the zip archive.
+        name: the corpus, for messages.
+        layout: what is expected below `root`, for messages.
+    """
+
+    def __init__(self, root: Path, name: str, layout: str):
+        self.root, self.name, self.layout = root, name, layout
+        self.archives = [root] if root.is_file() else sorted(root.glob("*.zip"))
+
+    def files(self, folder: str, suffixes: str | Sequence[str]) -> dict[str, str]:
+        """
+        All files below `folder`: `{path below the folder, without the suffix: location}`, in the order of the paths.
+
+        The folder is looked for below the root, then one level deeper (archives unpacked into a folder of their own),
+        then in the archives under any parent. Unpacked folders come before archives. Empty if there is none.
+
+        Raises:
+            `ValueError`: two folders or archives hold the same files, so that one would win by chance.
+        """
+        suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
+        found = self._unpacked(folder, suffixes) or self._packed(folder, suffixes)
+        return dict(sorted(found.items()))
+
+    def expect(self, folder: str, suffixes: str | Sequence[str]) -> dict[str, str]:
+        """As `files`. Raises `FileNotFoundError` with the expected layout if there is none."""
+        found = self.files(folder, suffixes)
+        if not found:
+            raise self.missing(folder, suffixes)
+        return found
+
+    def missing(self, folder: str, suffixes: str | Sequence[str]) -> FileNotFoundError:
+        """The error for a folder that is not there."""
+        wanted = suffixes if isinstance(suffixes, str) else " or ".join(suffixes)
+        packed = f"{len(self.archives)} zip archive{'' if len(self.archives) == 1 else 's'}"
+        return FileNotFoundError(
+            f"No {folder}/**/*{wanted} in {self.root}, neither unpacked nor in its {packed}. The corpus {self.name} is "
+            f"read as its owners ship it: {self.layout}. Point to the folder that holds this, or complete the copy."
+        )
+
+    def _unpacked(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+        if self.root.is_file():
+            return {}
+        places = [self.root / folder]
+        if not places[0].is_dir():
+            places = [child / folder for child in sorted(self.root.iterdir()) if (child / folder).is_dir()]
+        if len(places) > 1:
+            raise ValueError(f"{places[0]} and {places[1]} could both be meant; point to the folder of one of them.")
+        found: dict[str, str] = {}
+        for place in places:
+            for parent, _, names in os.walk(place, followlinks=True):
+                below = Path(parent).relative_to(place).as_posix()
+                for name in names:
+                    if suffix := _suffix(name, suffixes):
+                        key = name.removesuffix(suffix)
+                        self._add(found, key if below == "." else f"{below}/{key}", os.path.join(parent, name))
+        return found
+
+    def _packed(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        wanted = f"/{folder}/"
+        for archive in self.archives:
+            for member in open_archive(str(archive)).namelist():
+                before, there, below = f"/{member}".partition(wanted)
+                suffix = _suffix(below.rpartition("/")[2], suffixes) if there else None
+                if suffix and "__MACOSX" not in before:
+                    self._add(found, below.removesuffix(suffix), member_location(archive, member))
+        return found
+
+    def _add(self, found: dict[str, str], key: str, location: str) -> None:
+        if key in found:
+            raise ValueError(
+                f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
+            )
+        found[key] = location
+
+
+def _suffix(name: str, suffixes: tuple[str, ...]) -> str | None:
+    """The suffix that a file name ends with; None for others and for hidden files."""
+    return None if name.startswith(".") else next((suffix for suffix in suffixes if name.endswith(suffix)), None)

@@ -1,0 +1,685 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Corpora as their owners ship them, in folders and in zip archives; own folders; archives across processes."""
+
+import csv
+import json
+import multiprocessing
+import os
+import pickle
+import struct
+import sys
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets.table import embed_table_storage
+from torch.utils.data import DataLoader
+
+from vfmseg_hf.corpora import acdc, bdd100k, cityscapes, corpus_info, gtav, load_corpus, mapillary, storage, synthia
+from vfmseg_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
+
+
+IGNORE = 255
+PALETTE = [(7 * value + 3) % 256 for value in range(768)]  # read through it, every id would change
+
+
+# --- small copies of the owners' layouts --------------------------------------------------------------------------
+
+
+def rgb16_png(ids: np.ndarray) -> bytes:
+    """RGB of 16 bits per channel: the id, then the number of an instance; Pillow cannot write it."""
+    height, width = ids.shape
+    pixels = np.zeros((height, width, 3), ">u2")
+    pixels[..., 0], pixels[..., 1] = ids, 777
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def write_label(path: Path, ids: np.ndarray, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "rgb16":
+        path.write_bytes(rgb16_png(ids))
+        return
+    label = PIL.Image.fromarray(ids.astype(np.uint16) * 256 + 5 if kind == "instances" else ids)
+    if kind == "palette":
+        label.putpalette(PALETTE)
+    label.save(path)
+
+
+@dataclass
+class Layout:
+    """Frames `(split, picture, label file)`, the values of the label files, and what they become."""
+
+    frames: list[tuple[str, str, str]]
+    table: dict[int, int]
+    kind: str = "plain"
+    archives: dict[str, str] | None = None  # first folder of a path to the archive that holds it
+    wrapper: str = ""  # a folder around everything in the archives
+
+    def write(self, folder: Path) -> dict[str, np.ndarray]:
+        random = np.random.default_rng(0)
+        values = np.array(list(self.table), np.uint8)
+        expected = {}
+        for _, image, label in self.frames:
+            ids = random.choice(values, (12, 16))
+            path = folder / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("RGB", (16, 12), (int(ids[0, 0]),) * 3).save(path, quality=95)
+            write_label(folder / label, ids, self.kind)
+            expected[self.name(image)] = np.vectorize(self.table.get)(ids)
+        return expected
+
+    @staticmethod
+    def name(image: str) -> str:
+        return Path(image).stem.removesuffix("_leftImg8bit").removesuffix("_rgb_anon")
+
+    def pack(self, folder: Path, to: Path) -> None:
+        to.mkdir()
+        for name in sorted(set(self.archives.values())):
+            with zipfile.ZipFile(to / name, "w") as archive:
+                for _, *paths in self.frames:
+                    for path in paths:
+                        if self.archives[next(k for k in self.archives if path.startswith(k))] == name:
+                            archive.write(folder / path, self.wrapper + path)
+                            # What macOS adds; it is no picture.
+                            archive.writestr(f"__MACOSX/{path}", b"")
+
+    @property
+    def splits(self) -> set[str]:
+        return {split for split, _, _ in self.frames}
+
+
+def cityscapes_layout() -> Layout:
+    frames = [
+        (split, f"leftImg8bit/{split}/{city}/{city}_{number:06d}_000019_leftImg8bit.png",
+         f"gtFine/{split}/{city}/{city}_{number:06d}_000019_gtFine_labelIds.png")
+        for split, city, number in (("train", "aachen", 0), ("train", "ulm", 7), ("val", "munster", 3))
+    ]  # fmt: skip
+    archives = {"leftImg8bit": "leftImg8bit_trainvaltest.zip", "gtFine": "gtFine_trainvaltest.zip"}
+    return Layout(frames, cityscapes.TRAIN_IDS, archives=archives)
+
+
+def gtav_layout() -> Layout:
+    frames = [("train", f"images/{n:05d}.png", f"labels/{n:05d}.png") for n in (1, 2, 12000)]
+    archives = {f"{kind}/{start}": f"{number}_{kind}.zip" for kind in ("images", "labels")
+                for start, number in (("00", "01"), ("12", "05"))}  # fmt: skip
+    return Layout(frames, gtav.TRAIN_IDS, "palette", archives)
+
+
+def bdd_layout() -> Layout:
+    frames = [(s, f"images/10k/{s}/{n}.jpg", f"labels/sem_seg/masks/{s}/{n}.png")
+              for s, n in (("train", "0a0a0b1a-7c39d841"), ("val", "7d2f7975-e0c1c5a7"))]  # fmt: skip
+    archives = {"images": "bdd100k_images_10k.zip", "labels": "bdd100k_sem_seg_labels_trainval.zip"}
+    return Layout(frames, bdd100k.TRAIN_IDS, archives=archives, wrapper="bdd100k/")
+
+
+def old_bdd_layout() -> Layout:
+    frames = [(s, f"seg/images/{s}/{n}.jpg", f"seg/labels/{s}/{n}_train_id.png")
+              for s, n in (("train", "0a0a0b1a-7c39d841"), ("val", "7d2f7975-e0c1c5a7"))]  # fmt: skip
+    return Layout(frames, bdd100k.TRAIN_IDS, archives={"seg": "bdd100k_seg.zip"}, wrapper="bdd100k/")
+
+
+def mapillary_layout(labels: str, version: str = "1.2", kind: str = "palette") -> Layout:
+    frames = [(s, f"{s}/images/{n}.jpg", f"{s}/{labels}/{n}.png")
+              for s, n in (("training", "abc_DE-0"), ("training", "xyz"), ("validation", "q_1"))]  # fmt: skip
+    table = next(iter(mapillary.MAPPINGS[version].values()))
+    return Layout(frames, table, kind, {"training": "vistas.zip", "validation": "vistas.zip"})
+
+
+def synthia_layout() -> Layout:
+    frames = [("train", f"RGB/{n:07d}.png", f"GT/LABELS/{n:07d}.png") for n in (0, 1)]
+    archives = dict.fromkeys(("RGB", "GT"), "SYNTHIA_RAND_CITYSCAPES.zip")
+    return Layout(frames, synthia.TRAIN_IDS, "rgb16", archives, "RAND_CITYSCAPES/")
+
+
+def acdc_layout() -> Layout:
+    frames = [
+        (s, f"rgb_anon/{c}/{s}/GOPR0475/GOPR0475_frame_{i:06d}_rgb_anon.png",
+         f"gt/{c}/{s}/GOPR0475/GOPR0475_frame_{i:06d}_gt_labelIds.png")
+        for i, (s, c) in enumerate((s, c) for s in ("train", "val") for c in acdc.CONDITIONS)
+    ]  # fmt: skip
+    archives = {"rgb_anon": "rgb_anon_trainvaltest.zip", "gt": "gt_trainval.zip"}
+    return Layout(frames, cityscapes.TRAIN_IDS, archives=archives)
+
+
+LAYOUTS = {
+    "cityscapes": cityscapes_layout,
+    "gtav": gtav_layout,
+    "bdd100k": bdd_layout,
+    "bdd100k (older)": old_bdd_layout,
+    "mapillary": lambda: mapillary_layout("v1.2/labels"),
+    "mapillary (v1.2 release)": lambda: mapillary_layout("labels"),
+    "mapillary (instances)": lambda: mapillary_layout("v1.2/instances", kind="instances"),
+    "mapillary (2.0)": lambda: mapillary_layout("v2.0/labels", "2.0"),
+    "synthia": synthia_layout,
+    "acdc": acdc_layout,
+}
+
+
+@dataclass
+class Copy:
+    """A corpus on disk."""
+
+    spec: str
+    folder: Path
+    layout: Layout
+    expected: dict[str, np.ndarray]
+
+    def load(self, split: str | None = None, query: str = "") -> Dataset:
+        return load_corpus(self.spec + query, split)
+
+    def check(self, row: dict) -> None:
+        assert row["image"].mode == "RGB" and row["label"].mode == "L"
+        expected = self.expected[row["file_name"]]
+        np.testing.assert_array_equal(np.asarray(row["label"]), expected)
+        # The picture says which frame it is: its grey is the first original id.
+        grey = int(np.asarray(row["image"])[0, 0, 0])
+        assert row["image"].size == (16, 12) and self.layout.table[grey] == expected[0, 0]
+
+
+@pytest.fixture
+def make_copy(tmp_path):
+    def make(name: str, packed: bool = False) -> Copy:
+        layout = LAYOUTS[name]()
+        folder = tmp_path / name.replace(" ", "_")
+        expected = layout.write(folder)
+        if packed:
+            layout.pack(folder, tmp_path / "packed")
+            folder = tmp_path / "packed"
+        query = "?version=2.0" if "2.0" in name else ""
+        return Copy(f"{name.split()[0]}:{folder}{query}", folder, layout, expected)
+
+    return make
+
+
+@pytest.fixture(params=["folders", "archives"])
+def copy(request, make_copy):
+    return make_copy("cityscapes", request.param == "archives")
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+
+class TestLayouts:
+    @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
+    @pytest.mark.parametrize("name", list(LAYOUTS))
+    def test_rows(self, make_copy, name, packed):
+        copy = make_copy(name, packed)
+        assert copy.layout.splits <= set(corpus_info(copy.spec).splits)
+        for split in copy.layout.splits:
+            dataset = copy.load(split)
+            assert dataset.column_names == ["image", "label", "file_name"]
+            names = [Layout.name(image) for s, image, _ in copy.layout.frames if s == split]
+            assert sorted(dataset["file_name"]) == sorted(names)
+            for row in dataset:
+                copy.check(row)
+
+    def test_one_archive_may_be_the_corpus(self, make_copy):
+        copy = make_copy("synthia", packed=True)
+        copy.spec = f"synthia:{copy.folder}/SYNTHIA_RAND_CITYSCAPES.zip"
+        assert len([copy.check(row) for row in copy.load()]) == 2
+
+    def test_archives_unpacked_into_folders_of_their_own(self, make_copy):
+        copy = make_copy("acdc")
+        for part in ("rgb_anon", "gt"):
+            (copy.folder / f"{part}_unpacked").mkdir()
+            (copy.folder / part).rename(copy.folder / f"{part}_unpacked" / part)
+        assert len([copy.check(row) for row in copy.load("val")]) == 4
+
+    def test_acdc_conditions(self, make_copy):
+        copy = make_copy("acdc")
+        assert len(copy.load("val")) == 4
+        (row,) = copy.load("val_night")
+        copy.check(row)
+        assert row["file_name"] == "GOPR0475_frame_000005"
+
+    def test_unpacked_folders_come_before_archives(self, make_copy):
+        copy = make_copy("cityscapes")
+        copy.layout.pack(copy.folder, copy.folder / "zips")
+        for path in (copy.folder / "zips").iterdir():
+            path.rename(copy.folder / path.name)
+        cells = copy.load("train").with_format("arrow")[:]["image"].to_pylist()
+        assert not any(cell["path"].startswith("zip://") for cell in cells)
+
+
+class TestOperations:
+    """On both kinds of storage; labels in folders are covered more widely in `test_corpora`."""
+
+    @pytest.mark.parametrize(
+        "operate",
+        [
+            lambda d, p: d.select(range(len(d))[::-1]),
+            lambda d, p: d.shuffle(seed=0),
+            lambda d, p: d.filter(lambda row: row["label"].size == (16, 12)),
+            lambda d, p: d.map(lambda row: {**row, "seen": 1}),
+            lambda d, p: d.map(lambda row: {"seen": 1}, num_proc=2),
+            lambda d, p: d.to_iterable_dataset().shuffle(seed=0, buffer_size=2),
+            lambda d, p: d.save_to_disk(p) or load_from_disk(p),
+            lambda d, p: d.save_to_disk(p) or load_corpus(str(p)),
+            lambda d, p: d.to_parquet(f"{p}.parquet") and Dataset.from_parquet(f"{p}.parquet", cache_dir=f"{p}.cache"),
+            lambda d, p: pickle.loads(pickle.dumps(d)),
+            lambda d, p: concatenate_datasets([d, d]).select([0, 3]),
+            lambda d, p: d.with_format("arrow").map(embed_table_storage, batched=True).with_format(None),
+            lambda d, p: [r for b in DataLoader(d, 1, num_workers=2, collate_fn=list, multiprocessing_context="fork")
+                          for r in b],
+        ],
+        ids="select shuffle filter map processes iterable disk table parquet pickle concatenate embed workers".split(),
+    )  # fmt: skip
+    def test_ids_stay_mapped(self, copy, tmp_path, operate):
+        rows = list(operate(copy.load("train"), tmp_path / "stored"))
+        assert {row["file_name"] for row in rows} == {"aachen_000000_000019", "ulm_000007_000019"}
+        for row in rows:
+            copy.check(row)
+
+    def test_folders_and_archives_in_one(self, make_copy):
+        first, second = make_copy("cityscapes"), make_copy("gtav", packed=True)
+        rows = list(concatenate_datasets([first.load("train"), second.load()]))
+        for row in rows:
+            (first if "000019" in row["file_name"] else second).check(row)
+        assert len(rows) == 5
+
+    def test_what_goes_to_the_hub_names_no_archive(self, make_copy):
+        dataset = make_copy("cityscapes", packed=True).load("train").with_format("arrow")
+        cells = dataset.map(embed_table_storage, batched=True, keep_in_memory=True)[:]
+        assert ".zip" not in str([cells[name].to_pylist() for name in ("image", "label")])
+
+
+# --- archives -----------------------------------------------------------------------------------------------------
+
+
+def _read_all(copy, queue):
+    rows = list(copy.load("train"))
+    for row in rows:
+        copy.check(row)
+    queue.put((os.getpid(), sorted({process for process, _ in storage._handles}), len(storage._handles)))
+
+
+class TestArchives:
+    def test_one_handle_per_archive_and_process(self, make_copy, monkeypatch):
+        copy = make_copy("cityscapes", packed=True)
+        opened = []
+        original = zipfile.ZipFile
+        monkeypatch.setattr(storage, "_handles", {})
+        monkeypatch.setattr(storage.zipfile, "ZipFile", lambda path: opened.append(path) or original(path))
+        dataset = copy.load("train")
+        for _ in range(3):
+            list(dataset)
+        assert len(opened) == 2
+
+    def test_members_of_a_large_archive_open_at_once(self, tmp_path, monkeypatch):
+        with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
+            for number in range(25_000):
+                archive.writestr(f"labels/{number:05d}.png", b"label")
+        monkeypatch.setattr(storage, "_handles", {})
+        seconds = []
+        for number in range(0, 25_000, 250):
+            start = time.perf_counter()
+            assert storage.read_bytes(f"zip://labels/{number:05d}.png::{tmp_path}/large.zip") == b"label"
+            seconds.append(time.perf_counter() - start)
+        assert np.median(seconds) < 0.002
+
+    def test_a_forked_process_opens_its_own(self, make_copy, monkeypatch):
+        copy = make_copy("cityscapes", packed=True)
+        monkeypatch.setattr(storage, "_handles", {})
+        list(copy.load("train"))
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        process = context.Process(target=_read_all, args=(copy, queue))
+        process.start()
+        child, owners, count = queue.get(timeout=30)
+        process.join()
+        assert owners == [child] and count == 2
+        assert {owner for owner, _ in storage._handles} == {os.getpid()}
+        list(copy.load("train"))
+
+    def test_damage(self, make_copy):
+        copy = make_copy("cityscapes", packed=True)
+        dataset = copy.load("val")
+        path = copy.folder / "gtFine_trainvaltest.zip"
+        content = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            member = next(m for m in archive.infolist() if "munster" in m.filename and "MACOSX" not in m.filename)
+        start = member.header_offset + 30 + len(member.filename)
+        content[start + 20 : start + 40] = bytes(20)
+        path.write_bytes(content)
+        storage._handles.clear()
+        with pytest.raises(OSError, match=r"Cannot read zip://gtFine/val/munster/.*gtFine_trainvaltest.zip"):
+            dataset[0]
+        path.write_bytes(b"nothing")
+        storage._handles.clear()
+        with pytest.raises(OSError, match=r"Cannot read .*gtFine_trainvaltest.zip: .*Download"):
+            dataset[0]
+        with pytest.raises(OSError, match="Cannot read the archive .*gtFine_trainvaltest.zip"):
+            copy.load("val")
+        path.unlink()
+        storage._handles.clear()
+        with pytest.raises(FileNotFoundError, match="gtFine_trainvaltest.zip"):
+            dataset[0]
+
+    def test_broken_picture(self, make_copy):
+        copy = make_copy("gtav")
+        (copy.folder / "images" / "00002.png").write_bytes(b"no picture")
+        copy.layout.pack(copy.folder, copy.folder.parent / "zips")
+        dataset = load_corpus(f"gtav:{copy.folder.parent}/zips")
+        with pytest.raises(OSError, match=r"Cannot read the picture zip://images/00002.png::.*01_images.zip"):
+            dataset["image"][1]
+
+    def test_a_file_in_two_archives(self, make_copy):
+        copy = make_copy("cityscapes", packed=True)
+        (copy.folder / "copy.zip").write_bytes((copy.folder / "gtFine_trainvaltest.zip").read_bytes())
+        with pytest.raises(ValueError, match="holds one file twice.*copy.zip"):
+            copy.load("train")
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+class TestErrors:
+    @pytest.mark.parametrize("name", ["cityscapes", "gtav", "bdd100k", "mapillary", "synthia", "acdc"])
+    def test_not_the_layout(self, tmp_path, name):
+        with pytest.raises(FileNotFoundError, match=r"read as its owners ship it: .*(/|\*)"):
+            load_corpus(f"{name}:{tmp_path}")
+        with pytest.raises(FileNotFoundError, match=f"No folder {tmp_path}/nowhere for the corpus {name}"):
+            load_corpus(f"{name}:{tmp_path}/nowhere")
+        with pytest.raises(ValueError, match=f"{name} needs the folder"):
+            load_corpus(f"{name}:")
+
+    @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
+    @pytest.mark.parametrize("name", list(LAYOUTS))
+    def test_a_file_without_its_partner(self, make_copy, name, packed):
+        copy = make_copy(name)
+        split, image, label = copy.layout.frames[0]
+        # Another frame of the split, so that its folder does not become empty.
+        for path in (image, label):
+            other = Path(path).with_name("zz" + Path(path).name)
+            (copy.folder / other).write_bytes((copy.folder / path).read_bytes())
+        (copy.folder / label).unlink()
+        if packed:
+            with zipfile.ZipFile(copy.folder / "all.zip", "w") as archive:
+                for path in copy.folder.rglob("*.*g"):
+                    archive.write(path, path.relative_to(copy.folder))
+            copy.spec = copy.spec.replace(str(copy.folder), str(copy.folder / "all.zip"))
+        with pytest.raises(FileNotFoundError, match=rf"1 of \d files have no label map: .*{image}"):
+            copy.load(split)
+
+    def test_unknown_ids(self, copy):
+        dataset = copy.load("train")
+        cells = dataset.with_format("arrow")[:]["label"].to_pylist()
+        table = cells[0]["table"]
+        missing = next(value for value in (7, 8, 11) if (copy.expected["aachen_000000_000019"] == table[value]).any())
+        cells[0]["table"][missing] = -1
+        changed = Dataset.from_dict({"label": cells[:1]}, features=dataset.select_columns("label").features)
+        with pytest.raises(ValueError, match=rf"aachen_000000_000019_gtFine_labelIds.png.* holds ids \[{missing}\]"):
+            changed[0]
+
+    def test_settings(self, make_copy):
+        copy = make_copy("mapillary")
+        for query, message in (
+            ("?version=3", "no version '3', only 1.2, 2.0"),
+            ("?mapping=mine", "1.2 has no mapping 'mine', only name_rules, hrda"),
+            ("?version=2.0&mapping=hrda", "2.0 has no mapping 'hrda', only fixed, name_rules"),
+            ("?size=3", "does not know 'size'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                copy.load(None, query)
+        with pytest.raises(FileNotFoundError, match="training/v2.0/labels"):
+            copy.load(None, "?version=2.0")
+
+
+class TestMapillary:
+    def test_the_choice_is_recorded_and_applied(self, make_copy):
+        copy = make_copy("mapillary")
+        assert copy.load("training").info.description == "mapillary, training, version=1.2, mapping=name_rules"
+        dataset = copy.load("training", "?mapping=hrda")
+        assert "mapping=hrda" in dataset.info.description
+        with PIL.Image.open(copy.folder / "training/v1.2/labels/abc_DE-0.png") as image:
+            table = mapillary.MAPPINGS["1.2"]["hrda"]
+            np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), np.vectorize(table.get)(np.asarray(image)))
+
+    def test_instances_of_8_bits(self, make_copy):
+        copy = make_copy("mapillary (instances)")
+        write_label(copy.folder / "validation/v1.2/instances/q_1.png", np.zeros((12, 16), np.uint8), "plain")
+        with pytest.raises(ValueError, match="q_1.png is uint8 .*expected 16-bit"):
+            copy.load("validation")[0]
+
+
+class TestSynthia:
+    def test_copies_of_8_bits_have_lost_their_ids(self, make_copy):
+        copy = make_copy("synthia")
+        PIL.Image.new("RGB", (16, 12)).save(copy.folder / "GT/LABELS/0000000.png")
+        with pytest.raises(ValueError, match="0000000.png is torch.uint8 with 3 channels, expected.*16 bits"):
+            copy.load()[0]
+        (copy.folder / "GT/LABELS/0000000.png").write_bytes(b"")
+        with pytest.raises(OSError, match="Cannot read .*0000000.png"):
+            copy.load()[0]
+
+    def test_without_torchvision(self, make_copy, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+        with pytest.raises(ImportError, match=r"vfmseg-hf\[train\]"):
+            make_copy("synthia").load()
+
+
+class TestGtav:
+    @pytest.fixture
+    def notices(self, monkeypatch):
+        texts = []
+        gtav.logger.warning_once.cache_clear()
+        monkeypatch.setattr(gtav.logger, "warning", lambda text, *rest, **more: texts.append(text))
+        yield texts
+        gtav.logger.warning_once.cache_clear()
+
+    def test_left_out_by_name(self, make_copy, notices):
+        copy = make_copy("gtav")
+        for number in gtav.WRONG_SIZE:
+            PIL.Image.new("RGB", (16, 12)).save(copy.folder / "images" / f"{number:05d}.png")
+            PIL.Image.new("L", (8, 6)).save(copy.folder / "labels" / f"{number:05d}.png")
+        for _ in range(2):
+            assert list(copy.load()["file_name"]) == ["00001", "00002", "12000"]
+        assert sum("15188 and 17705 are left out" in text for text in notices) == 1
+        assert sum("24961 of 24966 pairs are not in this copy: 00003, 00004" in text for text in notices) == 1
+
+    def test_the_owners_split(self, make_copy, tmp_path, notices):
+        copy = make_copy("gtav")
+        with pytest.raises(ValueError, match=r"owners' split file only.*split_file="):
+            copy.load("val")
+        (tmp_path / "split.json").write_text(json.dumps({"train": [1, 3], "val": [2, 12000]}))
+        query = f"?split_file={tmp_path}/split.json"
+        assert list(copy.load("val", query)["file_name"]) == ["00002", "12000"]
+        dataset = copy.load("train", query)
+        assert list(dataset["file_name"]) == ["00001"] and "split.json" in dataset.info.description
+        assert notices == ["gtav: 1 of 2 pairs are not in this copy: 00003"]
+        with pytest.raises(ValueError, match="no list of whole numbers for the part 'test'"):
+            copy.load("test", query)
+        with pytest.raises(FileNotFoundError, match="nowhere.mat is missing"):
+            copy.load("val", "?split_file=nowhere.mat")
+
+    def test_mat_files(self, make_copy, tmp_path, monkeypatch):
+        """With a stand-in for scipy, which is no dependency; the owners' file holds columns of numbers."""
+        copy = make_copy("gtav")
+        (tmp_path / "split.mat").write_bytes(b"")
+        query = f"?split_file={tmp_path}/split.mat"
+        monkeypatch.setitem(sys.modules, "scipy", None)
+        monkeypatch.setitem(sys.modules, "scipy.io", None)
+        with pytest.raises(ImportError, match="needs scipy"):
+            copy.load("val", query)
+        io = SimpleNamespace(loadmat=lambda path: {"valIds": np.array([[2], [12000]], np.uint16)})
+        monkeypatch.setitem(sys.modules, "scipy", SimpleNamespace(io=io))
+        monkeypatch.setitem(sys.modules, "scipy.io", io)
+        assert list(copy.load("val", query)["file_name"]) == ["00002", "12000"]
+        with pytest.raises(ValueError, match="part 'test'"):
+            copy.load("test", query)
+
+    def test_names_that_are_no_numbers(self, make_copy):
+        copy = make_copy("gtav")
+        for folder in ("images", "labels"):
+            (copy.folder / folder / "00001.png").rename(copy.folder / folder / "first.png")
+        with pytest.raises(ValueError, match="first.png is no picture of gtav"):
+            copy.load()
+
+
+# --- own data -----------------------------------------------------------------------------------------------------
+
+
+class TestFolder:
+    @pytest.fixture
+    def write(self, tmp_path):
+        def make(plan, labels: np.ndarray, name: str = "corpus.yaml") -> str:
+            for path in ("photos/a", "masks/a"):
+                (tmp_path / path).mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("RGB", labels.shape[1::-1]).save(tmp_path / "photos/a/1_left.jpg")
+            PIL.Image.fromarray(labels).save(tmp_path / "masks/a/1_gt.png")
+            text = plan if isinstance(plan, str) else json.dumps(plan)
+            (tmp_path / name).write_text(text)
+            return f"folder:{tmp_path}/{name}"
+
+        return make
+
+    FILES = {"images": "photos", "labels": "masks/", "image_suffix": "_left.jpg", "label_suffix": "_gt.png"}
+
+    def test_ids(self, write, tmp_path):
+        spec = write(
+            "images: photos\nlabels: masks\nimage_suffix: _left.jpg\nlabel_suffix: _gt.png\n"
+            "ids:\n  way: [7, 24]\n  car: 26\nignore: [0, 255]\n",
+            np.array([[0, 7, 24, 26, 255]], np.uint8),
+        )
+        info = corpus_info(spec)
+        assert info.id2label == {0: "way", 1: "car"} and info.splits == ("all",)
+        assert info.evaluation.names == ("way", "car")
+        for dataset in (load_corpus(spec), load_corpus(spec, "all")):
+            (row,) = dataset
+            assert row["file_name"] == "1"
+            np.testing.assert_array_equal(np.asarray(row["label"]), [[255, 0, 0, 1, 255]])
+        PIL.Image.fromarray(np.array([[9, 0, 0, 0, 0]], np.uint8)).save(tmp_path / "masks/a/1_gt.png")
+        with pytest.raises(ValueError, match=r"1_gt.png holds ids \[9\]"):
+            load_corpus(spec)[0]
+
+    @pytest.mark.parametrize("palette", [False, True])
+    def test_colours(self, write, tmp_path, palette):
+        colours = {"way": [128, 64, 128], "car": [[0, 0, 142], [0, 0, 70]]}
+        pixels = np.array([[[128, 64, 128], [0, 0, 142], [0, 0, 70], [9, 9, 9]]], np.uint8)
+        spec = write({**self.FILES, "colours": colours, "ignore": [9, 9, 9]}, pixels, "corpus.json")
+        if palette:
+            PIL.Image.fromarray(pixels).quantize(4).save(tmp_path / "masks/a/1_gt.png")
+        dataset = load_corpus(spec)
+        dataset.save_to_disk(tmp_path / "stored")
+        for rows in (dataset, load_from_disk(tmp_path / "stored")):
+            np.testing.assert_array_equal(np.asarray(rows[0]["label"]), [[0, 1, 1, 255]])
+        pixels[0, 3] = 10
+        PIL.Image.fromarray(pixels).save(tmp_path / "masks/a/1_gt.png")
+        with pytest.raises(ValueError, match=r"1_gt.png holds colours \['#0a0a0a'\].*it has \['#804080'"):
+            load_corpus(spec)[0]
+
+    def test_the_rest_may_be_ignored(self, write):
+        spec = write({**self.FILES, "ids": {"way": 7}, "ignore": "rest"}, np.array([[7, 0, 201]], np.uint8))
+        np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), [[0, 255, 255]])
+        pixels = np.array([[[1, 2, 3], [3, 2, 1]]], np.uint8)
+        spec = write({**self.FILES, "colours": {"way": [1, 2, 3]}, "ignore": "rest"}, pixels)
+        np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), [[0, 255]])
+
+    def test_classes_of_cityscapes(self, write):
+        plan = {**self.FILES, "ids": {"car": 1, "road": 2}, "classes": "cityscapes"}
+        spec = write(plan, np.array([[1, 2]], np.uint8))
+        assert corpus_info(spec).id2label == CITYSCAPES_ID2LABEL
+        np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), [[13, 0]])
+
+    def test_splits_and_archives(self, write, tmp_path):
+        part = {"images": "photos", "labels": "masks"}
+        plan = {**self.FILES, "ids": {"way": 7}, "splits": {"fit": part, "check": part}}
+        del plan["images"], plan["labels"]
+        spec = write(plan, np.array([[7]], np.uint8))
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+            for path in ("photos/a/1_left.jpg", "masks/a/1_gt.png"):
+                archive.write(tmp_path / path, path)
+                (tmp_path / path).unlink()
+        assert corpus_info(spec).splits == ("fit", "check")
+        assert np.asarray(load_corpus(spec, "check")[0]["label"]).tolist() == [[0]]
+        with pytest.raises(ValueError, match="no split 'test', only fit, check"):
+            load_corpus(spec, "test")
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            ({"classs": 1}, "unknown key 'classs'"),
+            ({"ids": None}, "maps names of classes"),
+            ({"colours": {"way": [1, 2, 3]}}, "needs one of `ids` and `colours`"),
+            ({"ids": {"way": "7"}}, "way is an id 0..255, or a list of ids, got"),
+            ({"ids": {"way": 300}}, "way is an id 0..255"),
+            ({"ids": {"way": 7, "car": [8, 7]}}, "car holds 7, which is listed before"),
+            ({"ignore": 7}, "ignore holds 7, which is listed before"),
+            ({"classes": "cityscapes"}, "'way' is no class of Cityscapes; they are road"),
+            ({"classes": "ade"}, "`classes` is `cityscapes` or left out"),
+            ({"images": 3}, "'all' needs the folders"),
+            ({"splits": {"a": {}}}, "belong into each of them"),
+            ({"label_suffix": 3}, "`label_suffix` is how file names end"),
+        ],
+    )
+    def test_mistakes(self, write, change, message):
+        spec = write({**self.FILES, "ids": {"way": 7}, **change}, np.array([[7]], np.uint8))
+        with pytest.raises(ValueError, match=message):
+            load_corpus(spec)
+
+    def test_bad_files(self, write, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere.yaml for the corpus folder"):
+            load_corpus(f"folder:{tmp_path}/nowhere.yaml")
+        with pytest.raises(FileNotFoundError, match="No file given"):
+            load_corpus("folder:")
+        for text, message in (("a: [", "cannot be read as YAML"), ("- a", "holds no keys")):
+            with pytest.raises(ValueError, match=message):
+                load_corpus(write(text, np.array([[7]], np.uint8)))
+        with pytest.raises(ValueError, match=r"way is a colour \[red, green, blue\]"):
+            load_corpus(write({**self.FILES, "colours": {"way": [[1, 2]]}}, np.array([[7]], np.uint8)))
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+class TestTables:
+    @pytest.fixture
+    def rows(self, shared):
+        def read(name: str) -> list[dict[str, str]]:
+            with open(shared / "data" / "label_tables" / name, newline="") as file:
+                return list(csv.DictReader(file))
+
+        return read
+
+    def test_cityscapes_and_acdc(self, rows):
+        table = {int(row["id"]) % 256: int(row["train_id"]) % 256 for row in rows("cityscapes_labels.csv")}
+        assert table == cityscapes.TRAIN_IDS
+        assert acdc.TRAIN_IDS is cityscapes.TRAIN_IDS
+
+    def test_gtav(self, rows):
+        table = {int(row["id"]): int(row["cityscapes_train_id"]) for row in rows("gta5_labels.csv")}
+        assert table | {34: IGNORE} == gtav.TRAIN_IDS
+
+    def test_synthia(self, rows):
+        table = rows("synthia_rand_cityscapes_labels.csv")
+        assert {int(row["id"]): int(row["cityscapes_train_id"]) for row in table} == synthia.TRAIN_IDS
+
+    def test_bdd100k(self, shared):
+        names = (shared / "data/label_tables/mseg/names/bddsemseg_names.txt").read_text().split("\n")
+        assert [name for name in names if name] == [name for name, _ in CITYSCAPES_CLASSES]
+        assert bdd100k.TRAIN_IDS == {**{index: index for index in range(19)}, IGNORE: IGNORE}
+
+    @pytest.mark.parametrize("version, mapping", [(v, m) for v in mapillary.MAPPINGS for m in mapillary.MAPPINGS[v]])
+    def test_mapillary(self, rows, shared, version, mapping):
+        table = rows(f"mapillary/v{version}_to_cityscapes19.csv")
+        assert mapillary.MAPPINGS[version][mapping] == {int(r["id"]): int(r[f"train_id_{mapping}"]) for r in table}
+        config = json.loads((shared / f"data/label_tables/mapillary/config_v{version}.json").read_text())
+        assert len(config["labels"]) == mapillary.LABELS[version]
+
+    def test_the_two_mappings_differ_on_11_labels(self):
+        rules, hrda = mapillary.MAPPINGS["1.2"].values()
+        assert sum(rules[label] != hrda[label] for label in rules) == 11
