@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from .encoders_vfmseg import encoder_depth, get_encoder_family
+from .encoders_vfmseg import get_encoder_family
 from .labels import CITYSCAPES_ID2LABEL
 
 
@@ -182,7 +182,7 @@ class VFMSegConfig(PreTrainedConfig):
         label2id = self.label2id or {name: index for index, name in self.id2label.items()}
         self.label2id = {name: int(index) for name, index in label2id.items()}
         if self.out_indices is None:
-            self.out_indices = quarter_depths(encoder_depth(self.backbone_config))
+            self.out_indices = quarter_depths(get_encoder_family(self.backbone_config).depth(self.backbone_config))
         self.out_indices = list(self.out_indices)
         if isinstance(self.coarse_size, tuple):
             self.coarse_size = list(self.coarse_size)
@@ -230,7 +230,7 @@ class VFMSegConfig(PreTrainedConfig):
 
     def validate_backbone(self) -> None:
         family = get_encoder_family(self.backbone_config)
-        width, depth = family.hidden_size(self.backbone_config), encoder_depth(self.backbone_config)
+        width, depth = family.hidden_size(self.backbone_config), family.depth(self.backbone_config)
         if width % 32:
             raise ValueError(
                 f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; "

@@ -12,7 +12,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .configuration_vfmseg import VFMSegConfig
-from .encoders_vfmseg import EncoderFamily, get_encoder_family, resample_encoder_weights
+from .encoder_base_vfmseg import EncoderFamily
+from .encoders_vfmseg import get_encoder_family
 
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def build_on_backbone(
                 f"{expected!r}; pass backbone_name_or_path=... of the model it was made for"
             )
     family = get_encoder_family(config.backbone_config)
-    weights = resample_encoder_weights(foundation.weights, family, config.backbone_config)
+    weights = family.resample(foundation.weights, config.backbone_config)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the loader would warn of every weight of the heads, which are new by intent
     try:
@@ -155,11 +156,11 @@ def fingerprint(weights: dict[str, torch.Tensor], family: EncoderFamily) -> str:
     """
     SHA-256 of an encoder's weights.
 
-    It leaves out the two tensors that are resampled and rounds to bfloat16, so that it agrees between machines and
+    It leaves out the tensors that are resampled and rounds to bfloat16, so that it agrees between machines and
     between float32 and bfloat16 copies of one model.
     """
     digest = hashlib.sha256()
-    for key in sorted(set(weights) - {family.patch_kernel, family.position_table}):
+    for key in sorted(set(weights) - family.resampled_keys()):
         tensor = weights[key].detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(f"{key}{tuple(tensor.shape)}".encode())
         digest.update(tensor.view(torch.int16).numpy().tobytes())

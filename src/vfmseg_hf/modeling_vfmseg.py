@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BackboneOutput, ModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -19,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
-from .encoders_vfmseg import adapted_backbone_config, get_encoder_family
+from .encoders_vfmseg import get_encoder_family
 from .foundation_vfmseg import (
     ENCODER_PREFIX,
     HUB_KWARGS,
@@ -133,7 +132,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
 
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.backbone_config)
+        self.encoder = get_encoder_family(config.backbone_config).build(config.backbone_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -181,18 +180,21 @@ class VFMSegModel(VFMSegPreTrainedModel):
             )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        family = get_encoder_family(self.config.backbone_config)
+        backbone_config = self.config.backbone_config
+        family = get_encoder_family(backbone_config)
         blocks = family.blocks(self.encoder)
-        hidden = family.embed(self.encoder, pixel_values, self.config.position_interpolation)
+        hidden, block_arguments = family.embed(self.encoder, pixel_values, self.config.position_interpolation)
         if self.training and torch.is_grad_enabled() and self._checkpoints_trainable_blocks(blocks, hidden):
             # Reentrant checkpointing drops the gradients of a block (of its LoRA, say) whose inputs need none.
             hidden.requires_grad_()
         hidden_states, feature_maps = [hidden], []
         for number, block in enumerate(blocks):
-            hidden = block(hidden)
+            hidden = block(hidden, **block_arguments)
             hidden_states.append(hidden)
             if number in self.config.out_indices:
-                feature_maps.append(family.to_feature_map(hidden, height // patch, width // patch))
+                feature_maps.append(
+                    family.to_feature_map(hidden, self.config.backbone_config, height // patch, width // patch)
+                )
             if number == self.config.out_indices[-1] and not output_hidden_states:
                 break
         return BackboneOutput(
@@ -279,7 +281,9 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             raise ValueError(f"{unknown} are no fields of VFMSegConfig; it has {sorted(VFMSegConfig.__annotations__)}")
         native_config = load_backbone_config(str(name_or_path), hub_kwargs)
         patch_size = kwargs.get("patch_size", 16)
-        kwargs.setdefault("backbone_config", adapted_backbone_config(native_config, patch_size))
+        kwargs.setdefault(
+            "backbone_config", get_encoder_family(native_config).adapted_config(native_config, patch_size)
+        )
         config = VFMSegConfig(backbone_name_or_path=str(name_or_path), **kwargs)
         return build_on_backbone(cls, config, name_or_path, hub_kwargs, dtype=dtype, **attention)
 

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .adapters_vfmseg import lora_config
-from .configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
-from .encoders_vfmseg import get_encoder_family
-from .foundation_vfmseg import ENCODER_PREFIX, fingerprint
-from .modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..adapters_vfmseg import lora_config
+from ..configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
+from ..encoders_vfmseg import get_encoder_family
+from ..foundation_vfmseg import ENCODER_PREFIX, fingerprint
+from ..modeling_vfmseg import VFMSegForSemanticSegmentation
 
 
 StateDict = dict[str, torch.Tensor]
