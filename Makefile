@@ -2,12 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test test-slow style quality clean
+.PHONY: quickstart test test-slow style quality clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
+
+quickstart: .venv/.installed
+	$(BIN)/python scripts/quickstart.py
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -q -m 'not slow'

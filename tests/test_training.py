@@ -313,18 +313,28 @@ def test_a_loss_that_is_not_finite_names_the_files(tiny_model, tmp_path):
     )
 
 
-def test_a_full_disk_leaves_no_half_checkpoint(tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error, raised",
+    [
+        (
+            OSError("No space left on device"),
+            r"checkpoint-2 could not be written.*last good checkpoint is .*checkpoint-1",
+        ),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_a_save_that_fails_leaves_no_half_checkpoint(error, raised, tiny_model, tmp_path, monkeypatch):
     trainer = make_trainer(tiny_model(), tmp_path)
     save = torch.save
 
-    def full_disk(obj, path, *args, **kwargs):
+    def fail(obj, path, *args, **kwargs):
         if "checkpoint-2" in str(path):
             Path(path).write_bytes(b"half")
-            raise OSError("No space left on device")
+            raise error
         return save(obj, path, *args, **kwargs)
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match=r"checkpoint-2 could not be written.*last good checkpoint is .*checkpoint-1"):
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(type(error), match=raised):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
 

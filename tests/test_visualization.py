@@ -16,6 +16,7 @@ from vfmseg_hf.visualization import (
     certainty_image,
     class_colours,
     distinct_colours,
+    domains_image,
     label_image,
     overlay_image,
     panel_image,
@@ -166,3 +167,16 @@ def test_long_titles_many_classes_and_long_names_fit():
     id2label = {index: f"class number {index} " + "x" * (400 if index == 3 else 0) for index in range(150)}
     panel = figure(64, 128, id2label, title="folder/" * 60 + "street.png")
     assert (np.asarray(panel)[:, -15:] == PAPER).all()
+
+
+def test_domains_image_shows_every_input_over_its_prediction():
+    inputs = {name: PIL.Image.new("RGB", (64, 32), colour) for name, colour in (("a", "red"), ("b", "lime"))}
+    finals = {"a": np.full((32, 64), 10), "b": np.full((16, 32), 0)}
+    image = domains_image(inputs, finals, np.full((32, 64), 8), CITYSCAPES_ID2LABEL, "Title")
+    pixels = np.asarray(image)
+    left = {colour: np.argwhere((pixels == colour).all(-1))[:, 1].min() for colour in ((255, 0, 0), (0, 255, 0))}
+    assert left[(0, 255, 0)] - left[(255, 0, 0)] >= 384, "one column for each domain"
+    for index in (0, 8, 10):
+        assert (pixels == CITYSCAPES[index]).all(-1).sum() >= 384 * 192, "each map in full"
+    edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (edges == PAPER).all()

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from .corpora import EvaluationGroups
+from .files import write_file
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .inference_vfmseg import resize_bilinear
 from .metrics import confusion_matrix, iou_scores
@@ -175,7 +175,7 @@ def write_scores(
                 "pictures": domain.pictures,
                 "num_classes": domain.num_classes,
                 "refined": domain.refined,
-                **{stage: _plain(domain.classes, domain.scores[stage]) for stage in STAGES},
+                **{stage: plain_scores(domain.classes, domain.scores[stage]) for stage in STAGES},
             }
             for name, domain in domains.items()
         },
@@ -186,20 +186,18 @@ def write_scores(
             **{key: getattr(config, key) for key in keys},
             "dtype": str(model.dtype).removeprefix("torch."),
         },
-        "versions": {
-            "vfmseg_hf": version("vfmseg-hf"),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-        },
+        "versions": software_versions(),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(unfinished, path)
+    write_file(path, json.dumps(result, indent=2) + "\n")
 
 
-def _plain(classes: tuple[str, ...], scores: dict[str, object]) -> dict[str, object]:
+def software_versions() -> dict[str, str]:
+    """What decides a score beside the weights."""
+    return {name: version(name.replace("_", "-")) for name in ("vfmseg_hf", "torch", "transformers")}
+
+
+def plain_scores(classes: Sequence[str], scores: Mapping[str, object]) -> dict[str, object]:
+    """`metrics.iou_scores` as JSON has it: fractions by class name, `None` for classes that do not occur."""
     ious = [None if np.isnan(value) else float(value) for value in scores["per_category_iou"]]
     means = {key: scores[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")}
     return means | {"iou": dict(zip(classes, ious, strict=True))}

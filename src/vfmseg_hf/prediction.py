@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from .configuration_vfmseg import VFMSegConfig
+from .files import encode_picture, write_file
 from .image_inputs_vfmseg import open_picture, picture_to_tensor
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .inference_vfmseg import resize_bilinear
+from .labels import IGNORE_INDEX
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
-from .visualization import IGNORE_INDEX, class_colours, label_image, overlay_image, panel_image
+from .visualization import class_colours, label_image, overlay_image, panel_image
 
 
 PICTURE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -224,15 +226,15 @@ def predict_files(
             yield PictureReport(path, error=str(error))
             continue
         for relative, content in files.items():
-            _write(Path(output) / relative, content)
+            write_file(Path(output) / relative, content)
         yield PictureReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
 
 
-def render_files(prediction: Prediction, name: str, title: str, config) -> dict[str, bytes]:
-    """The encoded result files of a picture by their path below the output folder; `config` is the model's."""
-    colours = class_colours(config.id2label)
-    size = f"{prediction.picture.width} x {prediction.picture.height}"
-    panel = panel_image(
+def draw_panel(
+    prediction: Prediction, title: str, config: VFMSegConfig, truth: np.ndarray | None = None
+) -> Image.Image:
+    """What [`panel_image`] shows of a prediction; `config` is the model's, `truth` a label map of the picture."""
+    return panel_image(
         prediction.picture,
         prediction.coarse_labels,
         prediction.confidence,
@@ -242,28 +244,18 @@ def render_files(prediction: Prediction, name: str, title: str, config) -> dict[
         prediction.labels,
         config.id2label,
         config.confidence_threshold,
-        title=f"{title} ({size})",
+        truth=truth,
+        title=f"{title} ({prediction.picture.width} x {prediction.picture.height})",
     )
+
+
+def render_files(prediction: Prediction, name: str, title: str, config: VFMSegConfig) -> dict[str, bytes]:
+    """The encoded result files of a picture by their path below the output folder; `config` is the model's."""
+    colours = class_colours(config.id2label)
+    panel = draw_panel(prediction, title, config)
     overlay = overlay_image(prediction.picture, prediction.labels, colours)
     return {
-        f"labels/{name}.png": _encode(label_image(prediction.labels, colours), "PNG"),
-        f"overlays/{name}.jpg": _encode(overlay, "JPEG", quality=90),
-        f"panels/{name}.png": _encode(panel, "PNG"),
+        f"labels/{name}.png": encode_picture(label_image(prediction.labels, colours), "PNG"),
+        f"overlays/{name}.jpg": encode_picture(overlay, "JPEG", quality=90),
+        f"panels/{name}.png": encode_picture(panel, "PNG"),
     }
-
-
-def _encode(image: Image.Image, file_format: str, **options) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format=file_format, **options)
-    return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of the file or none of it: whoever stops the run finds no truncated picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

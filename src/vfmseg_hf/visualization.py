@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .labels import CITYSCAPES_CLASSES
+from .labels import CITYSCAPES_CLASSES, IGNORE_INDEX
 
-
-IGNORE_INDEX = 255
 
 PANEL_SIZE = (1920, 1200)  # the tiles fill at most this box; title and legend come on top of it
 MIN_CELL_WIDTH = 360  # room for the longest tile title, however narrow the picture is
@@ -240,13 +238,7 @@ def panel_image(
         f"Certainty: {count} of {len(windows)} windows refined": explained,
         **coloured,
     }
-    occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps.values()]))
-    classes = [
-        LegendEntry(Image.new("RGB", SWATCH_SIZE, tuple(colours[index])), id2label[index])
-        if index != IGNORE_INDEX
-        else LegendEntry(Image.new("RGB", SWATCH_SIZE), "ignored")
-        for index in occurring.tolist()
-    ]
+    classes = _class_legend(list(maps.values()), colours, id2label)
     cell_width = max(size[0], MIN_CELL_WIDTH)
     cell_height = LINE_HEIGHT + size[1] + MARGIN
     width = columns * cell_width + (columns + 1) * MARGIN
@@ -266,15 +258,56 @@ def panel_image(
         x, y = MARGIN + column * (cell_width + MARGIN), top + row * cell_height
         draw.text((x, y + LINE_HEIGHT / 2), _shorten(name, text, cell_width), fill=INK, font=text, anchor="lm")
         panel.paste(_resize(tile, size), (x, y + LINE_HEIGHT))
-    y = height - MARGIN - len(lines) * LINE_HEIGHT
-    for line in lines:
-        x = MARGIN
-        for entry in line:
-            panel.paste(entry.swatch, (x, y + (LINE_HEIGHT - entry.swatch.height) // 2))
-            draw.text((x + entry.swatch.width + 8, y + LINE_HEIGHT / 2), entry.text, fill=INK, font=text, anchor="lm")
-            x += entry.width
-        y += LINE_HEIGHT
+    _draw_legend(panel, lines, MARGIN, height - MARGIN - len(lines) * LINE_HEIGHT)
     return panel
+
+
+def domains_image(
+    pictures: Mapping[str, Image.Image],
+    finals: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    id2label: Mapping[int, str],
+    title: str | None = None,
+    tile_width: int = 384,
+) -> Image.Image:
+    """
+    One scene as several domains show it: inputs, final maps under them, then the ground truth beside a legend.
+
+    Args:
+        pictures: input by name of the domain, all of one size.
+        finals: label map `[H, W]` by the same names, ids as for [`label_image`].
+        truth: label map of the scene.
+        id2label: class names by id. The legend has those that occur.
+        title: heading of the figure.
+        tile_width: of each picture in the figure, in pixels.
+
+    Returns:
+        RGB picture.
+    """
+    colours = class_colours(id2label)
+    first = next(iter(pictures.values()))
+    size = (tile_width, round(tile_width * first.height / first.width))
+    step_x, step_y = size[0] + MARGIN, size[1] + MARGIN
+    top = MARGIN + (LINE_HEIGHT if title else 0)
+    width = MARGIN + len(pictures) * step_x
+    legend = _break_lines(_class_legend([*finals.values(), truth], colours, id2label), width - 2 * MARGIN - step_x)
+    last_row = LINE_HEIGHT + max(size[1], len(legend) * LINE_HEIGHT) + MARGIN
+    figure = Image.new("RGB", (width, top + LINE_HEIGHT + 2 * step_y + last_row), PAPER)
+    draw, text = ImageDraw.Draw(figure), ImageFont.load_default(size=TEXT_SIZE)
+    if title:
+        shown = _shorten(title, ImageFont.load_default(size=HEADING_SIZE), width - 2 * MARGIN)
+        position = (MARGIN, MARGIN + LINE_HEIGHT / 2 - 4)
+        draw.text(position, shown, fill=INK, font=ImageFont.load_default(size=HEADING_SIZE), anchor="lm")
+    for column, (name, picture) in enumerate(pictures.items()):
+        x, y = MARGIN + column * step_x, top + LINE_HEIGHT
+        draw.text((x, y - LINE_HEIGHT / 2), _shorten(name, text, size[0]), fill=INK, font=text, anchor="lm")
+        figure.paste(_resize(picture.convert("RGB"), size), (x, y))
+        figure.paste(_resize(label_image(finals[name], colours).convert("RGB"), size), (x, y + step_y))
+    y = top + LINE_HEIGHT + 2 * step_y
+    draw.text((MARGIN, y + LINE_HEIGHT / 2), "Ground truth", fill=INK, font=text, anchor="lm")
+    figure.paste(_resize(label_image(truth, colours).convert("RGB"), size), (MARGIN, y + LINE_HEIGHT))
+    _draw_legend(figure, legend, MARGIN + step_x, y + LINE_HEIGHT)
+    return figure
 
 
 @dataclass
@@ -306,6 +339,27 @@ def _window_legend(threshold: float) -> list[LegendEntry]:
         LegendEntry(dashed, "kept window (overlaps cut in half)"),
         LegendEntry(chip, f"of a window's pixels above {threshold:.3g}"),
     ]
+
+
+def _class_legend(maps: Sequence[np.ndarray], colours: np.ndarray, id2label: Mapping[int, str]) -> list[LegendEntry]:
+    """The classes that occur in label maps."""
+    occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
+    return [
+        LegendEntry(Image.new("RGB", SWATCH_SIZE, tuple(colours[index])), id2label[index])
+        if index != IGNORE_INDEX
+        else LegendEntry(Image.new("RGB", SWATCH_SIZE), "ignored")
+        for index in occurring.tolist()
+    ]
+
+
+def _draw_legend(figure: Image.Image, lines: Sequence[Sequence[LegendEntry]], left: int, top: int) -> None:
+    draw, text = ImageDraw.Draw(figure), ImageFont.load_default(size=TEXT_SIZE)
+    for number, line in enumerate(lines):
+        x, y = left, top + number * LINE_HEIGHT
+        for entry in line:
+            figure.paste(entry.swatch, (x, y + (LINE_HEIGHT - entry.swatch.height) // 2))
+            draw.text((x + entry.swatch.width + 8, y + LINE_HEIGHT / 2), entry.text, fill=INK, font=text, anchor="lm")
+            x += entry.width
 
 
 def _break_lines(entries: Sequence[LegendEntry], width: int) -> list[list[LegendEntry]]:

@@ -6,8 +6,8 @@ Layout: `{train,val}/images/<name>.jpg`, `{train,val}/labels/<name>.png`, `frame
 
 from datasets import Dataset
 
+from ..labels import IGNORE_INDEX
 from .base import Corpus, CorpusInfo, EvaluationGroups, dataset_of_frames, frames_of_folders, open_folder, read_rows
-from .columns import IGNORE
 
 
 # Original id to the one train id to learn from.
@@ -23,7 +23,7 @@ TRAIN_IDS = {
     8: 13,  # car, with buses and lorries
     9: 11,  # pedestrian
     10: 12,  # bicyclist, with the bicycle
-    11: IGNORE,
+    11: IGNORE_INDEX,
 }
 
 INFO = CorpusInfo(

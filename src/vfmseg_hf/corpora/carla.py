@@ -6,8 +6,8 @@ Layout: `images_clear/<name>.jpg`, `images_rainy/<name>.jpg`, `labels/<name>.png
 
 from datasets import Dataset
 
+from ..labels import IGNORE_INDEX
 from .base import Corpus, CorpusInfo, dataset_of_frames, frames_of_folders, open_folder, read_rows
-from .columns import IGNORE
 
 
 WEATHERS = ("clear", "rainy")
@@ -15,7 +15,7 @@ LIGHTS = ("day", "sunset", "night")
 
 # CARLA's tags 1..19 are the train ids in order; 24 is lane marking. The others (unlabeled, static, dynamic, other,
 # water, ground, bridge, rail track, guard rail) have no train id.
-TRAIN_IDS = dict.fromkeys(range(29), IGNORE) | {tag: tag - 1 for tag in range(1, 20)} | {24: 0}
+TRAIN_IDS = dict.fromkeys(range(29), IGNORE_INDEX) | {tag: tag - 1 for tag in range(1, 20)} | {24: 0}
 
 INFO = CorpusInfo(
     name="carla",

@@ -22,8 +22,9 @@ from datasets import Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
+from ..labels import IGNORE_INDEX
 
-IGNORE = 255
+
 UNKNOWN = -1  # in tables: an id that the corpus does not have
 ORIENTATION_TAG = 0x0112
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
@@ -245,7 +246,7 @@ def as_ids(pixels: np.ndarray, name: str = "A label map") -> np.ndarray:
             f"{name} has colours (shape {pixels.shape}), expected one id per pixel. Translate colours to ids first."
         )
     if pixels.dtype != np.uint8:
-        if pixels.size and (pixels.min() < 0 or pixels.max() > IGNORE):
+        if pixels.size and (pixels.min() < 0 or pixels.max() > IGNORE_INDEX):
             raise ValueError(
                 f"{name} holds ids from {pixels.min()} to {pixels.max()}; ids are 0..255, where 255 = ignore."
             )

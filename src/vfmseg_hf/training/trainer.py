@@ -161,8 +161,10 @@ class VFMSegTrainer(Trainer):
         folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         try:
             super()._save_checkpoint(model, trial)
-        except OSError as error:
+        except BaseException as error:  # an interrupted save as well: a resume would pick the half checkpoint
             shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             raise OSError(
                 f"the checkpoint {folder} could not be written and was removed ({error}); {self._last_checkpoint()}"
             ) from error

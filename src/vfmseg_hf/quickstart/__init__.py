@@ -1,0 +1,8 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""The main job in five minutes: what `make quickstart` runs."""
+
+from .run import run_quickstart
+from .settings import QuickstartSettings
+
+
+__all__ = ["QuickstartSettings", "run_quickstart"]
