@@ -3,7 +3,7 @@
 """Train a VFMSeg model on one domain and watch it on others.
 
 example:
-  python scripts/train.py --model facebook/dinov2-large --train camvid:/data/camvid@source_train \\
+  python scripts/train.py --model dinov2-large --train camvid:/data/camvid@source_train \\
       --domains day=camvid:/data/camvid@source_val dusk=camvid:/data/camvid@target_dusk --output_dir runs/camvid
 
 All arguments of transformers' TrainingArguments work as well; the defaults are the paper's recipe.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, set_seed
 
-from vfmseg_hf import VFMSegImageProcessor
+from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, load_corpus
 from vfmseg_hf.corpora.domains import parse_domain, parse_domains
 from vfmseg_hf.training import (
@@ -32,7 +32,8 @@ from vfmseg_hf.training.model import choose_trained_part, start_model
 class TrainArguments:
     model: str = field(
         metadata={
-            "help": "Foundation model or VFMSeg checkpoint (Hub id or directory), or a JSON file of VFMSegConfig."
+            "help": "Foundation model or VFMSeg checkpoint (Hub id or directory), a preset such as dinov2-large, or a "
+            "JSON file of VFMSegConfig."
         }
     )
     train: str = field(metadata={"help": "Corpus to train on: corpus[@split], e.g. camvid:/data/camvid@source_train."})
@@ -67,18 +68,19 @@ def main() -> None:
     set_seed(arguments.seed)
     source, domains = parse_domain(own.train), parse_domains(own.domains)
     info = corpus_info(source.spec)
-    processor = VFMSegImageProcessor(size={"shortest_edge": own.size[0], "longest_edge": own.size[1]})
     augmentation = Augmentation(tuple(own.crop_size), tuple(own.resize) if own.resize else None, tuple(own.scale_range))
-    rows, class_pixels = load_corpus(source.spec, source.split), None
+    corpus, class_pixels = load_corpus(source.spec, source.split), None
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
-            class_pixels = count_class_pixels(rows, len(info.id2label))
-    train = TrainingPictures(rows, processor, augmentation, arguments.seed, class_pixels)
-    evaluation = {
-        name: EvaluationPictures(load_corpus(spec, split), processor, corpus_info(spec).evaluation)
-        for name, spec, split in domains
-    }
+            class_pixels = count_class_pixels(corpus, len(info.id2label))
+    watched = {name: (load_corpus(spec, split), corpus_info(spec).evaluation) for name, spec, split in domains}
     model = start_model(own.model, id2label=dict(info.id2label))
+    processor = VFMSegImageProcessor(
+        size={"shortest_edge": own.size[0], "longest_edge": own.size[1]},
+        **image_constants(model.config.backbone_config),
+    )
+    train = TrainingPictures(corpus, processor, augmentation, arguments.seed, class_pixels)
+    evaluation = {name: EvaluationPictures(rows, processor, scored) for name, (rows, scored) in watched.items()}
     choose_trained_part(model, own.tune)
     trainer = VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
@@ -92,5 +94,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

@@ -78,7 +78,12 @@ def tiny_model(tiny_config):
 
 
 def disagreement(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> float:
-    """Largest |actual - expected| / (atol + rtol |expected|) with atol = rtol = `tolerance`; up to 1 is agreement."""
+    """
+    Largest |actual - expected| / (atol + rtol |expected|) with atol = rtol = `tolerance`; up to 1 is agreement.
+
+    Infinity where it is no number: NaN agrees with nothing.
+    """
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
     actual, expected = actual.detach().double(), expected.double()
-    return float(((actual - expected).abs() / (tolerance + tolerance * expected.abs())).max())
+    ratio = (actual - expected).abs() / (tolerance + tolerance * expected.abs())
+    return float(ratio.nan_to_num(nan=float("inf"), posinf=float("inf")).max())

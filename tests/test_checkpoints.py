@@ -178,7 +178,7 @@ def test_from_backbone_resamples_only_two_tensors(foundation, loading_log):
 
 def test_resampling_equals_the_recorded_converter(shared):
     """The recording also holds tensors of a smaller picture size than ours: 128 pixels."""
-    from vfmseg_hf.encoders_vfmseg import get_encoder_family, resample_encoder_weights
+    from vfmseg_hf.encoders_vfmseg import get_encoder_family
 
     folder = shared / "golden" / "convert"
     native, expected = load_file(folder / "dinov2_in.safetensors"), load_file(folder / "dinov2_out.safetensors")
@@ -186,7 +186,7 @@ def test_resampling_equals_the_recorded_converter(shared):
     config = Dinov2Config(patch_size=16, image_size=128)
     family = get_encoder_family(config)
     keys = {"kernel": family.patch_kernel, "table": family.position_table}
-    result = resample_encoder_weights({keys[n]: native[names[n]] for n in keys}, family, config)
+    result = family.resample({keys[n]: native[names[n]] for n in keys}, config)
     for name in keys:
         assert disagreement(result[keys[name]], expected[names[name]]) <= 1
 

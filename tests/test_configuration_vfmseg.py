@@ -111,7 +111,7 @@ def test_overrides_at_loading_are_validated(tiny_config, tmp_path):
     [
         ({"hidden_size": 64}, "no 'model_type'"),
         ({"model_type": "dinov99"}, "unknown model_type 'dinov99'"),
-        ({"model_type": "resnet"}, r"'resnet' is not a supported encoder.*\['dinov2'"),
+        ({"model_type": "resnet"}, r"'resnet' is not a supported encoder.*'dinov2'"),
     ],
 )
 def test_backbone_types(backbone, message):

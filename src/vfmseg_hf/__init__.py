@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 
 from .adapters_vfmseg import lora_config, save_adapter
 from .configuration_vfmseg import VFMSegConfig
+from .encoders_vfmseg import image_constants
 from .image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from .image_processing_vfmseg import VFMSegImageProcessor
 from .modeling_vfmseg import (
@@ -42,6 +43,7 @@ __all__ = [
     "VFMSegModel",
     "VFMSegPreTrainedModel",
     "VFMSegSemanticSegmenterOutput",
+    "image_constants",
     "lora_config",
     "save_adapter",
 ]

@@ -9,7 +9,9 @@ peft is imported where it is used: a merged model, shared with its code on the H
 
 import copy
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +53,13 @@ WHOLE_MODEL_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, W
 OPTIONAL_FILE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
-def lora_config(config: VFMSegConfig, r: int = 32, lora_alpha: int = 32, lora_dropout: float = 0.1) -> "LoraConfig":
+def lora_config(
+    config: VFMSegConfig,
+    r: int = 32,
+    lora_alpha: int = 32,
+    lora_dropout: float = 0.1,
+    targets: Iterable[str] | None = None,
+) -> "LoraConfig":
     """
     The paper's LoRA: rank and alpha 32 on the encoder's default targets, both heads trained in full.
 
@@ -62,10 +70,12 @@ def lora_config(config: VFMSegConfig, r: int = 32, lora_alpha: int = 32, lora_dr
         config: the model's configuration; it decides the targets.
         r, lora_alpha: rank and scale; the update is (lora_alpha / r) B A.
         lora_dropout: dropout on the input of A.
+        targets: ends of the adapted layers' names inside the encoder. Default: the encoder family's.
     """
     from peft import LoraConfig
 
-    prefix, targets = ENCODER_PREFIX.replace(".", r"\."), get_encoder_family(config.backbone_config).lora_targets
+    prefix = re.escape(ENCODER_PREFIX)
+    targets = map(re.escape, targets or get_encoder_family(config.backbone_config).lora_targets)
     return LoraConfig(
         r=r,
         lora_alpha=lora_alpha,

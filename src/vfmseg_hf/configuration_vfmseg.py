@@ -1,26 +1,86 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """VFMSeg model configuration."""
 
+import copy
 import os
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from .encoders_vfmseg import encoder_depth, get_encoder_family
+from .encoders_vfmseg import ENCODER_FAMILIES, encoder_config, get_encoder_family
 from .labels import CITYSCAPES_ID2LABEL
+from .presets_vfmseg import PRESETS, get_preset
 
 
-# What the authors' code does where this library's defaults differ (see the fields' documentation).
+# What the authors' code does where this library's defaults differ (see the fields' documentation), for every encoder
+# and for one of them.
 PUBLISHED_OPTIONS: dict[str, object] = {
     "coarse_size": [512, 1024],
     "loss_normalization": "all",
     "detail_crop_includes_end": False,
     "certainty_scope": "batch",
     "keep_at_threshold": True,
-    "position_interpolation": "scale_offset",
 }
+PUBLISHED_ENCODER_OPTIONS: dict[str, dict[str, object]] = {
+    "dinov2": {"position_interpolation": "scale_offset"},
+    "clip": {"position_interpolation": "bilinear"},
+    "sam": {"coarse_mode": "sliding"},
+    "eva02": {"coarse_mode": "sliding"},
+}
+
+
+def published_options(encoder: str) -> dict[str, object]:
+    """
+    Fields of [`VFMSegConfig`] as the authors' code has them, where they differ from the defaults.
+
+    Args:
+        encoder: a published encoder (`"dinov2"`, `"clip"`, `"sam"`, `"eva02"`) or a `model_type`. Of others it gives
+            what the published code does whatever the encoder is.
+    """
+    return {**PUBLISHED_OPTIONS, **PUBLISHED_ENCODER_OPTIONS.get(encoder.removesuffix("_vision_model"), {})}
+
+
+def preset_fields(
+    name: str, recipe: str, overrides: dict[str, object], native: PreTrainedConfig | None = None
+) -> dict[str, object]:
+    """
+    Fields of [`VFMSegConfig`] that a preset sets, and `overrides` over them.
+
+    Args:
+        name, recipe: as in [`VFMSegConfig.from_preset`].
+        overrides: fields of `VFMSegConfig`.
+        native: the foundation model's own configuration. Default: the preset's.
+
+    Raises:
+        ValueError: as [`VFMSegConfig.from_preset`].
+    """
+    preset, fields = get_preset(name), {}
+    native = preset.native_config() if native is None else copy.deepcopy(native)
+    if recipe == "published-code":
+        if preset.published_encoder is None:
+            published = [other for other, entry in PRESETS.items() if entry.published_encoder]
+            raise ValueError(
+                f"the published code has no configuration of {name!r}, only of {', '.join(published)}; use "
+                "recipe='paper', which fits every preset"
+            )
+        fields.update(published_options(preset.published_encoder), out_indices=list(preset.published_out_indices))
+        for key, value in preset.published_fields.items():
+            setattr(native, key, value)
+    elif recipe != "paper":
+        raise ValueError(f"recipe must be 'paper' or 'published-code', got {recipe!r}")
+    if "backbone_config" not in overrides:
+        family = get_encoder_family(native)
+        fields["backbone_config"] = family.adapted_config(native, overrides.get("patch_size", VFMSegConfig.patch_size))
+    return {**fields, **overrides}
+
+
+def check_field_names(fields: Iterable[str]) -> None:
+    """Raise a `ValueError` that names the fields unless [`VFMSegConfig`] has them all."""
+    if unknown := sorted(set(fields) - set(VFMSegConfig.__dataclass_fields__) - {"num_labels"}):
+        raise ValueError(f"{unknown} are no fields of VFMSegConfig; it has {sorted(VFMSegConfig.__annotations__)}")
 
 
 def quarter_depths(num_layers: int) -> list[int]:
@@ -43,8 +103,11 @@ class VFMSegConfig(PreTrainedConfig):
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-            Configuration of the vision foundation model; a dict needs a `model_type`. Its patch size must be
-            `patch_size`; [`VFMSegForSemanticSegmentation.from_backbone`] takes models of other patch sizes.
+            Configuration of the vision foundation model; a dict needs a `model_type`. Of CLIP, SigLIP and SAM also the
+            whole model's configuration, whose vision part is taken. Its patch size must be
+            `patch_size`; [`VFMSegForSemanticSegmentation.from_backbone`] takes models of other patch sizes. Of timm
+            models (`"timm_wrapper"`) patch and picture size are in `model_args`, and a field `layer_norm_eps` beside
+            transformers' own holds for all layer norms (published EVA02 models: 1e-5).
         backbone_name_or_path (`str`, *optional*):
             Where the foundation model's weights came from: the base that an adapter-only checkpoint is loaded on.
         backbone_fingerprint (`str`, *optional*):
@@ -93,9 +156,11 @@ class VFMSegConfig(PreTrainedConfig):
         keep_at_threshold (`bool`, defaults to `False`):
             What happens to a window whose certainty equals C_tau: refined, as in the paper's equation, or kept as in
             the published code.
-        position_interpolation (`"size"` or `"scale_offset"`, defaults to `"size"`):
-            How DINOv2's position table is resampled: to the exact grid, or with the factor (n + 0.1) / grid of its
-            original code.
+        position_interpolation (`"size"`, `"scale_offset"` or `"bilinear"`, defaults to `"size"`):
+            How the position table is resampled to a picture's grid. `"size"`: to its exact size, as transformers' class
+            does (bicubically, but for SigLIP2's NaFlex form). `"scale_offset"`, DINOv2 only: with the factor
+            (n + 0.1) / grid of its original code, as published. `"bilinear"`, CLIP only: bilinearly, also when
+            [`VFMSegForSemanticSegmentation.from_backbone`] loads the table, as published.
 
     Raises:
         ValueError: on values outside their range, naming the nearest valid one where there is one.
@@ -152,7 +217,7 @@ class VFMSegConfig(PreTrainedConfig):
     detail_crop_includes_end: bool = True
     certainty_scope: Literal["image", "batch"] = "image"
     keep_at_threshold: bool = False
-    position_interpolation: Literal["size", "scale_offset"] = "size"
+    position_interpolation: Literal["size", "scale_offset", "bilinear"] = "size"
 
     # Trainer gathers what is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = [
@@ -176,13 +241,16 @@ class VFMSegConfig(PreTrainedConfig):
             )
         if isinstance(self.backbone_config, dict):
             check_backbone_type(self.backbone_config)
+            family = ENCODER_FAMILIES.get(self.backbone_config["model_type"])
+            self.backbone_config = {**self.backbone_config, **(family.classifier_fields if family else {})}
         if self.id2label is None and kwargs.get("num_labels", len(CITYSCAPES_ID2LABEL)) == len(CITYSCAPES_ID2LABEL):
             self.id2label = dict(CITYSCAPES_ID2LABEL)
         super().__post_init__(**kwargs)
+        self.backbone_config = encoder_config(self.backbone_config)
         label2id = self.label2id or {name: index for index, name in self.id2label.items()}
         self.label2id = {name: int(index) for name, index in label2id.items()}
         if self.out_indices is None:
-            self.out_indices = quarter_depths(encoder_depth(self.backbone_config))
+            self.out_indices = quarter_depths(get_encoder_family(self.backbone_config).depth(self.backbone_config))
         self.out_indices = list(self.out_indices)
         if isinstance(self.coarse_size, tuple):
             self.coarse_size = list(self.coarse_size)
@@ -190,6 +258,41 @@ class VFMSegConfig(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """As in transformers, but always with the classes: it leaves out two unnamed ones, its own default."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
+
+    @classmethod
+    def from_preset(
+        cls, name: str, recipe: Literal["paper", "published-code"] = "paper", **overrides
+    ) -> "VFMSegConfig":
+        """
+        The configuration for a well-known foundation model, without the Hub; with its weights too:
+        [`VFMSegForSemanticSegmentation.from_preset`].
+
+        LoRA's targets and the pictures' mean and standard deviation follow from it: `lora_config(config)` and
+        `image_constants(config.backbone_config)`.
+
+        Args:
+            name: e.g. `"dinov2-large"`, `"clip-large"`, `"sam-huge"`, `"eva02-large"` (the paper's) or
+                `"dinov3-large"`; `PRESETS` in `presets_vfmseg` has all.
+            recipe: `"paper"`: the ends of the encoder's quarters and a coarse pass of 512 pixels, which are the
+                defaults. `"published-code"`: what the authors' code does instead ([`published_options`], its own four
+                blocks, and 1e-5 in EVA02's layer norms), for the paper's four encoders. It does not cover what the
+                published code changes in the weights: CLIP's class vector, which it adds twice.
+            overrides: fields of [`VFMSegConfig`].
+
+        Raises:
+            ValueError: if there is no such preset (the message names those that there are), recipe or field, or the
+                published code does not have the encoder.
+            ImportError: for EVA02 without timm; the message names the extra.
+
+        Example:
+
+        ```python
+        >>> config = VFMSegConfig.from_preset("dinov3-large", num_labels=3)
+        ```
+        """
+        check_field_names(overrides)
+        overrides.setdefault("backbone_name_or_path", get_preset(name).hub_id)
+        return cls(**preset_fields(name, recipe, overrides))
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -230,7 +333,7 @@ class VFMSegConfig(PreTrainedConfig):
 
     def validate_backbone(self) -> None:
         family = get_encoder_family(self.backbone_config)
-        width, depth = family.hidden_size(self.backbone_config), encoder_depth(self.backbone_config)
+        width, depth = family.hidden_size(self.backbone_config), family.depth(self.backbone_config)
         if width % 32:
             raise ValueError(
                 f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; "
@@ -241,7 +344,12 @@ class VFMSegConfig(PreTrainedConfig):
             raise ValueError(
                 f"backbone_config has patch size {patch}, but VFMSegConfig.patch_size is {self.patch_size}. Use "
                 "VFMSegForSemanticSegmentation.from_backbone(...) to resample pretrained weights, or set "
-                f"backbone_config.patch_size={self.patch_size} for random ones."
+                f"backbone_config.patch_size={self.patch_size} (of timm models in model_args) for random ones."
+            )
+        if self.position_interpolation not in family.position_interpolations:
+            raise ValueError(
+                f"position_interpolation={self.position_interpolation!r} has no meaning for a "
+                f"{self.backbone_config.model_type!r} encoder; it takes {list(family.position_interpolations)}"
             )
         indices = self.out_indices
         if len(indices) != 4 or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= depth:

@@ -3,16 +3,20 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .configuration_vfmseg import VFMSegConfig
-from .encoders_vfmseg import EncoderFamily, get_encoder_family, resample_encoder_weights
+from .encoder_base_vfmseg import EncoderFamily
+from .encoder_timm_vfmseg import import_timm
+from .encoders_vfmseg import encoder_config, get_encoder_family
 
 
 if TYPE_CHECKING:
@@ -48,19 +52,49 @@ class Foundation:
     fingerprint: str
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """
+    Keep transformers from warning of what is left behind or new by intent: text models, mask decoders, heads.
+
+    Whoever loads weights in it has to look at the loader's report.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def read_config(name_or_path: str, hub_kwargs: dict[str, object]) -> PreTrainedConfig:
+    """
+    The configuration of any model.
+
+    Raises:
+        ValueError: if its architecture is unknown.
+    """
+    try:
+        with without_warnings():
+            return AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
+    except KeyError as error:
+        raise ValueError(f"{name_or_path!r} has a config.json of the unknown model_type {error}") from error
+    except ImportError:
+        import_timm()  # if it is missing, this says how to get it
+        raise
+
+
 def load_backbone_config(name_or_path: str, hub_kwargs: dict[str, object]) -> PreTrainedConfig:
     """
     The configuration of a foundation model, or of the encoder of a VFMSeg checkpoint.
 
+    Of a model with a text or a decoder part beside its vision encoder it is the encoder's.
+
     Raises:
         ValueError: if the architecture is unknown or not supported.
     """
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
-    except KeyError as error:
-        raise ValueError(f"{name_or_path!r} has a config.json of the unknown model_type {error}") from error
-    if isinstance(config, VFMSegConfig):
-        config = config.backbone_config
+    config = read_config(name_or_path, hub_kwargs)
+    config = config.backbone_config if isinstance(config, VFMSegConfig) else encoder_config(config)
     get_encoder_family(config)
     return config
 
@@ -72,19 +106,28 @@ def load_foundation(
     Load a foundation model, or the encoder of a whole VFMSeg checkpoint, in the dtype it is stored in.
 
     Raises:
-        ValueError: if its architecture is not supported or weights are missing.
+        ValueError: if its architecture is not supported, weights are missing or of another size, or parts
+            of it hold more than the configuration says.
     """
-    config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
-    if isinstance(config, VFMSegConfig):
+    config = load_backbone_config(name_or_path, hub_kwargs)
+    if isinstance(read_config(name_or_path, hub_kwargs), VFMSegConfig):
         weights = model_class.from_pretrained(name_or_path, **hub_kwargs).model.encoder.state_dict()
-        config = config.backbone_config
     else:
-        config = load_backbone_config(name_or_path, hub_kwargs)
-        native, loading = AutoModel.from_pretrained(name_or_path, config=config, output_loading_info=True, **hub_kwargs)
+        family = get_encoder_family(config)
+        with without_warnings():
+            native, loading = family.load(name_or_path, config, **hub_kwargs)
         if loading["missing_keys"] or loading["mismatched_keys"]:
             raise ValueError(
                 f"{name_or_path!r} does not hold all weights of a {config.model_type} encoder; missing: "
                 f"{sorted(loading['missing_keys'])[:3]}, of another size: {sorted(loading['mismatched_keys'])[:3]}"
+            )
+        # The report names keys as they are stored: with or without the prefix of the module that holds the encoder.
+        inner = getattr(native, native.base_model_prefix, native)
+        parts = {name for module in (native, inner) for name, _ in module.named_children()}
+        if surplus := sorted(key for key in loading["unexpected_keys"] if key.partition(".")[0] in parts):
+            raise ValueError(
+                f"{name_or_path!r} holds weights that its configuration, a {config.model_type} with "
+                f"{family.depth(config)} blocks, does not tell of: {surplus[:3]}"
             )
         weights = native.state_dict()
     return Foundation(config, weights, fingerprint(weights, get_encoder_family(config)))
@@ -107,18 +150,16 @@ def build_on_backbone(
     """
     name = str(name_or_path)
     foundation = load_foundation(model_class, name, hub_kwargs)
-    for key in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-        expected, found = getattr(config.backbone_config, key), getattr(foundation.config, key, None)
-        if expected != found:
+    family = get_encoder_family(config.backbone_config)
+    found = get_encoder_family(foundation.config).traits(foundation.config)
+    for key, expected in family.traits(config.backbone_config).items():
+        if expected != found.get(key):
             raise ValueError(
-                f"the foundation model {name!r} has {key}={found!r}, but the encoder of this checkpoint has "
+                f"the foundation model {name!r} has {key}={found.get(key)!r}, but the encoder of this checkpoint has "
                 f"{expected!r}; pass backbone_name_or_path=... of the model it was made for"
             )
-    family = get_encoder_family(config.backbone_config)
-    weights = resample_encoder_weights(foundation.weights, family, config.backbone_config)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the loader would warn of every weight of the heads, which are new by intent
-    try:
+    weights = family.resample(foundation.weights, config.backbone_config, config.position_interpolation)
+    with without_warnings():
         model, loading = model_class.from_pretrained(
             None,
             config=config,
@@ -126,8 +167,6 @@ def build_on_backbone(
             output_loading_info=True,
             **model_kwargs,
         )
-    finally:
-        logging.set_verbosity(verbosity)
     missing = [key for key in loading["missing_keys"] if key.startswith(ENCODER_PREFIX)]
     if missing or loading["unexpected_keys"]:
         raise ValueError(
@@ -155,11 +194,12 @@ def fingerprint(weights: dict[str, torch.Tensor], family: EncoderFamily) -> str:
     """
     SHA-256 of an encoder's weights.
 
-    It leaves out the two tensors that are resampled and rounds to bfloat16, so that it agrees between machines and
-    between float32 and bfloat16 copies of one model.
+    It leaves out the tensors that are resampled or unused and rounds to bfloat16, so that it agrees between machines
+    and between float32 and bfloat16 copies of one model.
     """
     digest = hashlib.sha256()
-    for key in sorted(set(weights) - {family.patch_kernel, family.position_table}):
+    used = {key for key in weights if not key.startswith(family.unused)}
+    for key in sorted(used - family.resampled_keys(weights)):
         tensor = weights[key].detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(f"{key}{tuple(tensor.shape)}".encode())
         digest.update(tensor.view(torch.int16).numpy().tobytes())

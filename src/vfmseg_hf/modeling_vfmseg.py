@@ -4,12 +4,14 @@
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput, ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME
@@ -18,8 +20,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
-from .configuration_vfmseg import VFMSegConfig, nearest_multiple
-from .encoders_vfmseg import adapted_backbone_config, get_encoder_family
+from .configuration_vfmseg import VFMSegConfig, check_field_names, nearest_multiple, preset_fields
+from .encoders_vfmseg import get_encoder_family
 from .foundation_vfmseg import (
     ENCODER_PREFIX,
     HUB_KWARGS,
@@ -31,6 +33,7 @@ from .foundation_vfmseg import (
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
 from .inference_vfmseg import two_stage_inference
 from .objective_vfmseg import joint_objective, segmentation_loss
+from .presets_vfmseg import get_preset
 
 
 @dataclass
@@ -133,11 +136,13 @@ class VFMSegModel(VFMSegPreTrainedModel):
 
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.backbone_config)
+        self.family = get_encoder_family(config.backbone_config)
+        self.encoder = self.family.build(config.backbone_config)
+        self.gradient_checkpointing = False
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.get_input_embeddings()
+        return self.family.input_embeddings(self.encoder)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args, **kwargs):
@@ -154,7 +159,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor,
         output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,  # read by the decorator
+        output_attentions: bool | None = None,  # the decorator fills the output
     ) -> BackboneOutput:
         """
         Args:
@@ -168,7 +173,8 @@ class VFMSegModel(VFMSegPreTrainedModel):
             residual stream after the blocks `config.out_indices`, without a final norm and without prefix tokens.
 
         Raises:
-            ValueError: if the size is no multiple of the patch, or the number of channels differs.
+            ValueError: if the size is no multiple of the patch, the number of channels differs, or the encoder cannot
+                give its attention maps.
         """
         check_pixel_values(pixel_values, self.config)
         patch = self.config.patch_size
@@ -181,29 +187,39 @@ class VFMSegModel(VFMSegPreTrainedModel):
             )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        family = get_encoder_family(self.config.backbone_config)
-        blocks = family.blocks(self.encoder)
-        hidden = family.embed(self.encoder, pixel_values, self.config.position_interpolation)
+        if not self.family.gives_attentions and (output_attentions or self.config.output_attentions):
+            raise ValueError(
+                f"encoders of the kind {self.config.backbone_config.model_type!r} do not give their attention maps; "
+                "leave output_attentions out"
+            )
+        blocks = self.family.blocks(self.encoder)
+        hidden, block_arguments = self.family.embed(self.encoder, pixel_values, self.config.position_interpolation)
         if self.training and torch.is_grad_enabled() and self._checkpoints_trainable_blocks(blocks, hidden):
             # Reentrant checkpointing drops the gradients of a block (of its LoRA, say) whose inputs need none.
             hidden.requires_grad_()
         hidden_states, feature_maps = [hidden], []
         for number, block in enumerate(blocks):
-            hidden = block(hidden)
+            hidden = self._run_block(block, hidden, block_arguments)
             hidden_states.append(hidden)
             if number in self.config.out_indices:
-                feature_maps.append(family.to_feature_map(hidden, height // patch, width // patch))
+                feature_maps.append(
+                    self.family.to_feature_map(hidden, self.config.backbone_config, height // patch, width // patch)
+                )
             if number == self.config.out_indices[-1] and not output_hidden_states:
                 break
         return BackboneOutput(
             feature_maps=tuple(feature_maps), hidden_states=tuple(hidden_states) if output_hidden_states else None
         )
 
-    @staticmethod
-    def _checkpoints_trainable_blocks(blocks: nn.ModuleList, hidden: torch.Tensor) -> bool:
+    def _run_block(self, block: nn.Module, hidden: torch.Tensor, arguments: dict[str, object]) -> torch.Tensor:
+        if self.gradient_checkpointing and self.training and not isinstance(block, GradientCheckpointingLayer):
+            return self._gradient_checkpointing_func(partial(block, **arguments), hidden)
+        return block(hidden, **arguments)
+
+    def _checkpoints_trainable_blocks(self, blocks: nn.ModuleList, hidden: torch.Tensor) -> bool:
         return (
             not hidden.requires_grad
-            and getattr(blocks[0], "gradient_checkpointing", False)
+            and (self.gradient_checkpointing or getattr(blocks[0], "gradient_checkpointing", False))
             and any(parameter.requires_grad for parameter in blocks.parameters())
         )
 
@@ -251,11 +267,12 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         Build a model on a pretrained foundation model, with new heads.
 
-        The patch kernel and the position grid are resampled bicubically to `patch_size` (16) and to pictures of
-        512 x 512, as the published converters do.
+        The patch kernel and the position grid are resampled to `patch_size` (16) and to pictures of 512 x 512, as the
+        published converters do. (The grids of SAM and of SigLIP2's NaFlex form keep their size.)
 
         Args:
-            name_or_path: Hub id or directory of the foundation model, e.g. `"facebook/dinov2-large"`.
+            name_or_path: Hub id or directory of the foundation model, e.g. `"facebook/dinov2-large"`. Of a CLIP, SigLIP
+                or SAM model only the vision encoder is loaded.
             dtype: of the new model. Training wants float32 weights under autocast, whatever the checkpoint's dtype.
             kwargs: fields of [`VFMSegConfig`] to override, arguments of `from_pretrained` that find files on the Hub
                 (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `force_download`), and
@@ -274,14 +291,48 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         attention = (
             {"attn_implementation": kwargs.pop("attn_implementation")} if "attn_implementation" in kwargs else {}
         )
-        unknown = sorted(set(kwargs) - set(VFMSegConfig.__dataclass_fields__) - {"num_labels"})
-        if unknown:
-            raise ValueError(f"{unknown} are no fields of VFMSegConfig; it has {sorted(VFMSegConfig.__annotations__)}")
+        check_field_names(kwargs)
         native_config = load_backbone_config(str(name_or_path), hub_kwargs)
         patch_size = kwargs.get("patch_size", 16)
-        kwargs.setdefault("backbone_config", adapted_backbone_config(native_config, patch_size))
+        kwargs.setdefault(
+            "backbone_config", get_encoder_family(native_config).adapted_config(native_config, patch_size)
+        )
         config = VFMSegConfig(backbone_name_or_path=str(name_or_path), **kwargs)
         return build_on_backbone(cls, config, name_or_path, hub_kwargs, dtype=dtype, **attention)
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        recipe: Literal["paper", "published-code"] = "paper",
+        backbone_name_or_path: str | os.PathLike | None = None,
+        **kwargs,
+    ) -> "VFMSegForSemanticSegmentation":
+        """
+        Build a model on a well-known foundation model, with new heads.
+
+        Args:
+            name, recipe: as in [`VFMSegConfig.from_preset`].
+            backbone_name_or_path: a copy of the foundation model, if it is not to come from the Hub.
+            kwargs: as in [`from_backbone`](VFMSegForSemanticSegmentation.from_backbone), which this calls.
+
+        Raises:
+            ValueError: as `VFMSegConfig.from_preset` and `from_backbone`, and if the foundation model's own
+                configuration is not the preset's.
+            OSError: if the weights cannot be had. Those of DINOv3 need a token that has access (`token=...`).
+
+        Example:
+
+        ```python
+        >>> model = VFMSegForSemanticSegmentation.from_preset("dinov2-large", recipe="published-code")
+        ```
+        """
+        preset = get_preset(name)
+        VFMSegConfig.from_preset(name, recipe)  # what is wrong with the recipe is said before anything is fetched
+        place = os.fspath(backbone_name_or_path or preset.hub_id)
+        native = load_backbone_config(place, {key: kwargs[key] for key in HUB_KWARGS if key in kwargs})
+        preset.check(native, place)
+        return cls.from_backbone(place, **preset_fields(name, recipe, kwargs, native))
 
     @classmethod
     def from_pretrained(

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from transformers import AutoConfig
 from transformers.utils import logging
 
 from ..adapters_vfmseg import lora_config
 from ..configuration_vfmseg import VFMSegConfig
+from ..foundation_vfmseg import read_config
 from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..presets_vfmseg import PRESETS, nearest_presets
 
 
 logger = logging.get_logger(__name__)
@@ -24,9 +25,14 @@ def start_model(name_or_path: str, **overrides) -> VFMSegForSemanticSegmentation
     A model to train.
 
     Args:
-        name_or_path: a foundation model or a VFMSeg checkpoint (Hub id or directory), or a JSON file of
-            [`VFMSegConfig`] fields for random weights.
+        name_or_path: a foundation model or a VFMSeg checkpoint (Hub id or directory), a preset of
+            [`VFMSegConfig.from_preset`] if there is no directory of its name, or a JSON file of [`VFMSegConfig`] fields
+            for random weights.
         overrides: fields of `VFMSegConfig`.
+
+    Raises:
+        ValueError: if it is neither a directory nor a preset, and cannot be a Hub id (user/name).
+        FileNotFoundError: if there is no such JSON file.
     """
     if name_or_path.endswith(".json"):
         if not os.path.isfile(name_or_path):
@@ -34,7 +40,11 @@ def start_model(name_or_path: str, **overrides) -> VFMSegForSemanticSegmentation
         config = VFMSegConfig.from_dict(json.loads(Path(name_or_path).read_text()), **overrides)
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return VFMSegForSemanticSegmentation(config)
-    if isinstance(AutoConfig.from_pretrained(name_or_path), VFMSegConfig):
+    if not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
+        if name_or_path not in PRESETS:
+            raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
+        return VFMSegForSemanticSegmentation.from_preset(name_or_path, **overrides)
+    if isinstance(read_config(name_or_path, {}), VFMSegConfig):
         return VFMSegForSemanticSegmentation.from_pretrained(name_or_path, is_trainable=True, **overrides)
     return VFMSegForSemanticSegmentation.from_backbone(name_or_path, **overrides)
 
