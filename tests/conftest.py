@@ -1,5 +1,6 @@
 """Fixtures of all tests: offline, seeded, and `shared` for recordings and data that are not in this repository."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from transformers import set_seed
+from transformers.utils import logging as hf_logging
 
 
 # The models are tiny: one thread is as fast as two, and stays fast when something else keeps the cores busy.
@@ -34,6 +36,15 @@ def shared() -> Path:
             pytest.fail(reason + "; VFMSEG_REQUIRE_SHARED=1 demands it")
         pytest.skip(reason)
     return SHARED
+
+
+@pytest.fixture
+def loading_log(caplog):
+    """What transformers logs, warnings and worse."""
+    hf_logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        yield caplog
+    hf_logging.disable_propagation()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Saving and loading: merged, adapter only, other classes, foundation models, and what is refused."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from conftest import disagreement
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSemanticSegmentation, Dinov2Config, Dinov2Model, SegformerConfig
-from transformers.utils import logging as hf_logging
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegModel
 from vfmseg_hf.adapters_vfmseg import lora_config, save_adapter
@@ -31,15 +29,6 @@ def predict(picture):
             return model.eval()(picture, refine="all").logits
 
     return predict
-
-
-@pytest.fixture
-def loading_log(caplog):
-    """What transformers logs, warnings and worse."""
-    hf_logging.enable_propagation()
-    with caplog.at_level(logging.WARNING):
-        yield caplog
-    hf_logging.disable_propagation()
 
 
 @pytest.fixture

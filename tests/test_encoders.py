@@ -1,7 +1,6 @@
 """Every encoder family on a tiny foundation model: exactness, any size, LoRA, checkpoints, precision."""
 
 import json
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ from transformers import (
     TimmWrapperModel,
 )
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
-from transformers.utils import logging as hf_logging
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config
 from vfmseg_hf.configuration_vfmseg import PUBLISHED_OPTIONS, published_options
@@ -226,15 +224,6 @@ def adapted(build):
         return model
 
     return adapted
-
-
-@pytest.fixture
-def loading_log(caplog):
-    """What transformers logs, warnings and worse."""
-    hf_logging.enable_propagation()
-    with caplog.at_level(logging.WARNING):
-        yield caplog
-    hf_logging.disable_propagation()
 
 
 def encode(model: VFMSegForSemanticSegmentation, pictures: torch.Tensor) -> torch.Tensor:

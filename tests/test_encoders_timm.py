@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import pickle
 
 import pytest
@@ -12,7 +11,6 @@ from conftest import disagreement
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSemanticSegmentation, TimmWrapperConfig
-from transformers.utils import logging as hf_logging
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegModel, encoder_timm_vfmseg
 from vfmseg_hf.adapters_vfmseg import lora_config
@@ -101,15 +99,6 @@ def predict(picture):
             return model.eval()(picture, refine="all").logits
 
     return predict
-
-
-@pytest.fixture
-def log(caplog):
-    """What transformers logs, warnings and worse."""
-    hf_logging.enable_propagation()
-    with caplog.at_level(logging.WARNING):
-        yield caplog
-    hf_logging.disable_propagation()
 
 
 # ------------------------------------------------------------------------------------------------- features
@@ -263,7 +252,7 @@ def test_bfloat16(tmp_path, picture):
 
 
 @SEVERAL
-def test_attention_implementation_reaches_timm(kind, tmp_path, predict, log):
+def test_attention_implementation_reaches_timm(kind, tmp_path, predict, loading_log):
     tiny_model(kind).save_pretrained(tmp_path)
     outputs = []
     for implementation in ("eager", "sdpa"):
@@ -272,7 +261,7 @@ def test_attention_implementation_reaches_timm(kind, tmp_path, predict, log):
         assert fused == {implementation == "sdpa"}
         outputs.append(predict(model))
     assert disagreement(*outputs) <= 1
-    assert not log.records
+    assert not loading_log.records
 
 
 def test_attention_maps_are_refused():
@@ -288,7 +277,7 @@ def test_attention_maps_are_refused():
 
 
 @EVERY
-def test_round_trip_is_exact(kind, tmp_path, predict, log):
+def test_round_trip_is_exact(kind, tmp_path, predict, loading_log):
     model = tiny_model(kind)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
@@ -303,7 +292,7 @@ def test_round_trip_is_exact(kind, tmp_path, predict, log):
     fresh = VFMSegForSemanticSegmentation(loaded.config)
     fresh.load_state_dict(model.state_dict())  # as Trainer resumes
     assert torch.equal(predict(fresh), predict(model))
-    assert not log.records
+    assert not loading_log.records
 
 
 def assert_same_state(found, expected):
@@ -351,11 +340,11 @@ def test_encoder_compiles_into_one_graph_and_exports():
 
 
 @EVERY
-def test_a_hub_directory_of_timm(kind, tmp_path, log):
+def test_a_hub_directory_of_timm(kind, tmp_path, loading_log):
     """Bare keys; the classifier stays behind; the kernel and the table are resampled, nothing else changes."""
     directory = write_hub_layout(tmp_path / "timm", kind)
     model = from_hub_layout(directory)
-    assert not log.records
+    assert not loading_log.records
     backbone = model.config.backbone_config
     assert backbone.model_args == {**TINY, "img_size": 512, "patch_size": 16, "dynamic_img_size": True}
     assert backbone.to_dict()["label_names"] == []
@@ -376,7 +365,7 @@ def test_a_hub_directory_of_timm(kind, tmp_path, log):
         torch.testing.assert_close(ours["pos_embed"], torch.cat([stored["pos_embed"][:, :prefix], table], dim=1))
 
 
-def test_weights_of_masked_image_modelling(tmp_path, log):
+def test_weights_of_masked_image_modelling(tmp_path, loading_log):
     """They come with the norm before their decoder instead of a classifier's, which the encoder does not have."""
     directory = write_hub_layout(tmp_path / "timm", "eva02")
     weights = {
@@ -386,11 +375,11 @@ def test_weights_of_masked_image_modelling(tmp_path, log):
     weights.update({"mask_token": torch.zeros(1, 1, 32), "lm_head.weight": torch.zeros(8, 32)})
     save_file(weights, directory / "model.safetensors")
     from_hub_layout(directory)
-    assert not log.records
+    assert not loading_log.records
 
 
 @SEVERAL
-def test_adapters(kind, tmp_path, predict, log):
+def test_adapters(kind, tmp_path, predict, loading_log):
     foundation = write_hub_layout(tmp_path / "timm", kind)
     model = from_hub_layout(foundation)
     model.add_adapter(lora_config(model.config, r=2))
@@ -404,20 +393,20 @@ def test_adapters(kind, tmp_path, predict, log):
     merged.save_pretrained(tmp_path / "merged")
     plain = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "merged")
     assert torch.equal(predict(plain), predict(merged))
-    assert not log.records
+    assert not loading_log.records
 
     other = write_hub_layout(tmp_path / "other", kind)
     with pytest.raises(ValueError, match="fingerprint"):
         VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter", backbone_name_or_path=other)
 
 
-def test_the_encoder_alone_is_a_foundation(tmp_path, log):
+def test_the_encoder_alone_is_a_foundation(tmp_path, loading_log):
     """The converter writes an adapter's base this way."""
     model = from_hub_layout(write_hub_layout(tmp_path / "timm", "eva02"))
     model.model.encoder.save_pretrained(tmp_path / "base", save_original_format=False)
     again = from_hub_layout(tmp_path / "base")
     assert_same_state(again.model, model.model)
-    assert not log.records
+    assert not loading_log.records
 
 
 def test_another_architecture_under_an_adapter(tmp_path):
@@ -452,7 +441,7 @@ def write_original_eva02(path, inner_norm):
 
 
 @pytest.mark.parametrize("inner_norm", [False, True])
-def test_original_eva02_file(inner_norm, tmp_path, log):
+def test_original_eva02_file(inner_norm, tmp_path, loading_log):
     reference = write_original_eva02(tmp_path / "eva02.pt", inner_norm)
     converted = convert_foundation(tmp_path / "eva02.pt", tmp_path / "out", "eva02")
     assert len(converted.dropped) == 2 * 5 + 3 + 2 and not converted.lora
@@ -469,7 +458,7 @@ def test_original_eva02_file(inner_norm, tmp_path, log):
     with_eps = convert_foundation(tmp_path / "eva02.pt", tmp_path / "eps", "eva02", {"layer_norm_eps": 1e-5})
     assert with_eps.encoder.keys() == converted.encoder.keys()
     assert from_hub_layout(tmp_path / "eps").model.encoder.timm_model.blocks[0].norm1.eps == 1e-5
-    assert not log.records
+    assert not loading_log.records
 
 
 def test_original_files_of_other_kinds(tmp_path):
