@@ -54,6 +54,9 @@ class TrainArguments:
     scale_range: list[float] = field(
         default_factory=lambda: [1.0, 1.0], metadata={"help": "Random scaling before the crop, from and to."}
     )
+    photometric: bool = field(
+        default=True, metadata={"help": "Distort brightness, contrast, saturation and hue of training pictures."}
+    )
     size: list[int] = field(
         default_factory=lambda: [1024, 2048],
         metadata={"help": "Shortest and longest edge that pictures are fitted into for evaluation."},
@@ -68,7 +71,12 @@ def main() -> None:
     set_seed(arguments.seed)
     source, domains = parse_domain(own.train), parse_domains(own.domains)
     info = corpus_info(source.spec)
-    augmentation = Augmentation(tuple(own.crop_size), tuple(own.resize) if own.resize else None, tuple(own.scale_range))
+    augmentation = Augmentation(
+        tuple(own.crop_size),
+        tuple(own.resize) if own.resize else None,
+        tuple(own.scale_range),
+        photometric=own.photometric,
+    )
     corpus, class_pixels = load_corpus(source.spec, source.split), None
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
