@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blocks import rows
 from PIL import Image
 from torch.nn import functional as F
 from transformers import TrainerCallback, set_seed
@@ -24,19 +25,6 @@ from vfmseg_hf.training.data import EpochSampler
 from vfmseg_hf.training.model import choose_trained_part, start_model
 
 
-def rows(count: int, sizes=((80, 112),), seed: int = 0, classes: int = 19) -> list[dict]:
-    """Blocks of classes, and pictures whose colours depend on them."""
-    random = np.random.default_rng(seed)
-    result = []
-    for index in range(count):
-        height, width = sizes[index % len(sizes)]
-        label = np.kron(random.integers(0, classes, (height // 16, width // 16)), np.ones((16, 16))).astype(np.uint8)
-        ids = label.astype(int)
-        image = (np.stack([ids * 13, 255 - ids * 7, ids * 29], axis=-1) % 256).astype(np.uint8)
-        result.append({"image": Image.fromarray(image), "label": Image.fromarray(label), "file_name": f"frame{index}"})
-    return result
-
-
 def pictures(count=6, **kwargs) -> TrainingPictures:
     return TrainingPictures(rows(count, **kwargs), VFMSegImageProcessor(), Augmentation(crop_size=(64, 64)))
 
@@ -44,7 +32,15 @@ def pictures(count=6, **kwargs) -> TrainingPictures:
 def make_trainer(model, directory, callbacks=(), train=None, eval_dataset=None, **settings) -> VFMSegTrainer:
     arguments = VFMSegTrainingArguments(
         output_dir=str(directory),
-        **{"max_steps": 6, "logging_steps": 1, "save_steps": 1, "disable_tqdm": True, "use_cpu": True, **settings},
+        **{
+            "max_steps": 6,
+            "logging_steps": 1,
+            "save_steps": 1,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "report_to": "none",
+            **settings,
+        },
     )
     return VFMSegTrainer(
         model, arguments, train_dataset=train or pictures(), eval_dataset=eval_dataset, callbacks=list(callbacks)

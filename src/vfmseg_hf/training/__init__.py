@@ -5,18 +5,22 @@ from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
 from .class_statistics import count_class_pixels
 from .data import Draw, EvaluationPictures, TrainingPictures
+from .recipes import RECIPES, Recipe, get_recipe
 from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
 
 
 __all__ = [
+    "RECIPES",
     "Augmentation",
     "Draw",
     "EvaluationPictures",
     "RareClassSampler",
+    "Recipe",
     "TrainingPictures",
     "VFMSegTrainer",
     "VFMSegTrainingArguments",
     "count_class_pixels",
+    "get_recipe",
     "rare_class_probabilities",
 ]
