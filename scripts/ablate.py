@@ -20,27 +20,24 @@ from vfmseg_hf.files import write_file
 from vfmseg_hf.training.ablation import execute, plan_runs, prior_scores, summarise
 
 
-def parse_arguments() -> tuple[argparse.Namespace, list[str], argparse.Namespace]:
-    own, _, rest = (sys.argv[1:], None, []) if "--" not in sys.argv else split_at(sys.argv[1:], "--")
+def parse_arguments() -> tuple[argparse.Namespace, argparse.Namespace]:
+    """Our own arguments, with those of train.py in `train_arguments`; and the data among the latter."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the runs and the table")
     parser.add_argument("--vary", nargs="+", required=True, help="switches of train.py, each on and off")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="every combination runs with each")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
-    arguments = parser.parse_args(own)
-    data = argparse.ArgumentParser("arguments of train.py", allow_abbrev=False)
+    parser.add_argument("train_arguments", nargs="+", metavar="...", help="after --: arguments of train.py")
+    arguments = parser.parse_args()
+    data = argparse.ArgumentParser("ablate.py, after --", allow_abbrev=False)
     data.add_argument("--train", required=True)
     data.add_argument("--domains", nargs="+", required=True)
-    return arguments, rest, data.parse_known_args(rest)[0]
-
-
-def split_at(words: list[str], mark: str) -> tuple[list[str], str, list[str]]:
-    place = words.index(mark)
-    return words[:place], mark, words[place + 1 :]
+    return arguments, data.parse_known_args(arguments.train_arguments)[0]
 
 
 def main() -> None:
-    arguments, rest, data = parse_arguments()
+    arguments, data = parse_arguments()
+    rest = arguments.train_arguments
     runs = plan_runs(arguments.output_dir, arguments.vary, arguments.seeds, rest)
     results = list(execute(runs, Path(__file__).with_name("train.py"), arguments.jobs))
     prior = prior_scores(parse_domain(data.train), parse_domains(data.domains))

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import REPOSITORY
@@ -61,6 +64,31 @@ def test_train_then_evaluate(tiny_config, tmp_path):
     assert result["domains"]["rain"]["final"]["mean_iou"] == pytest.approx(scores["eval_rain_mean_iou"])
     assert result["domains"]["rain"]["coarse"]["mean_iou"] == pytest.approx(scores["eval_rain_coarse_mean_iou"])
     assert result["protocol"]["confidence_threshold"] == 0.968 and "mean " in evaluated.stdout
+
+
+def test_sigterm_saves_and_exits(tiny_config, tmp_path):
+    """With the status that a shell gives for SIGTERM; a new run does not mix into the old one's checkpoints."""
+    tiny_config().to_json_file(tmp_path / "tiny.json")
+    words = [
+        "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128", "--use_cpu",
+        "--crop_size", 64, 64, "--rare_class_sampling", "false", "--output_dir", tmp_path / "run", "--save_steps", 2,
+    ]  # fmt: skip
+    command = list(map(str, [sys.executable, REPOSITORY / "scripts" / "train.py", *words]))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not (tmp_path / "run" / "checkpoint-2").exists() and process.poll() is None:
+            time.sleep(0.1)
+        process.terminate()
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    (step,) = map(int, re.findall(r"SIGTERM: saving a checkpoint at step (\d+)", output))
+    checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == step
+    assert json.loads((checkpoint / "recipe.json").read_text())["settings"]["augmentation"]["crop_size"] == [64, 64]
+    again = run("train.py", *words)
+    assert again.returncode == 1 and f"holds checkpoint-{step} of an earlier run; add --resume" in again.stderr
+    resumed = run("train.py", *words, "--resume", "--max_steps", step + 1)
+    assert resumed.returncode == 0 and f"checkpoint-{step}" in resumed.stdout, resumed.stderr
+    assert "recipe paper, but training.max_steps" in resumed.stdout
 
 
 def test_errors_are_one_line(tiny_config, tmp_path):

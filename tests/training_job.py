@@ -67,16 +67,17 @@ class AskToStop(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def make_model(lora: bool, exact: bool) -> VFMSegForSemanticSegmentation:
+def make_model(lora: bool, exact: bool, **options) -> VFMSegForSemanticSegmentation:
     """
     A tiny model with seeded weights.
 
     Args:
         exact: without dropout and masking, and with a batch norm that keeps its statistics in training.
+        options: fields of the model's configuration.
     """
     set_seed(7)
     model = VFMSegForSemanticSegmentation(
-        VFMSegConfig(backbone_config=BACKBONE, **REFINER, **(NOTHING_RANDOM if exact else {}))
+        VFMSegConfig(backbone_config=BACKBONE, **REFINER, **(NOTHING_RANDOM if exact else {}), **options)
     )
     for head in (model.coarse_head, model.refine_head):
         head.classifier.weight.data.mul_(60)
@@ -101,6 +102,7 @@ def run(
     score: bool = False,
     kill_while_saving: int | None = None,
     stop_at: int | None = None,
+    options: dict | None = None,
     **settings,
 ) -> VFMSegTrainer:
     """Trains, and leaves `result.json` with the losses and scores, and the weights in `final`."""
@@ -115,7 +117,7 @@ def run(
     callbacks = [KillWhileSaving(kill_while_saving)] if kill_while_saving else []
     callbacks += [AskToStop(stop_at)] if stop_at else []
     trainer = VFMSegTrainer(
-        make_model(lora, exact),
+        make_model(lora, exact, **(options or {})),
         arguments,
         train_dataset=TrainingPictures(rows(pictures), processor, Augmentation(crop_size=(64, 64)), seed=3),
         eval_dataset={
