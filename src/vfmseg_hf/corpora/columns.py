@@ -6,13 +6,13 @@ What a cell means travels with the cell, not with a transform of the data set: `
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -176,11 +176,13 @@ class LabelMap(LazyPicture):
         else:
             ids = translate(as_ids(READERS[cell["coding"]](path), path), table, path)
         if cell["image"] is not None:
-            expected = upright_size(cell["image"])
-            if expected != ids.shape[::-1]:
+            header = read_header(cell["image"], cell["image"])
+            if header.size != ids.shape[::-1]:
+                turned = ", before the turn that its EXIF tag asks for" if header.orientation >= 5 else ""
                 raise ValueError(
                     f"The label map {path} is {ids.shape[1]}x{ids.shape[0]} pixels, its picture {cell['image']} is "
-                    f"{expected[0]}x{expected[1]}. Restore both files from the owner's, or leave out this frame."
+                    f"{header.size[0]}x{header.size[1]}{turned}. Restore both files from the owner's, or leave out "
+                    "this frame."
                 )
         return PIL.Image.fromarray(ids)
 
@@ -225,24 +227,39 @@ def id_table(mapping: Mapping[int, int]) -> list[int]:
 @dataclass
 class Picture(Image):
     """
-    `datasets.Image` that also reads members of zip archives through the handle of this process.
+    `datasets.Image` for pictures that label maps were drawn on: their pixels stay where they are stored.
 
-    All corpora of files have it, in folders and in archives, so that their data sets can be concatenated.
+    An EXIF tag that asks for turning or mirroring is not followed, as nothing would turn the label map. Members of zip
+    archives are read through the handle of this process. All corpora of files have this type, in folders and in
+    archives, so that their data sets can be concatenated.
     """
 
     _type: str = field(default="VfmsegPicture", init=False, repr=False)
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
-        """Raises `OSError` for a member that is missing or cannot be read; the message names it."""
-        if not _is_member(value):
+        """
+        The picture. That of a file knows its file, so that `map` stores the name of it; any other one has no format,
+        so that `map` stores it without loss.
+
+        Raises:
+            `OSError`: the file or member is missing or cannot be read; the message names it.
+        """
+        if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
+            return value
+        path, content = value["path"], value["bytes"]
+        if content is None and path is not None and "://" in path and not _is_member(value):
             return super().decode_example(value, token_per_repo_id)
-        content = {"bytes": read_bytes(value["path"]), "path": None}
+        if content is None and _is_member(value):
+            content = read_bytes(path)
         try:
-            return super().decode_example(content, token_per_repo_id)
+            image = PIL.Image.open(path if content is None else BytesIO(content))
+            image.load()
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            raise OSError(
-                f"Cannot read the picture {value['path']}: {error}. Restore the file from the owner's."
-            ) from error
+            raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
+        mode = self.mode or image.mode
+        return image if content is None and image.mode == mode else image.convert(mode)
 
     def embed_storage(
         self,
@@ -461,19 +478,66 @@ def _byte_table(table: tuple[int, ...]) -> tuple[bytes, bytes | None]:
     return bytes(mark if target == UNKNOWN else target for target in padded), bytes([mark])
 
 
-def upright_size(path: str) -> tuple[int, int]:
-    """Width and height of a picture as `datasets.Image` gives it, turned by its EXIF tag; reads the header only."""
+class Header(NamedTuple):
+    """
+    What a picture file says of itself.
+
+    Attributes:
+        size: width and height of the stored pixels.
+        orientation: EXIF's number for how to show them; 1 is as they are stored.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def read_header(source: Any, name: str) -> Header:
+    """
+    The header of a picture at a location, or in an open file; pixels are not read.
+
+    Raises:
+        `OSError`: the file is missing or no picture; the message names it.
+    """
     try:
-        with open_location(path) as file, PIL.Image.open(file) as image:
+        with (
+            open_location(source) if isinstance(source, str) else nullcontext(source) as file,
+            PIL.Image.open(file) as image,
+        ):
             # The plain method: that of PNG files decodes the picture to look for tags behind it.
-            turned = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG) in (5, 6, 7, 8)
-            return image.size[::-1] if turned else image.size
+            orientation = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+            return Header(image.size, orientation if orientation in range(2, 9) else 1)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The picture {path} is gone. Restore it, or load the corpus again from where it is now."
+            f"The picture {name} is gone. Restore it, or load the corpus again from where it is now."
         ) from error
-    except OSError as error:
-        raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise OSError(f"Cannot read the picture {name}: {error}. Restore the file from the owner's.") from error
+
+
+def refuse_turned(pictures: Iterable[tuple[str, Any]], corpus: str) -> None:
+    """
+    For pictures `(name, source of read_header)` whose label maps may have been drawn in either position.
+
+    Those that cannot be read are left to whoever reads them.
+
+    Raises:
+        `ValueError`: pictures with an EXIF tag that asks to turn or mirror them.
+    """
+    turned = []
+    for name, source in pictures:
+        try:
+            if read_header(source, name).orientation != 1:
+                turned.append(name)
+        except OSError:
+            continue
+    if turned:
+        shown = ", ".join(turned[:5]) + (", ..." if len(turned) > 5 else "")
+        raise ValueError(
+            f"{corpus}: {len(turned)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
+            "tells whether their label maps are for the stored pixels or for what the tag makes of them. Store turned "
+            "pixels without the tag (PIL.ImageOps.exif_transpose), or, where the label maps fit the stored pixels, "
+            "remove the tag."
+        )
 
 
 def _png(pixels: np.ndarray) -> bytes:
