@@ -15,7 +15,6 @@ checkpoint and ends with status 143; --resume goes on from the last checkpoint t
 
 import argparse
 import os
-import signal
 import sys
 from dataclasses import dataclass, field
 
@@ -103,7 +102,7 @@ def find_checkpoint(output_dir: str, resume: bool) -> str | None:
     return last
 
 
-def main() -> int:
+def main() -> None:
     own, arguments = parse_arguments()
     checkpoint, recipe = find_checkpoint(arguments.output_dir, own.resume), get_recipe(own.recipe)
     set_seed(arguments.seed)
@@ -138,8 +137,6 @@ def main() -> int:
         if checkpoint:
             print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.termination.stopped:
-        return 128 + signal.SIGTERM
     trainer.save_model()
     if evaluation:
         trainer.save_metrics("eval", trainer.evaluate())
@@ -148,11 +145,10 @@ def main() -> int:
             plot_curves(trainer.state.log_history, os.path.join(arguments.output_dir, "curves.png"))
         except ImportError as error:
             print(f"no curves are drawn: {error}")
-    return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        main()
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

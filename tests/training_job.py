@@ -128,14 +128,17 @@ def run(
     )
     scores = trainer.evaluate() if score else None
     set_seed(3)  # loaders of evaluations draw from torch's generator, as often as there are processes
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except SystemExit as exit:
+        assert stop_at and exit.code == 128 + signal.SIGTERM
+        return trainer
     trainer.save_model(os.path.join(output_dir, "final"))
     if trainer.is_world_process_zero():
         logs = [entry for entry in trainer.state.log_history if "loss" in entry]
         result = {
             "losses": [[entry[key] for key in ("loss", "content_loss", "detail_loss")] for entry in logs],
             "scores": scores,
-            "stopped": trainer.termination.stopped,
             "unused": trainer.args.ddp_find_unused_parameters,
         }
         Path(output_dir, "result.json").write_text(json.dumps(result))

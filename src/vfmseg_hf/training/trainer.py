@@ -2,6 +2,7 @@
 """Trainer with the paper's recipe: two learning rates, streaming mIoU over domains, exact resume."""
 
 import os
+import signal
 import time
 from collections import defaultdict
 
@@ -34,9 +35,6 @@ class VFMSegTrainer(CheckpointedTrainer):
     with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every checkpoint and
     saved model has a `recipe.json` that says what it was trained with.
 
-    Attributes:
-        termination: `termination.stopped` tells whether the last training was ended by SIGTERM, after a checkpoint.
-
     Raises:
         ValueError: `ema_decay` outside (0, 1), or together with FSDP or DeepSpeed, which hold parts of the weights.
     """
@@ -60,10 +58,19 @@ class VFMSegTrainer(CheckpointedTrainer):
         self.add_callback(self.termination)
 
     def train(self, *args, **kwargs):
-        """As in [`Trainer`]; on SIGTERM a checkpoint is saved and the training ends, see `termination`."""
+        """
+        As in [`Trainer`].
+
+        Raises:
+            SystemExit: on SIGTERM, after a checkpoint was saved, with the status that a shell gives for it (143): nothing
+                that follows a finished training should follow then.
+        """
         self._forget_evaluation()
         with self.termination.listening():
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
+        if self.termination.stopped:
+            raise SystemExit(128 + signal.SIGTERM)
+        return output
 
     def _forget_evaluation(self) -> None:
         """
