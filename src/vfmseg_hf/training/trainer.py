@@ -62,7 +62,7 @@ class VFMSegTrainer(CheckpointedTrainer):
         As in [`Trainer`].
 
         Raises:
-            SystemExit: on SIGTERM, after a checkpoint was saved, with the status that a shell gives for it (143): nothing
+            SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
                 that follows a finished training should follow then.
         """
         self._forget_evaluation()
