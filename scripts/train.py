@@ -16,7 +16,7 @@ from transformers import HfArgumentParser, set_seed
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, load_corpus
-from vfmseg_hf.corpora.domains import parse_domain, parse_domains
+from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
@@ -38,7 +38,7 @@ class TrainArguments:
     )
     train: str = field(metadata={"help": "Corpus to train on: corpus[@split], e.g. camvid:/data/camvid@source_train."})
     domains: list[str] = field(
-        default_factory=list, metadata={"help": "Domains to evaluate on: name=corpus@split, any number of them."}
+        default_factory=list, metadata={"help": "Domains to evaluate on: [name=]corpus[@split], any number of them."}
     )
     tune: str = field(
         default="lora",
@@ -66,7 +66,7 @@ def main() -> None:
         (TrainArguments, VFMSegTrainingArguments), description=__doc__
     ).parse_args_into_dataclasses()
     set_seed(arguments.seed)
-    source, domains = parse_domain(own.train), parse_domains(own.domains)
+    source, domains = parse_domain(own.train), evaluation_domains(own.domains)
     info = corpus_info(source.spec)
     augmentation = Augmentation(tuple(own.crop_size), tuple(own.resize) if own.resize else None, tuple(own.scale_range))
     corpus, class_pixels = load_corpus(source.spec, source.split), None

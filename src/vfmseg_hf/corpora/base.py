@@ -20,6 +20,9 @@ from .columns import COLOURS, LabelMap, id_table, label_cell, picture_column
 from .storage import Storage
 
 
+HELD_OUT_SPLITS = ("val", "validation", "test")
+
+
 @dataclass(frozen=True)
 class EvaluationGroups:
     """
@@ -71,14 +74,22 @@ class CorpusInfo:
         evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus.
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this corpus looks.
+        evaluation_split: what a model is scored on if nothing else is said. By default `val`, `validation` or `test`,
+            the first of these that there is, or else the first split; None where splits are not known beforehand.
     """
 
     name: str
     splits: tuple[str, ...]
     licence: str
     usage: str
+    evaluation_split: str | None = None
     id2label: Mapping[int, str] = field(default_factory=lambda: dict(CITYSCAPES_ID2LABEL))
     evaluation: EvaluationGroups = field(default_factory=each_class)
+
+    def __post_init__(self):
+        if self.evaluation_split is None:
+            held_out = [split for split in HELD_OUT_SPLITS if split in self.splits]
+            object.__setattr__(self, "evaluation_split", next(iter([*held_out, *self.splits]), None))
 
 
 @dataclass(frozen=True)
