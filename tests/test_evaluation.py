@@ -30,6 +30,7 @@ from vfmseg_hf.evaluation import (
     write_scores,
 )
 from vfmseg_hf.metrics import iou_scores
+from vfmseg_hf.processes import join_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
 
 
@@ -340,3 +341,13 @@ def test_results_hold_what_it_takes_to_repeat_them(tiny_model, tmp_path):
 def test_native_results_name_no_size(tiny_model):
     model, processor = PROTOCOLS["native"].apply(tiny_model(), VFMSegImageProcessor())
     assert describe_protocol(PROTOCOLS["native"], model, processor, "gated", False)["resize"] is None
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_alone_keeps_its_device_and_several_cannot_share_one(monkeypatch):
+    assert join_processes("cuda:1") == "cuda:1" and process_rank() == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device must be auto or cpu, got cuda:1"):
+        join_processes("cuda:1")
