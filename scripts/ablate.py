@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from vfmseg_hf.corpora.domains import parse_domain, parse_domains
+from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.files import write_file
 from vfmseg_hf.training.ablation import execute, plan_runs, prior_scores, summarise
 
@@ -40,7 +40,7 @@ def main() -> None:
     rest = arguments.train_arguments
     runs = plan_runs(arguments.output_dir, arguments.vary, arguments.seeds, rest)
     results = list(execute(runs, Path(__file__).with_name("train.py"), arguments.jobs))
-    prior = prior_scores(parse_domain(data.train), parse_domains(data.domains))
+    prior = prior_scores(parse_domain(data.train), evaluation_domains(data.domains))
     table = summarise(results, prior)
     record = {
         "arguments": rest,

@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, load_corpus
-from vfmseg_hf.corpora.domains import parse_domain, parse_domains
+from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
@@ -106,7 +106,7 @@ def main() -> None:
     own, arguments = parse_arguments()
     checkpoint, recipe = find_checkpoint(arguments.output_dir, own.resume), get_recipe(own.recipe)
     set_seed(arguments.seed)
-    source, domains = parse_domain(own.train), parse_domains(own.domains)
+    source, domains = parse_domain(own.train), evaluation_domains(own.domains)
     info = corpus_info(source.spec)
     augmentation = Augmentation(
         tuple(own.crop_size),

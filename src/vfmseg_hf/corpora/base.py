@@ -23,6 +23,7 @@ from .storage import Storage
 
 # Maps of train ids that the converters of DAFormer, HRDA, Rein and VFMSeg write beside the owners' label maps.
 CONVERTED = "_labelTrainIds"
+HELD_OUT_SPLITS = ("val", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,23 @@ class CorpusInfo:
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this corpus looks.
         pairs: pictures with label maps in the splits of the full release, where these numbers are known.
+        evaluation_split: what a model is scored on if nothing else is said. By default `val`, `validation` or `test`,
+            the first of these that there is, or else the first split; None where splits are not known beforehand.
     """
 
     name: str
     splits: tuple[str, ...]
     licence: str
     usage: str
+    evaluation_split: str | None = None
     id2label: Mapping[int, str] = field(default_factory=lambda: dict(CITYSCAPES_ID2LABEL))
     evaluation: EvaluationGroups = field(default_factory=each_class)
     pairs: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.evaluation_split is None:
+            held_out = [split for split in HELD_OUT_SPLITS if split in self.splits]
+            object.__setattr__(self, "evaluation_split", next(iter([*held_out, *self.splits]), None))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,10 @@ def load(rest: str, split: str) -> Dataset:
     """
     path, settings = parse_query(rest, {"split_file": None}, INFO)
     if settings["split_file"] is None and split != "train":
-        raise ValueError(f"The parts of gtav are known from the owners' split file only. Usage: {INFO.usage}")
+        raise ValueError(
+            f"The parts of gtav are known from the owners' split file only; without it there is @train, all pictures. "
+            f"Usage: {INFO.usage}"
+        )
     storage = open_storage(path, INFO, LAYOUT)
     images = storage.expect("images", ".png")
     labels = without_converted(storage.expect("labels", ".png"), INFO.name)
