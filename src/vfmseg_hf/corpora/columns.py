@@ -233,12 +233,12 @@ class Picture(Image):
     _type: str = field(default="VfmsegPicture", init=False, repr=False)
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
-        """Raises `OSError` for a member that is missing or cannot be read; the message names it."""
-        if not _is_member(value):
-            return super().decode_example(value, token_per_repo_id)
-        content = {"bytes": read_bytes(value["path"]), "path": None}
+        """Raises `OSError` for a file or member that is missing or cannot be read; the message names it."""
+        content = {"bytes": read_bytes(value["path"]), "path": None} if _is_member(value) else value
         try:
             return super().decode_example(content, token_per_repo_id)
+        except FileNotFoundError:
+            raise  # names the file
         except OSError as error:
             raise OSError(
                 f"Cannot read the picture {value['path']}: {error}. Restore the file from the owner's."
