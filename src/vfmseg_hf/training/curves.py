@@ -44,6 +44,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike)
         panel.set(xlabel="step", ylabel="mean IoU in %", ylim=(0, None))
         panel.legend(fontsize="small")
     for panel in axes.flat:
+        panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
