@@ -12,6 +12,7 @@ import time
 import zipfile
 import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -331,6 +332,32 @@ class TestArchives:
             seconds.append(time.perf_counter() - start)
         assert np.median(seconds) < 0.002
 
+    def test_an_archive_that_is_replaced_is_opened_again(self, make_copy):
+        """Also in place, where its length stays: what is read is never a mix of both."""
+        copy = make_copy("cityscapes", packed=True)
+        dataset = copy.load("val")
+        copy.check(dataset[0])
+        path = copy.folder / "gtFine_trainvaltest.zip"
+        first = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            (member,) = [name for name in archive.namelist() if name.startswith("gtFine/val")]
+        with storage.open_location(f"zip://{member}::{path}") as file:
+            start = file.read(20)
+            with zipfile.ZipFile(path.with_suffix(".new"), "w") as archive:
+                archive.writestr("before", b"moves the member elsewhere")
+                archive.writestr(member, b"another label map")
+            os.replace(path.with_suffix(".new"), path)
+            assert storage.read_bytes(f"zip://{member}::{path}") == b"another label map"
+            with zipfile.ZipFile(BytesIO(first)) as archive:
+                assert start + file.read() == archive.read(member), "a reader of the old file reads on in it"
+        path.write_bytes(first)
+        copy.check(dataset[0])
+        changed = path.stat().st_mtime_ns + 1
+        path.write_bytes(bytes(len(first)))
+        os.utime(path, ns=(changed, changed))
+        with pytest.raises(OSError, match="Cannot read the archive"):
+            dataset["label"][0]
+
     def test_a_forked_process_opens_its_own(self, make_copy, monkeypatch):
         copy = make_copy("cityscapes", packed=True)
         monkeypatch.setattr(storage, "_handles", {})
@@ -355,17 +382,14 @@ class TestArchives:
         start = member.header_offset + 30 + len(member.filename)
         content[start + 20 : start + 40] = bytes(20)
         path.write_bytes(content)
-        storage._handles.clear()
         with pytest.raises(OSError, match=r"Cannot read zip://gtFine/val/munster/.*gtFine_trainvaltest.zip"):
             dataset[0]
         path.write_bytes(b"nothing")
-        storage._handles.clear()
         with pytest.raises(OSError, match=r"Cannot read .*gtFine_trainvaltest.zip: .*Download"):
             dataset[0]
         with pytest.raises(OSError, match="Cannot read the archive .*gtFine_trainvaltest.zip"):
             copy.load("val")
         path.unlink()
-        storage._handles.clear()
         with pytest.raises(FileNotFoundError, match="gtFine_trainvaltest.zip"):
             dataset[0]
 
