@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser, set_seed
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
-from vfmseg_hf.corpora import corpus_info, load_corpus
+from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import parse_domain, parse_domains
 from vfmseg_hf.training import (
     Augmentation,
@@ -23,7 +23,6 @@ from vfmseg_hf.training import (
     TrainingPictures,
     VFMSegTrainer,
     VFMSegTrainingArguments,
-    count_class_pixels,
 )
 from vfmseg_hf.training.model import choose_trained_part, start_model
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.corpora import load_corpus
+from vfmseg_hf.corpora import class_statistics, count_class_pixels, load_corpus, parallel
 from vfmseg_hf.corpora.base import CorpusInfo, Frame, dataset_of_frames, frames_of_folders
 from vfmseg_hf.training import (
     Augmentation,
@@ -27,8 +27,6 @@ from vfmseg_hf.training import (
     TrainingPictures,
     VFMSegTrainer,
     VFMSegTrainingArguments,
-    class_statistics,
-    count_class_pixels,
     rare_class_probabilities,
 )
 from vfmseg_hf.training.data import collate
@@ -83,7 +81,7 @@ def brute_force(dataset, num_classes: int) -> np.ndarray:
 def test_counts_are_those_of_the_pixels(num_proc, corpus, tmp_path):
     """Also in a selection, in another order, with rows twice."""
     dataset = datasets.concatenate_datasets([corpus.open()] * 12).select([7, 3, *range(10, 72), *range(6), 7])
-    assert len(dataset) // (2 * class_statistics.CHUNK) > 1, "too few for two processes"
+    assert len(dataset) // (2 * parallel.CHUNK) > 1, "too few for two processes"
     counts = count_class_pixels(dataset, 4, tmp_path / "cache", num_proc)
     assert counts.dtype == np.int64 and np.array_equal(counts, brute_force(dataset, 4))
 

@@ -31,7 +31,7 @@ _handles: dict[tuple[int, str], _Handle] = {}
 
 
 def file_state(path: str | Path) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds: what tells a changed file. Raises `OSError` for a missing one."""
+    """What tells a changed file: size in bytes, time of change in nanoseconds. Raises `OSError` for a missing one."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 

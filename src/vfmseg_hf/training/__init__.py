@@ -3,7 +3,6 @@
 
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
-from .class_statistics import count_class_pixels
 from .data import Draw, EvaluationPictures, TrainingPictures
 from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
@@ -17,6 +16,5 @@ __all__ = [
     "TrainingPictures",
     "VFMSegTrainer",
     "VFMSegTrainingArguments",
-    "count_class_pixels",
     "rare_class_probabilities",
 ]

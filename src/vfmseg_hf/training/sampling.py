@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from ..corpora.class_statistics import MIN_PIXELS
 from .data import Draw, EpochSampler, seeded_generator
 
 
@@ -82,7 +83,7 @@ class RareClassSampler(EpochSampler):
         class_pixels: np.ndarray,
         seed: int,
         temperature: float = 0.01,
-        min_pixels: int = 3000,
+        min_pixels: int = MIN_PIXELS,
         crop_ratio: float = 2.0,
     ):
         super().__init__(len(class_pixels), seed)
