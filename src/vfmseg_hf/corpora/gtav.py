@@ -9,14 +9,12 @@ import json
 from pathlib import Path
 
 from datasets import Dataset
-from transformers.utils import logging
 
 from ..labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, Frame, dataset_of_frames, open_storage, pair, parse_query
+from .base import Corpus, CorpusInfo, Frame, UndefinedSplit, dataset_of_frames, open_storage, pair, parse_query
 from .cityscapes import TRAIN_IDS as CITYSCAPES_TRAIN_IDS
+from .findings import FOREIGN, complain, notify
 
-
-logger = logging.get_logger(__name__)
 
 LAYOUT = (
     "images/00001.png and labels/00001.png, or 01_images.zip ... 10_images.zip and 01_labels.zip ... 10_labels.zip "
@@ -49,12 +47,14 @@ def load(rest: str, split: str) -> Dataset:
     """
     path, settings = parse_query(rest, {"split_file": None}, INFO)
     if settings["split_file"] is None and split != "train":
-        raise ValueError(f"The parts of gtav are known from the owners' split file only. Usage: {INFO.usage}")
+        raise UndefinedSplit(f"The parts of gtav are known from the owners' split file only. Usage: {INFO.usage}")
     storage = open_storage(path, INFO, LAYOUT)
     images, labels = (_without_wrong_sizes(storage.expect(folder, ".png")) for folder in ("images", "labels"))
     frames = pair(images, labels, INFO.name)
     if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
-        raise ValueError(f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}.")
+        message = f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}."
+        complain(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
+        frames = [frame for frame in frames if frame.name.isdecimal()]
     wanted, note = set(range(1, COUNT + 1)), ""
     if settings["split_file"] is not None:
         wanted = read_split(Path(settings["split_file"]).expanduser(), split)
@@ -93,7 +93,7 @@ def read_split(path: Path, split: str) -> set[int]:
 def _without_wrong_sizes(files: dict[str, str]) -> dict[str, str]:
     names = [f"{number:05d}" for number in WRONG_SIZE]
     if any(name in files for name in names):
-        logger.warning_once(
+        notify(
             f"gtav: {' and '.join(names)} are left out, because their label maps have another size than the pictures."
         )
     return {key: location for key, location in files.items() if key not in names}
@@ -103,7 +103,7 @@ def _report_missing(frames: list[Frame], wanted: set[int]) -> None:
     missing = sorted(wanted - {int(frame.name) for frame in frames} - set(WRONG_SIZE))
     if missing:
         shown = ", ".join(f"{number:05d}" for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        logger.warning_once(f"gtav: {len(missing)} of {len(wanted)} pairs are not in this copy: {shown}")
+        notify(f"gtav: {len(missing)} of {len(wanted)} pairs are not in this copy: {shown}")
 
 
 CORPUS = Corpus(INFO, load)

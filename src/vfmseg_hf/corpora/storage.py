@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from .findings import TWICE, complain
+
 
 SCHEME = "zip://"
 
@@ -187,10 +189,9 @@ class Storage:
 
     def _add(self, found: dict[str, str], key: str, location: str) -> None:
         if key in found:
-            raise ValueError(
-                f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
-            )
-        found[key] = location
+            message = f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
+            complain(TWICE, {location: f"also {found[key]}"}, ValueError(message))
+        found.setdefault(key, location)
 
 
 def _suffix(name: str, suffixes: tuple[str, ...]) -> str | None:
