@@ -91,7 +91,8 @@ def read_class_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 def write_class_pixels(path: Path, counts: np.ndarray) -> bool:
     """Keeps counts, `int64` `[N, K]`. False, with a warning, where that is not possible."""
     try:
-        write_file(path, save({TENSOR: counts}))
+        # Of a view, safetensors would store whatever lies in its memory.
+        write_file(path, save({TENSOR: np.ascontiguousarray(counts)}))
     except OSError as error:
         logger.warning("The pixels per class cannot be kept in %s and will be counted again: %s", path, error)
         return False

@@ -43,6 +43,8 @@ def read_in_parallel(rows: Rows, num_proc: int | None, title: str) -> Iterator[A
         # Its own, or reading would move the global one, and weights would depend on whether something was kept.
         generator=torch.Generator(),
     )
+    if len(rows) == 0:
+        return
     with logging.tqdm(total=len(rows), desc=title, unit="picture") as bar:
         for chunk in loader:
             yield from chunk

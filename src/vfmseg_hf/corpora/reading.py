@@ -257,8 +257,11 @@ def verify_picture(content: bytes) -> None:
     Holds a PNG file against the sums in it, which decoders do not look at: pixels may be wrong though all are there.
 
     Raises:
+        `OSError`: an empty file.
         Whatever Pillow does for a file that is damaged, cut off before its end, or no picture.
     """
+    if not content:
+        raise OSError("an empty file")
     with PIL.Image.open(BytesIO(content)) as image:
         image.verify()
 
