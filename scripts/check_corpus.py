@@ -7,17 +7,19 @@ import json
 import sys
 from pathlib import Path
 
-from vfmseg_hf.charts import class_chart, import_matplotlib
+from vfmseg_hf.charts import class_chart
 from vfmseg_hf.corpora.check_report import format_report, report_as_dict
 from vfmseg_hf.corpora.checking import check_corpus
 from vfmseg_hf.corpora.domains import parse_place
 from vfmseg_hf.files import write_file
+from vfmseg_hf.plotting import import_figure
 
 
 RESULTS = """\
-Found are pictures and label maps without their partner, files that are damaged or cut off, label maps of another size
-than their pictures, and ids or colours that the corpus does not have. The pixels of every class are counted in the same
-pass; those of a split without problems are kept for rare class sampling, where train.py finds them.
+Found are pictures and label maps without their partner, files and archives that are damaged or cut off, label maps of
+another size than their pictures, own pictures that an EXIF tag turns, and ids or colours that the corpus does not have.
+The pixels of every class are counted in the same pass; those of a split without problems are kept for rare class
+sampling, where train.py finds them.
 
 exit status: 0 if the corpus is clean, 1 if there are problems, 2 if it could not be checked or a result not be saved
 
@@ -60,7 +62,7 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         if arguments.chart:
-            import_matplotlib()  # else it would be missed after an hour of reading
+            import_figure()  # else it would be missed after an hour of reading
         report = check_corpus(arguments.corpus, arguments.split, arguments.num_proc)
         print(format_report(report))
         if arguments.json:

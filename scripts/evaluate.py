@@ -1,48 +1,93 @@
 #!/usr/bin/env python
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Score a VFMSeg model on domains: mean IoU of the coarse and the final result, at the labels' own sizes.
+"""Score a VFMSeg model on domains by a named protocol: IoU per class, mIoU, mAcc, aAcc, coarse and final, in one pass.
 
-example:
-  python scripts/evaluate.py --model runs/camvid --output scores.json \\
-      --domains day=camvid:/data/camvid@source_val dusk=camvid:/data/camvid@target_dusk
+A domain is [name=]corpus[@split]; without @split it is the split that the corpus holds out (val, validation).
+
+examples:
+  python scripts/evaluate.py --model runs/gtav --protocol published --output scores.json \\
+      --data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
+  torchrun --nproc_per_node 4 scripts/evaluate.py --model runs/gtav --num_workers 4 \\
+      --data day=camvid:/data/camvid@source_val dusk=camvid:/data/camvid@target_dusk
 """
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from vfmseg_hf.corpora import corpus_info, load_corpus
-from vfmseg_hf.corpora.domains import parse_domains
-from vfmseg_hf.evaluation import evaluate_domain, format_domains, write_scores
+from vfmseg_hf.corpora.domains import evaluation_domains
+from vfmseg_hf.evaluation import (
+    PROTOCOLS,
+    check_classes,
+    describe_corpus,
+    describe_protocol,
+    evaluate_domain,
+    format_classes,
+    format_domains,
+    write_scores,
+)
 from vfmseg_hf.prediction import REFINE_MODES, load_model
+from vfmseg_hf.processes import join_processes, leave_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
 
 
 @dataclass
 class EvaluateArguments:
     model: str = field(metadata={"help": "Directory of a saved model, or its name on the Hub."})
-    domains: list[str] = field(metadata={"help": "Domains to score: name=corpus@split, any number of them."})
+    data: list[str] = field(metadata={"help": "Domains to score: [name=]corpus[@split], any number of them."})
+    protocol: str = field(
+        default="default",
+        metadata={
+            "help": "; ".join(f"{name}: {protocol.text}" for name, protocol in PROTOCOLS.items()),
+            "choices": list(PROTOCOLS),
+        },
+    )
     output: str | None = field(default=None, metadata={"help": "JSON file for the scores and how they were made."})
     refine: str = field(
         default="gated",
         metadata={"help": "Which windows are refined: unsure ones, all, or none.", "choices": list(REFINE_MODES)},
+    )
+    flip: bool = field(
+        default=False, metadata={"help": "Average the probabilities of each picture and its mirror image."}
+    )
+    num_workers: int = field(
+        default=0, metadata={"help": "Processes that read and resize pictures while the model computes."}
     )
     device: str = field(default="auto", metadata={"help": "Where to compute, e.g. cpu or cuda:1."})
 
 
 def main() -> None:
     (arguments,) = HfArgumentParser(EvaluateArguments, description=__doc__).parse_args_into_dataclasses()
-    model, processor = load_model(arguments.model, arguments.device)
-    results = {}
-    for name, spec, split in parse_domains(arguments.domains):
-        pictures = EvaluationPictures(load_corpus(spec, split), processor, corpus_info(spec).evaluation)
-        progress = lambda items, name=name: tqdm(items, desc=name, unit="picture")  # noqa: E731
-        results[name] = evaluate_domain(model, pictures, name, REFINE_MODES[arguments.refine], progress)
-    print(format_domains(results))
-    if arguments.output:
-        write_scores(arguments.output, results, model, processor, arguments.refine)
+    device = join_processes(arguments.device)
+    rank, processes = process_rank()
+    protocol = PROTOCOLS[arguments.protocol]
+    model, processor = protocol.apply(*load_model(arguments.model, device))
+    pictures, corpora, results = {}, {}, {}
+    for name, spec, split in evaluation_domains(arguments.data):  # all are opened before hours go into the first
+        dataset, rule = load_corpus(spec, split), corpus_info(spec).evaluation
+        check_classes(model, rule, name)
+        pictures[name] = EvaluationPictures(dataset, processor, rule)
+        corpora[name] = describe_corpus(spec, dataset)
+    about = {
+        "model": arguments.model,
+        "protocol": describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
+        "run": {"device": str(model.device), "processes": processes, "num_workers": arguments.num_workers},
+    }
+    for name, domain in pictures.items():
+        progress = partial(tqdm, desc=name, unit="picture", disable=rank > 0)
+        refine = REFINE_MODES[arguments.refine]
+        results[name] = evaluate_domain(model, domain, name, refine, arguments.flip, arguments.num_workers, progress)
+        if rank == 0:
+            print(f"{corpora[name]['corpus']}@{corpora[name]['split']}\n{format_classes(name, results[name])}\n")
+            if arguments.output:  # what is finished is kept if a later domain fails
+                write_scores(arguments.output, results, corpora, about)
+    if rank == 0:
+        print(f"Protocol {protocol.name}: {protocol.text}.\n{format_domains(results)}")
+    leave_processes()
 
 
 if __name__ == "__main__":

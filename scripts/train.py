@@ -3,28 +3,38 @@
 """Train a VFMSeg model on one domain and watch it on others.
 
 example:
-  python scripts/train.py --model dinov2-large --train camvid:/data/camvid@source_train \\
-      --domains day=camvid:/data/camvid@source_val dusk=camvid:/data/camvid@target_dusk --output_dir runs/camvid
+  python scripts/train.py --model dinov2-large --train gtav:/data/gtav --output_dir runs/gtav --bf16 \\
+      --domains cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
 
-All arguments of transformers' TrainingArguments work as well; the defaults are the paper's recipe.
+on several GPUs:
+  torchrun --nproc_per_node 2 scripts/train.py ... --per_device_train_batch_size 1
+
+All arguments of transformers' TrainingArguments work as well; what is not given comes from the recipe. SIGTERM saves a
+checkpoint and ends with status 143; --resume goes on from the last checkpoint to the same weights.
 """
 
+import argparse
+import os
 import sys
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
-from vfmseg_hf.corpora.domains import parse_domain, parse_domains
+from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
     TrainingPictures,
     VFMSegTrainer,
     VFMSegTrainingArguments,
+    get_recipe,
 )
+from vfmseg_hf.training.curves import plot_curves
 from vfmseg_hf.training.model import choose_trained_part, start_model
+from vfmseg_hf.training.recipes import RECIPES, describe_training
 
 
 @dataclass
@@ -37,7 +47,11 @@ class TrainArguments:
     )
     train: str = field(metadata={"help": "Corpus to train on: corpus[@split], e.g. camvid:/data/camvid@source_train."})
     domains: list[str] = field(
-        default_factory=list, metadata={"help": "Domains to evaluate on: name=corpus@split, any number of them."}
+        default_factory=list, metadata={"help": "Domains to evaluate on: [name=]corpus[@split], any number of them."}
+    )
+    recipe: str = field(
+        default="paper",
+        metadata={"help": "Where settings come from that are not given.", "choices": list(RECIPES)},
     )
     tune: str = field(
         default="lora",
@@ -46,48 +60,90 @@ class TrainArguments:
             "choices": ["lora", "full", "heads"],
         },
     )
-    crop_size: list[int] = field(default_factory=lambda: [1024, 1024], metadata={"help": "Height and width of crops."})
+    crop_size: list[int] = field(default_factory=list, metadata={"help": "Height and width of crops."})
     resize: list[int] = field(
-        default_factory=list, metadata={"help": "Height and width before the crop; by default the picture's own."}
+        default_factory=list,
+        metadata={"help": "Height and width before the crop; by default the recipe's for the corpus, or its own."},
     )
     scale_range: list[float] = field(
-        default_factory=lambda: [1.0, 1.0], metadata={"help": "Random scaling before the crop, from and to."}
+        default_factory=list, metadata={"help": "Random scaling before the crop, from and to."}
+    )
+    photometric: bool = field(
+        default=True, metadata={"help": "Distort brightness, contrast, saturation and hue of training pictures."}
     )
     size: list[int] = field(
         default_factory=lambda: [1024, 2048],
         metadata={"help": "Shortest and longest edge that pictures are fitted into for evaluation."},
     )
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
+
+
+def parse_arguments() -> tuple[TrainArguments, VFMSegTrainingArguments]:
+    """The command line, over the settings of the recipe that it names."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default=TrainArguments.recipe)
+    recipe = get_recipe(first.parse_known_args()[0].recipe)
+    parser = HfArgumentParser(
+        (TrainArguments, VFMSegTrainingArguments),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    given = {key: recipe.augmentation[key] for key in ("crop_size", "scale_range", "photometric")}
+    parser.set_defaults(**recipe.training_arguments, **given)
+    return parser.parse_args_into_dataclasses()
+
+
+def find_checkpoint(output_dir: str, resume: bool) -> str | None:
+    """What to go on from. Raises `ValueError` rather than mix a new run into the checkpoints of another one."""
+    last = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+    if last and not resume:
+        raise ValueError(f"{output_dir} holds {os.path.basename(last)} of an earlier run; add --resume or go elsewhere")
+    return last
 
 
 def main() -> None:
-    own, arguments = HfArgumentParser(
-        (TrainArguments, VFMSegTrainingArguments), description=__doc__
-    ).parse_args_into_dataclasses()
+    own, arguments = parse_arguments()
+    checkpoint, recipe = find_checkpoint(arguments.output_dir, own.resume), get_recipe(own.recipe)
     set_seed(arguments.seed)
-    source, domains = parse_domain(own.train), parse_domains(own.domains)
+    source, domains = parse_domain(own.train), evaluation_domains(own.domains)
     info = corpus_info(source.spec)
-    augmentation = Augmentation(tuple(own.crop_size), tuple(own.resize) if own.resize else None, tuple(own.scale_range))
+    augmentation = Augmentation(
+        tuple(own.crop_size),
+        tuple(own.resize) if own.resize else recipe.resize.get(info.name),
+        tuple(own.scale_range),
+        recipe.augmentation["cat_max_ratio"],
+        recipe.augmentation["flip_probability"],
+        own.photometric,
+    )
     corpus, class_pixels = load_corpus(source.spec, source.split), None
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
             class_pixels = count_class_pixels(corpus, len(info.id2label))
     watched = {name: (load_corpus(spec, split), corpus_info(spec).evaluation) for name, spec, split in domains}
-    model = start_model(own.model, id2label=dict(info.id2label))
+    model = start_model(own.model, own.recipe, id2label=dict(info.id2label))
     processor = VFMSegImageProcessor(
         size={"shortest_edge": own.size[0], "longest_edge": own.size[1]},
         **image_constants(model.config.backbone_config),
     )
     train = TrainingPictures(corpus, processor, augmentation, arguments.seed, class_pixels)
     evaluation = {name: EvaluationPictures(rows, processor, scored) for name, (rows, scored) in watched.items()}
-    choose_trained_part(model, own.tune)
+    choose_trained_part(model, own.tune, **recipe.lora)
     trainer = VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
-    trainer.train(resume_from_checkpoint=own.resume)
+    if trainer.is_world_process_zero():
+        print(describe_training(trainer, recipe))
+        if checkpoint:
+            print(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if evaluation:
         trainer.save_metrics("eval", trainer.evaluate())
+    if trainer.is_world_process_zero():
+        try:
+            plot_curves(trainer.state.log_history, os.path.join(arguments.output_dir, "curves.png"))
+        except ImportError as error:
+            print(f"no curves are drawn: {error}")
 
 
 if __name__ == "__main__":

@@ -187,10 +187,10 @@ def bdd_layout() -> Layout:
     return Layout(frames, bdd100k.TRAIN_IDS, archives=archives, wrapper="bdd100k/")
 
 
-def old_bdd_layout() -> Layout:
-    frames = [(s, f"seg/images/{s}/{n}.jpg", f"seg/labels/{s}/{n}_train_id.png")
+def old_bdd_layout(images: str = "seg/images", labels: str = "seg/labels", archives=None, wrapper="") -> Layout:
+    frames = [(s, f"{images}/{s}/{n}.jpg", f"{labels}/{s}/{n}_train_id.png")
               for s, n in (("train", "0a0a0b1a-7c39d841"), ("val", "7d2f7975-e0c1c5a7"))]  # fmt: skip
-    return Layout(frames, bdd100k.TRAIN_IDS, archives={"seg": "bdd100k_seg.zip"}, wrapper="bdd100k/")
+    return Layout(frames, bdd100k.TRAIN_IDS, archives=archives, wrapper=wrapper)
 
 
 def mapillary_layout(labels: str, version: str = "1.2", kind: str = "palette") -> Layout:
@@ -220,7 +220,13 @@ LAYOUTS = {
     "cityscapes": cityscapes_layout,
     "gtav": gtav_layout,
     "bdd100k": bdd_layout,
-    "bdd100k (older)": old_bdd_layout,
+    "bdd100k (older)": lambda: old_bdd_layout(archives={"seg": "bdd100k_seg.zip"}, wrapper="bdd100k/"),
+    "bdd100k (older, without seg)": lambda: old_bdd_layout(
+        "images", "labels", dict.fromkeys(("images", "labels"), "a.zip")
+    ),
+    "bdd100k (older, other archives)": lambda: old_bdd_layout(
+        "10k", "labels", {"10k": "bdd100k_images_10k.zip", "labels": "bdd100k_seg_maps.zip"}
+    ),
     "mapillary": lambda: mapillary_layout("v1.2/labels"),
     "mapillary (v1.2 release)": lambda: mapillary_layout("labels"),
     "mapillary (instances)": lambda: mapillary_layout("v1.2/instances", kind="instances"),
@@ -261,3 +267,17 @@ def make_copy(folder: Path, name: str, packed: bool = False) -> Copy:
         place = folder / "packed"
     query = "?version=2.0" if "2.0" in name else ""
     return Copy(f"{name.split()[0]}:{place}{query}", place, layout, expected)
+
+
+def add_pair(copy: Copy, image: str, label: str, size=(16, 12), label_size=(16, 12)) -> None:
+    """A black picture and a label map of zeros below the folder of a copy; sizes are width and height."""
+    for path, mode, shape in ((image, "RGB", size), (label, "L", label_size)):
+        (copy.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new(mode, shape).save(copy.folder / path)
+
+
+def save_turned(pixels: np.ndarray, path: Path, orientation: int) -> None:
+    """A picture with an EXIF tag that asks to turn or mirror it."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)

@@ -22,7 +22,7 @@ from corpus_copies import IGNORE, LAYOUTS, TREES, Layout, write_frame
 from datasets import Dataset, Features, Image
 
 from vfmseg_hf.charts import class_chart
-from vfmseg_hf.corpora import checking, cityscapes, class_statistics, count_class_pixels, load_corpus
+from vfmseg_hf.corpora import bdd100k, checking, cityscapes, class_statistics, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.check_report import format_report, report_as_dict
 from vfmseg_hf.corpora.checking import check_corpus
 from vfmseg_hf.labels import CITYSCAPES_ID2LABEL
@@ -131,10 +131,43 @@ class TestClean:
 
     def test_the_mapping_of_mapillary_is_stated(self, tmp_path):
         spec = corpus_copies.make_copy(tmp_path, "mapillary").spec
-        for query, note in (("", "version=1.2, mapping=name_rules"), ("?mapping=hrda", "version=1.2, mapping=hrda")):
-            report = check(spec + query, "training")
-            assert f"training: 2 pairs, {note}\n" in format_report(report)
+        for query, mapping in (("", "hrda"), ("?mapping=name_rules", "name_rules")):
+            report, note = check(spec + query, "training"), f"2 of 18000 pairs, version=1.2, mapping={mapping}"
+            assert f"\ntraining: {note}\n" in format_report(report)
             assert report_as_dict(report)["splits"]["training"]["note"] == note
+
+
+class TestNotices:
+    def test_pairs_that_are_left_out(self, tmp_path):
+        """Of bdd100k: label maps of another view, and label maps whose pictures were never published."""
+        copy = corpus_copies.make_copy(tmp_path, "bdd100k")
+        for index, name in enumerate(bdd100k.WRONG_VIEW):
+            split = "train" if index < 4 else "val"
+            files = f"images/10k/{split}/{name}.jpg", f"labels/sem_seg/masks/{split}/{name}.png"
+            corpus_copies.add_pair(copy, *files, size=(12, 16))
+        (copy.folder / f"labels/sem_seg/masks/val/{bdd100k.LONELY[5]}.png").write_bytes(b"")
+        report = check(copy.spec)
+        assert report.clean and [split.pairs for split in report.splits] == [1, 1]
+        train, val = (split.findings.notices for split in report.splits)
+        assert all(name in train[0] for name in bdd100k.WRONG_VIEW[:4]) and "are of another view" in train[0]
+        assert all(name in val[0] for name in bdd100k.WRONG_VIEW[4:]) and bdd100k.LONELY[5] in val[1]
+        text = format_report(report)
+        assert f"\n  notice: {train[0]}\n" in text and f"\n  notice: {val[0]}\n" in text
+        assert f"\nval: 1 of 1000 pairs without {' and '.join(bdd100k.WRONG_VIEW[4:])}\n" in text
+
+    def test_the_number_of_pairs(self, tmp_path, monkeypatch):
+        copy = corpus_copies.make_copy(tmp_path, "cityscapes")
+        monkeypatch.setitem(cityscapes.INFO.pairs, "val", 1)
+        report = check(copy.spec)
+        train, val = report.splits
+        assert report.clean and train.findings.notices == ["cityscapes: this copy has 2 of the 2975 pairs of train."]
+        assert val.findings.notices == [] and "\nval: 1 pairs\n" in format_report(report)
+
+    def test_converted_copies(self, tmp_path):
+        copy = corpus_copies.make_copy(tmp_path, "gtav")
+        PIL.Image.new("L", (16, 12), 200).save(copy.folder / "labels/00001_labelTrainIds.png")
+        report = check(copy.spec)
+        assert report.clean and "_labelTrainIds.png are skipped" in report.splits[0].findings.notices[0]
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------
@@ -217,7 +250,7 @@ class TestProblems:
     def test_the_text_says_it_all(self, damaged):
         text = format_report(check(damaged))
         for line in (
-            r"train: 10 pairs",
+            r"train: 10 of 2975 pairs",
             r"  problem: pictures without label map: 1\n    \S*ulm_0_left\S*\n    -> Complete the copy, or move",
             r"  problem: pictures that cannot be read, or not to their end: 3",
             r"    \S*ulm_3_leftImg8bit.png\S*: an empty file",
@@ -292,6 +325,40 @@ class TestProblems:
         with pytest.raises(FileNotFoundError, match="No leftImg8bit/train"):
             check(copy.spec, "train")
 
+    def test_archives_that_cannot_be_read(self, tmp_path):
+        """A corpus opens without them; that something is missing is only seen by who knows how much there is."""
+        copy = corpus_copies.make_copy(tmp_path, "gtav", packed=True)
+        for name in ("05_images.zip", "05_labels.zip"):
+            cut(copy.folder / name, 0.5)
+        report = check(copy.spec)
+        found = problems(report, "train")
+        assert set(found) == {"unreadable_archives"} and not report.clean and report.splits[0].pairs == 2
+        assert set(found["unreadable_archives"]) == {"packed/05_images.zip", "packed/05_labels.zip"}
+        text = format_report(report)
+        assert re.search(r"\n    Cannot read the archive \S*/05_images.zip: File is not a zip file\. ", text)
+        assert text.count("05_images.zip") == 1
+        assert len(copy.load("train")) == 2
+
+    def test_pictures_that_a_tag_turns(self, tmp_path):
+        """Nobody knows what their label maps are for; other troubles of these frames are found as well."""
+        (tmp_path / "p").mkdir()
+        for index, orientation in enumerate((1, 3, 6, 6)):
+            corpus_copies.save_turned(np.zeros((6, 8, 3), np.uint8), tmp_path / f"p/{index}.jpg", orientation)
+            ids = np.zeros((8, 6) if index == 3 else (6, 8), np.uint8)
+            (tmp_path / "m").mkdir(exist_ok=True)
+            PIL.Image.fromarray(ids).save(tmp_path / f"m/{index}.png")
+        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 0}\n")
+        report = check(f"folder:{tmp_path}/c.yaml")
+        assert problems(report, "all") == {
+            "turned_pictures": {f"p/{index}.jpg": "" for index in (1, 2, 3)},
+            "size_mismatches": {"m/3.png": "6x8 pixels, its picture 8x6, before the turn that its EXIF tag asks for"},
+        }
+        assert report.splits[0].pairs == 4 and "exif_transpose" in format_report(report)
+        rows = [{"image": str(tmp_path / f"p/{index}.jpg"), "label": str(tmp_path / "m/0.png")} for index in (0, 1)]
+        features = Features({"image": Image(), "label": Image()})
+        Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "table")
+        assert problems(check(str(tmp_path / "table")), "all") == {"turned_pictures": {"1": ""}}
+
     def test_files_in_two_archives(self, tmp_path):
         copy = corpus_copies.make_copy(tmp_path, "cityscapes", packed=True)
         (copy.folder / "copy.zip").write_bytes((copy.folder / "gtFine_trainvaltest.zip").read_bytes())
@@ -307,7 +374,8 @@ class TestProblems:
         """Foreign names are a problem; missing numbers, left-out pairs and parts without the split file are not."""
         copy = corpus_copies.make_copy(tmp_path, "gtav")
         for folder in ("images", "labels"):
-            (copy.folder / folder / "15188.png").write_bytes(b"")
+            for name in ("15188", "17705"):
+                (copy.folder / folder / f"{name}.png").write_bytes(b"")
         report = check(copy.spec)
         assert report.clean and [split.name for split in report.splits] == ["train"]
         left_out, missing = report_as_dict(report)["splits"]["train"]["notices"]
@@ -550,7 +618,8 @@ class TestScript:
                 for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
                     context.setitem(sys.modules, name, None)
                 status, text = main(*arguments)
-            assert status == 2 and 'pip install "vfmseg-hf[train]"' in text and text.count("\n") == 1
+            assert status == 2 and re.search(r"pip install ['\"]vfmseg-hf\[train\]['\"]", text), text
+            assert text.count("\n") == 1
 
 
 # --- the chart ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from corpus_copies import IGNORE, TREES, write_csv, write_frame
+from corpus_copies import IGNORE, TREES, save_turned, write_csv, write_frame
 from datasets import Dataset, Image, concatenate_datasets, interleave_datasets, load_from_disk
 from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
@@ -382,15 +382,23 @@ class TestLabelFiles:
         with pytest.raises(ValueError, match=rf"{label} is 30x24 pixels, its picture .*0016E5_07959.jpg is 32x24"):
             self.read()
 
-    def test_a_picture_turned_by_its_tag(self, label):
+    @pytest.mark.parametrize("orientation", range(2, 9))
+    def test_pictures_stay_as_their_label_maps(self, label, orientation, tmp_path):
+        """Whatever the EXIF tag says: owners' label maps are for the stored pixels."""
         image = label.parents[1] / "images" / "0016E5_07959.jpg"
-        with PIL.Image.open(image) as picture:
-            exif = picture.getexif()
-            exif[0x0112] = 6
-            picture.load()
-            picture.save(image, exif=exif)
-        with pytest.raises(ValueError, match="is 32x24 pixels, its picture .* is 24x32"):
-            self.read()
+        pixels = np.zeros((24, 32, 3), np.uint8)
+        pixels[:12, :16] = 200
+        save_turned(pixels, image, orientation)
+        dataset = self.tree.load("val")
+        stored = reloaded(embedded(dataset), tmp_path / "stored")
+        for row in (dataset[0], dataset.map(lambda row: {**row})[0], stored[0]):
+            check_row(row, self.tree.expected)
+            shown = np.asarray(row["image"]).astype(int)
+            assert shown.shape == (24, 32, 3) and abs(shown - pixels).max() < 60
+        if orientation >= 5:  # what a label map for the turned picture looks like
+            rewrite(label, lambda ids: np.ascontiguousarray(ids.T))
+            with pytest.raises(ValueError, match="is 24x32 pixels, its picture .* is 32x24, before the turn .* EXIF"):
+                self.read()
 
     def test_broken_files(self, label):
         dataset = self.tree.load("val")
@@ -613,6 +621,16 @@ class TestTables:
         both = concatenate_datasets([load_corpus(str(tmp_path / "stored")), tree.load("val")])
         self.check(both.select(range(3)), ["picture0", "picture1", "picture2"])
         check_row(both[3], tree.expected)
+
+    @pytest.mark.parametrize("inside", [False, True], ids=["files", "bytes"])
+    def test_pictures_that_a_tag_turns(self, own, tmp_path, inside):
+        save_turned(np.zeros((6, 8, 3), np.uint8), tmp_path / "turned.jpg", 3)
+        rows = [*({key: row[key] for key in ("image", "label")} for row in own), {**own[0]}]
+        rows[3]["image"] = str(tmp_path / "turned.jpg")
+        dataset = Dataset.from_list(rows, features=own.features)
+        (embedded(dataset) if inside else dataset).save_to_disk(tmp_path / "stored")
+        with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag .*turned.*exif_transpose"):
+            load_corpus(str(tmp_path / "stored"))
 
     def test_bad_tables(self, own, tmp_path):
         own.rename_column("label", "mask").save_to_disk(tmp_path / "renamed")

@@ -17,7 +17,7 @@ import corpus_copies
 import numpy as np
 import PIL.Image
 import pytest
-from corpus_copies import IGNORE, LAYOUTS, Layout, write_label
+from corpus_copies import IGNORE, LAYOUTS, Layout, add_pair, write_label
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
@@ -40,6 +40,15 @@ from vfmseg_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 @pytest.fixture
 def make_copy(tmp_path):
     return lambda name, packed=False: corpus_copies.make_copy(tmp_path, name, packed)
+
+
+@pytest.fixture
+def notices(monkeypatch):
+    texts = []
+    findings.logger.warning_once.cache_clear()
+    monkeypatch.setattr(findings.logger, "warning", lambda text, *rest, **more: texts.append(text))
+    yield texts
+    findings.logger.warning_once.cache_clear()
 
 
 @pytest.fixture(params=["folders", "archives"])
@@ -75,6 +84,55 @@ class TestLayouts:
             (copy.folder / f"{part}_unpacked").mkdir()
             (copy.folder / part).rename(copy.folder / f"{part}_unpacked" / part)
         assert len([copy.check(row) for row in copy.load("val")]) == 4
+
+    def test_numbered_archives_unpacked_into_folders_of_their_own(self, make_copy):
+        copy = make_copy("gtav")
+        for kind in ("images", "labels"):
+            for number, start in (("01", "00"), ("05", "12")):
+                folder = copy.folder / f"{number}_{kind}" / kind
+                folder.mkdir(parents=True)
+                for path in (copy.folder / kind).glob(f"{start}*"):
+                    path.rename(folder / path.name)
+            (copy.folder / kind).rmdir()
+        assert len([copy.check(row) for row in copy.load()]) == 3
+        (copy.folder / "05_labels/labels/00001.png").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"one file twice: .*01_labels/labels/00001.png and .*05_labels"):
+            copy.load()
+
+    def test_archives_with_a_folder_around_everything_unpacked(self, make_copy):
+        copy = make_copy("bdd100k")
+        for kind, name in (("images", "bdd100k_images_10k"), ("labels", "bdd100k_sem_seg_labels_trainval")):
+            (copy.folder / name / "bdd100k").mkdir(parents=True)
+            (copy.folder / kind).rename(copy.folder / name / "bdd100k" / kind)
+        (copy.folder / "bdd100k_images_10k/__MACOSX/images/10k/train").mkdir(parents=True)
+        assert len([copy.check(row) for row in copy.load("train")]) == 1
+
+    def test_the_folder_seg_may_be_the_corpus(self, make_copy):
+        copy = make_copy("bdd100k (older)")
+        copy.spec += "/seg"
+        assert len([copy.check(row) for row in copy.load("val")]) == 1
+
+    @pytest.mark.parametrize(
+        "name, noticed",
+        [("gtav", True), ("synthia", True), ("mapillary", True), ("mapillary (v1.2 release)", True),
+         ("cityscapes", False), ("acdc", False)],
+    )  # fmt: skip
+    def test_what_other_code_has_written_is_skipped(self, make_copy, notices, name, noticed):
+        copy = make_copy(name)
+        for _, _, label in copy.layout.frames:
+            path = copy.folder / label
+            stem = path.stem.removesuffix("_labelIds")
+            PIL.Image.new("L", (16, 12), 77).save(path.with_name(f"{stem}_labelTrainIds.png"))
+        for split in copy.layout.splits:
+            assert len([copy.check(row) for row in copy.load(split)]) > 0
+        assert sum("_labelTrainIds.png are skipped" in text for text in notices) == noticed
+
+    def test_only_what_other_code_has_written(self, make_copy):
+        copy = make_copy("gtav")
+        for path in (copy.folder / "labels").iterdir():
+            path.rename(path.with_name(f"{path.stem}_labelTrainIds.png"))
+        with pytest.raises(FileNotFoundError, match="3 of 3 files have no label map"):
+            copy.load()
 
     def test_acdc_conditions(self, make_copy):
         copy = make_copy("acdc")
@@ -161,12 +219,10 @@ class TestArchives:
             for number in range(25_000):
                 archive.writestr(f"labels/{number:05d}.png", b"label")
         monkeypatch.setattr(storage, "_handles", {})
-        seconds = []
+        start = time.process_time()  # 0.1 seconds, for the list of contents; for every member again it takes 11
         for number in range(0, 25_000, 250):
-            start = time.perf_counter()
             assert storage.read_bytes(f"zip://labels/{number:05d}.png::{tmp_path}/large.zip") == b"label"
-            seconds.append(time.perf_counter() - start)
-        assert np.median(seconds) < 0.002
+        assert time.process_time() - start < 1.5
 
     def test_an_archive_that_is_replaced_is_opened_again(self, make_copy):
         """Also in place, where its length stays: what is read is never a mix of both."""
@@ -229,6 +285,57 @@ class TestArchives:
         with pytest.raises(FileNotFoundError, match="gtFine_trainvaltest.zip"):
             dataset[0]
 
+    @pytest.mark.parametrize("use", [lambda row: {**row}, lambda row: {"image": row["image"], "label": row["label"]}])
+    @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
+    def test_mapped_pictures_lose_nothing(self, make_copy, use, packed):
+        copy = make_copy("bdd100k")
+        (image,) = (copy.folder / "images/10k/val").iterdir()
+        noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(image, quality=98, subsampling=0)
+        if packed:
+            copy.layout.pack(copy.folder, copy.folder.parent / "zips")
+            copy.spec = f"bdd100k:{copy.folder.parent}/zips"
+        dataset = copy.load("val")
+        expected = np.asarray(dataset[0]["image"])
+        for rows in (dataset.map(use), Dataset.from_list([dataset[0]])):
+            np.testing.assert_array_equal(np.asarray(rows[0]["image"]), expected)
+
+    def test_archives_that_do_not_matter_may_be_broken(self, make_copy, notices):
+        copy = make_copy("cityscapes", packed=True)
+        (copy.folder / "leftImg8bit_trainextra.zip").write_bytes(b"still downloading")
+        assert len([copy.check(row) for row in copy.load("train")]) == 2
+        assert sum("leftImg8bit_trainextra.zip: File is not a zip file" in text for text in notices) == 1
+        (copy.folder / "gtFine_trainvaltest.zip").unlink()
+        with pytest.raises(FileNotFoundError, match=r"No gtFine/train.*leftImg8bit_trainextra.zip: File is not a zip"):
+            copy.load("train")
+
+    def test_split_archives(self, make_copy, notices):
+        copy = make_copy("mapillary", packed=True)
+        path = copy.folder / "vistas.zip"
+        content = path.read_bytes()
+        path.with_suffix(".z01").write_bytes(content[: len(content) // 2])
+        path.write_bytes(content[len(content) // 2 :])
+        with pytest.raises(
+            FileNotFoundError, match=r"split archive. Join the parts with `zip -s 0 vistas.zip --out whole.zip`"
+        ):
+            copy.load("training")
+        (copy.folder / "whole.zip").write_bytes(content)
+        assert len([copy.check(row) for row in copy.load("training")]) == 2
+
+    def test_other_kinds_of_archives_have_to_be_unpacked(self, tmp_path):
+        path = tmp_path / "SYNTHIA_RAND_CITYSCAPES.rar"
+        path.write_bytes(b"Rar!")
+        with pytest.raises(FileNotFoundError, match=r"Unpack SYNTHIA_RAND_CITYSCAPES.rar: only zip archives"):
+            load_corpus(f"synthia:{tmp_path}")
+        with pytest.raises(ValueError, match=r"RAND_CITYSCAPES.rar is no zip archive. Unpack it, and pass the folder"):
+            load_corpus(f"synthia:{path}")
+
+    def test_suffixes_in_capitals(self, make_copy):
+        copy = make_copy("cityscapes", packed=True)
+        for path in list(copy.folder.iterdir()):
+            path.rename(path.with_suffix(".ZIP"))
+        assert len([copy.check(row) for row in copy.load("train")]) == 2
+
     def test_broken_picture(self, make_copy):
         copy = make_copy("gtav")
         (copy.folder / "images" / "00002.png").write_bytes(b"no picture")
@@ -289,7 +396,7 @@ class TestErrors:
         copy = make_copy("mapillary")
         for query, message in (
             ("?version=3", "no version '3', only 1.2, 2.0"),
-            ("?mapping=mine", "1.2 has no mapping 'mine', only name_rules, hrda"),
+            ("?mapping=mine", "1.2 has no mapping 'mine', only hrda, name_rules"),
             ("?version=2.0&mapping=hrda", "2.0 has no mapping 'hrda', only fixed, name_rules"),
             ("?size=3", "does not know 'size'"),
         ):
@@ -302,11 +409,11 @@ class TestErrors:
 class TestMapillary:
     def test_the_choice_is_recorded_and_applied(self, make_copy):
         copy = make_copy("mapillary")
-        assert copy.load("training").info.description == "mapillary, training, version=1.2, mapping=name_rules"
-        dataset = copy.load("training", "?mapping=hrda")
-        assert "mapping=hrda" in dataset.info.description
+        assert copy.load("training").info.description.endswith(", version=1.2, mapping=hrda")
+        dataset = copy.load("training", "?mapping=name_rules")
+        assert "mapping=name_rules" in dataset.info.description
         with PIL.Image.open(copy.folder / "training/v1.2/labels/abc_DE-0.png") as image:
-            table = mapillary.MAPPINGS["1.2"]["hrda"]
+            table = mapillary.MAPPINGS["1.2"]["name_rules"]
             np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), np.vectorize(table.get)(np.asarray(image)))
 
     def test_instances_of_8_bits(self, make_copy):
@@ -332,24 +439,96 @@ class TestSynthia:
             make_copy("synthia").load()
 
 
-class TestGtav:
-    @pytest.fixture
-    def notices(self, monkeypatch):
-        texts = []
-        findings.logger.warning_once.cache_clear()
-        monkeypatch.setattr(findings.logger, "warning", lambda text, *rest, **more: texts.append(text))
-        yield texts
-        findings.logger.warning_once.cache_clear()
+class TestIncompleteCopies:
+    @pytest.mark.parametrize(
+        "name, splits",
+        [
+            ("cityscapes", {"train": (2, 2975), "val": (1, 500)}),
+            ("bdd100k", {"train": (1, 7000), "val": (1, 1000)}),
+            ("mapillary", {"training": (2, 18000), "validation": (1, 2000)}),
+            ("synthia", {"train": (2, 9400)}),
+            ("acdc", {"train": (4, 1600), "val": (4, 406), "val_night": (1, 106), "train_fog": (1, 400)}),
+        ],
+    )
+    def test_are_noticed_and_recorded(self, make_copy, notices, name, splits):
+        copy = make_copy(name)
+        for split, (count, total) in splits.items():
+            dataset = copy.load(split)
+            assert dataset.info.description.startswith(f"{name}, {split}, {count} of {total} pairs")
+            assert f"{name}: this copy has {count} of the {total} pairs of {split}." in notices
 
+    def test_complete_ones_are_not(self, make_copy, notices, monkeypatch):
+        monkeypatch.setitem(cityscapes.INFO.pairs, "train", 2)
+        assert make_copy("cityscapes").load("train").info.description == "cityscapes, train"
+        assert notices == []
+
+
+class TestBdd100k:
+    def test_pairs_of_different_views_are_left_out(self, make_copy, notices, monkeypatch):
+        monkeypatch.setitem(bdd100k.INFO.pairs, "val", 3)
+        copy = make_copy("bdd100k")
+        for name in ("80a9e37d-e4548ac1", "9342e334-33d167eb"):
+            files = f"images/10k/val/{name}.jpg", f"labels/sem_seg/masks/val/{name}.png"
+            add_pair(copy, *files, size=(12, 16), label_size=(16, 12))
+        (row,) = dataset = copy.load("val")
+        copy.check(row)
+        names = "80a9e37d-e4548ac1 and 9342e334-33d167eb"
+        assert dataset.info.description == f"bdd100k, val, 1 of 3 pairs without {names}"
+        (notice,) = notices
+        assert notice.startswith(f"bdd100k: {names} are left out, because their label maps are of another view")
+
+    def test_copies_from_before_the_pictures_were_mended(self, make_copy, notices, monkeypatch):
+        """Six pictures without label map, and six label maps without picture."""
+        monkeypatch.setitem(bdd100k.INFO.pairs, "train", 5)
+        copy = make_copy("bdd100k")
+        for name in bdd100k.WRONG_VIEW[:4]:
+            PIL.Image.new("RGB", (12, 16)).save(copy.folder / f"images/10k/train/{name}.jpg")
+        for name in bdd100k.LONELY[:4]:
+            PIL.Image.new("L", (16, 12)).save(copy.folder / f"labels/sem_seg/masks/train/{name}.png")
+        (row,) = copy.load("train")
+        copy.check(row)
+        assert len(notices) == 2 and "fee92217-63b3f87f" in notices[1] and "are not published" in notices[1]
+        # With their pictures they are pairs like all others; other label maps without picture are still errors.
+        add_pair(copy, f"images/10k/train/{name}.jpg", f"labels/sem_seg/masks/train/{name}.png")
+        assert name in list(copy.load("train")["file_name"])
+        PIL.Image.new("L", (16, 12)).save(copy.folder / "labels/sem_seg/masks/train/other.png")
+        with pytest.raises(FileNotFoundError, match="have no picture: .*other.png"):
+            copy.load("train")
+
+
+class TestGtav:
     def test_left_out_by_name(self, make_copy, notices):
         copy = make_copy("gtav")
-        for number in gtav.WRONG_SIZE:
-            PIL.Image.new("RGB", (16, 12)).save(copy.folder / "images" / f"{number:05d}.png")
-            PIL.Image.new("L", (8, 6)).save(copy.folder / "labels" / f"{number:05d}.png")
+        for name in gtav.WRONG_SIZE:
+            add_pair(copy, f"images/{name}.png", f"labels/{name}.png", label_size=(8, 6))
         for _ in range(2):
             assert list(copy.load()["file_name"]) == ["00001", "00002", "12000"]
+        assert copy.load().info.description == "gtav, train, 3 of 24966 pairs without 15188 and 17705"
         assert sum("15188 and 17705 are left out" in text for text in notices) == 1
         assert sum("24961 of 24966 pairs are not in this copy: 00003, 00004" in text for text in notices) == 1
+
+    @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
+    def test_doubtful_pairs_are_left_out_if_their_sizes_differ(self, make_copy, notices, packed, tmp_path):
+        copy = make_copy("gtav")
+        for name, size in {"20801": (16, 11), "20802": (16, 12), "20860": (15, 12)}.items():
+            add_pair(copy, f"images/{name}.png", f"labels/{name}.png", label_size=size)
+        add_pair(copy, "images/20803.png", "labels/20803.png")
+        (copy.folder / "labels/20803.png").write_bytes(b"broken")
+        if packed:
+            with zipfile.ZipFile(copy.folder / "all.zip", "w") as archive:
+                for path in copy.folder.rglob("*.png"):
+                    archive.write(path, path.relative_to(copy.folder))
+            copy.spec += "/all.zip"
+        dataset = copy.load()
+        assert list(dataset["file_name"]) == ["00001", "00002", "12000", "20802", "20803"]
+        assert dataset.info.description == "gtav, train, 5 of 24966 pairs without 20801 and 20860"
+        assert "gtav: 20801 and 20860 are left out, because their label maps have another size" in "".join(notices)
+        assert dataset[3]["label"].size == (16, 12)
+        with pytest.raises(OSError, match="20803.png"):
+            dataset[4]
+        (tmp_path / "split.json").write_text(json.dumps({"val": [1, 2, 20801, 20802]}))
+        dataset = copy.load("val", f"?split_file={tmp_path}/split.json")
+        assert dataset.info.description == "gtav, val, 3 of 4 pairs without 20801, split_file=split.json"
 
     def test_the_owners_split(self, make_copy, tmp_path, notices):
         copy = make_copy("gtav")
@@ -420,7 +599,7 @@ class TestFolder:
         assert info.evaluation.names == ("way", "car")
         for dataset in (load_corpus(spec), load_corpus(spec, "all")):
             (row,) = dataset
-            assert row["file_name"] == "1"
+            assert row["file_name"] == "a/1"
             np.testing.assert_array_equal(np.asarray(row["label"]), [[255, 0, 0, 1, 255]])
         PIL.Image.fromarray(np.array([[9, 0, 0, 0, 0]], np.uint8)).save(tmp_path / "masks/a/1_gt.png")
         with pytest.raises(ValueError, match=r"1_gt.png holds ids \[9\]"):
@@ -468,6 +647,49 @@ class TestFolder:
         assert np.asarray(load_corpus(spec, "check")[0]["label"]).tolist() == [[0]]
         with pytest.raises(ValueError, match="no split 'test', only fit, check"):
             load_corpus(spec, "test")
+
+    def test_full_paths(self, write, tmp_path):
+        plan = {**self.FILES, "ids": {"way": 7}, "images": f"{tmp_path}/photos/", "labels": f"{tmp_path}/masks"}
+        (tmp_path / "elsewhere").mkdir()
+        spec = write(plan, np.array([[7]], np.uint8), "elsewhere/corpus.json")
+        assert len(load_corpus(spec)) == 1
+        spec = write({**plan, "images": f"{tmp_path}/nowhere"}, np.array([[7]], np.uint8), "elsewhere/corpus.json")
+        with pytest.raises(FileNotFoundError, match=f"No {tmp_path}/nowhere/"):
+            load_corpus(spec)
+
+    def test_one_name_in_two_folders(self, write, tmp_path):
+        spec = write({**self.FILES, "ids": {"way": 7}}, np.array([[7]], np.uint8))
+        for kind in ("photos", "masks"):
+            (tmp_path / kind / "b").mkdir()
+            for path in (tmp_path / kind / "a").iterdir():
+                (tmp_path / kind / "b" / path.name).write_bytes(path.read_bytes())
+        assert list(load_corpus(spec)["file_name"]) == ["a/1", "b/1"]
+
+    def test_suffixes(self, write, tmp_path):
+        plan = {"images": "photos", "labels": "masks", "ids": {"way": 7}}
+        spec = write(plan, np.array([[7]], np.uint8))
+        (tmp_path / "photos/a/1_left.jpg").rename(tmp_path / "photos/a/1.JPG")
+        (tmp_path / "masks/a/1_gt.png").rename(tmp_path / "masks/a/1.PNG")
+        assert list(load_corpus(spec)["file_name"]) == ["a/1"]
+        (tmp_path / "photos/a/1.png").write_bytes((tmp_path / "masks/a/1.PNG").read_bytes())
+        with pytest.raises(ValueError, match=r"one file twice: .*a/1.*Or say with `image_suffix` in .*corpus.yaml"):
+            load_corpus(spec)
+        write({**plan, "image_suffix": ".JPG"}, np.array([[7]], np.uint8))
+        (tmp_path / "photos/a/1_left.jpg").unlink()
+        (tmp_path / "masks/a/1_gt.png").unlink()
+        assert len(load_corpus(spec)) == 1
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_pictures_that_a_tag_turns(self, write, tmp_path, orientation):
+        spec = write({**self.FILES, "ids": {"way": 7}}, np.array([[7, 7]], np.uint8))
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        PIL.Image.new("RGB", (2, 1)).save(tmp_path / "photos/a/1_left.jpg", exif=exif)
+        if orientation == 1:
+            assert len(load_corpus(spec)) == 1
+        else:
+            with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag .*1_left.jpg.*exif_transpose"):
+                load_corpus(spec)
 
     @pytest.mark.parametrize(
         "change, message",
@@ -541,5 +763,5 @@ class TestTables:
         assert len(config["labels"]) == mapillary.LABELS[version]
 
     def test_the_two_mappings_differ_on_11_labels(self):
-        rules, hrda = mapillary.MAPPINGS["1.2"].values()
+        hrda, rules = mapillary.MAPPINGS["1.2"].values()
         assert sum(rules[label] != hrda[label] for label in rules) == 11

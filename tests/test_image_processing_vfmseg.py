@@ -101,6 +101,39 @@ def test_backends_agree_on_floats_without_8_bit_rounding(height, width):
     np.testing.assert_allclose(slow * STD + MEAN, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("height, width", [(96, 144), (30, 40), (64, 128), (300, 450)])
+def test_without_antialias_each_pixel_is_made_of_four(height, width):
+    image = noise(height, width)
+    fast, slow = (backend(size=BOX, antialias=False)(image, return_tensors="np").pixel_values for backend in BACKENDS)
+    np.testing.assert_allclose(fast, slow, atol=1e-5)
+    levels = grey_levels(fast)
+    exact = torch.from_numpy(image.transpose(2, 0, 1))[None].double()
+    exact = F.interpolate(exact, size=levels.shape[1:], mode="bilinear", align_corners=False)[0].numpy()
+    assert np.abs(levels - exact).max() < 0.501, "rounded to 8 bits, nothing else"
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+    if height > 64:
+        smoothed = grey_levels(VFMSegImageProcessor(size=BOX)(image, return_tensors="np").pixel_values)
+        assert np.abs(smoothed - levels).max() > 20, "this test needs a picture that smoothing changes"
+
+
+def test_without_antialias_floats_stay_floats_and_maps_stay_nearest():
+    image = np.random.default_rng(0).random((96, 144, 3), dtype=np.float32)
+    settings = {"size": BOX, "do_rescale": False, "antialias": False, "return_tensors": "np"}
+    fast, slow = (backend()(image, noise(96, 144, 0) % 19, **settings) for backend in BACKENDS)
+    np.testing.assert_array_equal(fast["labels"], slow["labels"])
+    np.testing.assert_allclose(fast["pixel_values"], slow["pixel_values"], atol=1e-5)
+    values = fast["pixel_values"][0] * STD + MEAN
+    assert np.abs(values * 255 - np.round(values * 255)).max() > 0.1
+
+
+def test_without_antialias_only_bilinear(tmp_path):
+    VFMSegImageProcessor(antialias=False).save_pretrained(tmp_path)
+    processor = VFMSegImageProcessorPil.from_pretrained(tmp_path)
+    assert processor.antialias is False
+    with pytest.raises(ValueError, match=r"antialias=False needs resample=2 \(bilinear\), got .*3"):
+        processor(noise(8, 8), resample=3)
+
+
 def test_plain_pictures_as_segformers_processor():
     image = noise(50, 80)
     ours = VFMSegImageProcessor(size=BOX)(image, noise(50, 80, 0) % 19, return_tensors="pt")
@@ -469,6 +502,7 @@ def test_one_json_for_both_backends(tmp_path):
         "do_resize": True,
         "size": {"shortest_edge": 1024, "longest_edge": 2048},
         "resample": 2,
+        "antialias": True,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

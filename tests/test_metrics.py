@@ -11,11 +11,13 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.numpy import load_file
+from several_processes import run_in_processes
 
 import vfmseg_hf.metrics
 from vfmseg_hf.corpora import EvaluationGroups
 from vfmseg_hf.metrics import confusion_matrix, iou_scores, load_mean_iou, merge_classes
 from vfmseg_hf.metrics.confusion import _count_on_device, count_pairs
+from vfmseg_hf.processes import sum_over_processes
 
 
 MODULE = Path(vfmseg_hf.metrics.__file__).parent / "mean_iou"
@@ -200,6 +202,18 @@ class TestRecordedEvaluation:
         np.testing.assert_array_equal(np.diagonal(matrix), areas["intersect"])
         np.testing.assert_array_equal(matrix.sum(axis=0), areas["prediction"])
         np.testing.assert_array_equal(matrix.sum(axis=1), areas["label"])
+
+    def test_two_processes(self, recorded, tmp_path):
+        predictions, labels, meta = recorded
+
+        def count(rank):
+            mine = [confusion_matrix(*maps, meta["num_classes"]) for maps in zip(predictions, labels, strict=True)]
+            return sum_over_processes(torch.from_numpy(sum(mine[rank::2]))).numpy()
+
+        expected = sum(by_brute_force(*maps, meta["num_classes"]) for maps in zip(predictions, labels, strict=True))
+        for matrix in run_in_processes(2, count, tmp_path):
+            np.testing.assert_array_equal(matrix, expected)
+            assert round(100 * iou_scores(matrix)["mean_iou"], 2) == meta["all_maps"]["metrics"]["data_mIoU"]
 
     def test_several_data_sets(self, recorded):
         predictions, labels, meta = recorded

@@ -293,10 +293,10 @@ def test_draws_depend_on_seed_and_epoch_only():
 
 def test_an_epoch_of_25000_pictures_is_drawn_in_no_time():
     pixels = np.random.default_rng(0).integers(0, 20_000, (25_000, 19))
-    start = time.perf_counter()
+    start = time.process_time()  # 0.02 seconds; looking through all pictures for every draw takes 1.4
     sampler = RareClassSampler(pixels, seed=0)
     assert len(list(sampler)) == 25_000
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 0.5
 
 
 # ------------------------------------------------------------------------------------------------ crops
@@ -475,7 +475,7 @@ def test_arguments_of_the_command_line(tmp_path):
 
 def test_what_cannot_be_sampled(tiny_config, street_pictures, tmp_path):
     uncounted = TrainingPictures(street_pictures.dataset, VFMSegImageProcessor(), Augmentation((64, 64)))
-    with pytest.raises(ValueError, match="class_pixels=count_class_pixels"):
+    with pytest.raises(ValueError, match=r"class_pixels=corpora\.count_class_pixels"):
         make_trainer(tiny_config, tmp_path, uncounted).train()
     with pytest.raises(ValueError, match=r"no crop of 64x64 pixels has more than 6000 of one class"):
         make_trainer(

@@ -2,12 +2,19 @@
 
 import json
 import os
+import re
+import runpy
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
+from PIL import Image
 
+from vfmseg_hf import VFMSegImageProcessor
 from vfmseg_hf.corpora.domains import parse_domain, parse_domains
 
 
@@ -41,26 +48,122 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def test_train_then_evaluate(tiny_config, tmp_path):
     tiny_config().to_json_file(tmp_path / "tiny.json")
-    domains = ["streets:night?n=2&size=64x128@validation", "rain=streets:rain?n=2&size=64x128@validation"]
+    domains = ["streets:night?n=2&size=64x128", "rain=streets:rain?n=2&size=64x128@validation"]
     trained = run(
         "train.py", "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128",
         "--domains", *domains, "--crop_size", 64, 64, "--size", 64, 128, "--max_steps", 3, "--logging_steps", 1,
-        "--output_dir", tmp_path / "run", "--use_cpu",
+        "--rare_class_sampling", "false", "--output_dir", tmp_path / "run", "--use_cpu",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "img/s" in trained.stderr and "encoder lr" in trained.stderr
     scores = json.loads((tmp_path / "run" / "eval_results.json").read_text())
-    expected = (scores["eval_validation_mean_iou"] + scores["eval_rain_mean_iou"]) / 2
+    expected = (scores["eval_night_mean_iou"] + scores["eval_rain_mean_iou"]) / 2
     assert scores["eval_mean_iou"] == pytest.approx(expected)
 
     evaluated = run(
-        "evaluate.py", "--model", tmp_path / "run", "--output", tmp_path / "scores.json", "--domains", *domains
+        "evaluate.py", "--model", tmp_path / "run", "--output", tmp_path / "scores.json", "--data", *domains
     )
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads((tmp_path / "scores.json").read_text())
-    assert result["domains"]["rain"]["final"]["mean_iou"] == pytest.approx(scores["eval_rain_mean_iou"])
-    assert result["domains"]["rain"]["coarse"]["mean_iou"] == pytest.approx(scores["eval_rain_coarse_mean_iou"])
+    assert result["domains"]["night"]["split"] == "validation", "held out in training and here"
+    for name in ("night", "rain"):
+        assert result["domains"][name]["final"]["mean_iou"] == pytest.approx(scores[f"eval_{name}_mean_iou"])
+        assert result["domains"][name]["coarse"]["mean_iou"] == pytest.approx(scores[f"eval_{name}_coarse_mean_iou"])
     assert result["protocol"]["confidence_threshold"] == 0.968 and "mean " in evaluated.stdout
+    assert "streets:night?n=2&size=64x128@validation" in evaluated.stdout and "Protocol default" in evaluated.stdout
+
+
+@pytest.fixture
+def saved_model(tiny_model, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    VFMSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def evaluate(monkeypatch, *arguments: object):
+    """The script in this process; returns its exit status, None for success."""
+    script = REPOSITORY / "scripts" / "evaluate.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as status:
+        return status.code
+
+
+def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, capsys):
+    arguments = ["--model", saved_model, "--flip", "--data"]
+    arguments += ["night=streets:night?n=3&size=64x128", "streets:rain?n=2&size=64x128"]
+    assert evaluate(monkeypatch, *arguments, "--output", tmp_path / "one.json") is None
+    launcher, script = ["-m", "torch.distributed.run", "--nproc_per_node", 2], REPOSITORY / "scripts" / "evaluate.py"
+    command = [sys.executable, *launcher, script, *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    together = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert together.returncode == 0, together.stderr
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert (one["run"]["processes"], two["run"]["processes"]) == (1, 2)
+    for result in (one, two):
+        del result["run"]
+        for domain in result["domains"].values():
+            assert domain.pop("images_per_second") > 0
+    assert one == two and one["protocol"]["flip"] is True
+    table = capsys.readouterr().out.splitlines()[-7:]
+    assert [line.split()[:5] for line in together.stdout.splitlines()[-7:]] == [line.split()[:5] for line in table]
+
+
+def test_modes_and_protocols(saved_model, tmp_path, monkeypatch, capsys):
+    for protocol, refine, resize, refined in (("native", "none", None, 0), ("1024x512", "all", False, 1)):
+        assert evaluate(
+            monkeypatch, "--model", saved_model, "--data", "streets:night?n=1&size=64x128@test", "--protocol", protocol,
+            "--refine", refine, "--output", tmp_path / "scores.json",
+        ) is None  # fmt: skip
+        result = json.loads((tmp_path / "scores.json").read_text())
+        assert result["protocol"]["name"] == protocol and result["protocol"]["refine"] == refine
+        assert resize is result["protocol"]["resize"] or resize is result["protocol"]["resize"]["antialias"]
+        assert result["domains"]["test"]["refined"] == refined and result["domains"]["test"]["split"] == "test"
+
+
+def test_finished_domains_are_kept(saved_model, tmp_path, monkeypatch, capsys):
+    """The second domain turns out to have no labelled pixel; a third that is missing ends the run before it starts."""
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+        pixels = np.zeros((64, 128, 3) if name == "photos" else (64, 128), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name / "a.png")
+    blank = {"images": "photos", "labels": "masks", "classes": "cityscapes", "ids": {"road": 7}, "ignore": [0]}
+    (tmp_path / "blank.json").write_text(json.dumps(blank))
+    output, night = tmp_path / "scores.json", "streets:night?n=1&size=64x128"
+    arguments = ["--model", saved_model, "--output", output, "--data", night, f"blank=folder:{tmp_path / 'blank.json'}"]
+    status = evaluate(monkeypatch, *arguments, "camvid:/no/such")
+    assert "No folder /no/such" in status and not output.exists() and "night" not in capsys.readouterr().out
+    assert "no pixel of the domain 'blank'" in evaluate(monkeypatch, *arguments)
+    result = json.loads(output.read_text())
+    assert result["complete"] is False and list(result["domains"]) == ["night"]
+    assert "road" in capsys.readouterr().out
+
+
+def test_sigterm_saves_and_exits(tiny_config, tmp_path):
+    """With the status that a shell gives for SIGTERM; a new run does not mix into the old one's checkpoints."""
+    tiny_config().to_json_file(tmp_path / "tiny.json")
+    words = [
+        "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128", "--use_cpu",
+        "--crop_size", 64, 64, "--rare_class_sampling", "false", "--output_dir", tmp_path / "run", "--save_steps", 2,
+    ]  # fmt: skip
+    command = list(map(str, [sys.executable, REPOSITORY / "scripts" / "train.py", *words]))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not (tmp_path / "run" / "checkpoint-2").exists() and process.poll() is None:
+            time.sleep(0.1)
+        process.terminate()
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    (step,) = map(int, re.findall(r"SIGTERM: saving a checkpoint at step (\d+)", output))
+    checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == step
+    assert json.loads((checkpoint / "recipe.json").read_text())["settings"]["augmentation"]["crop_size"] == [64, 64]
+    again = run("train.py", *words)
+    assert again.returncode == 1 and f"holds checkpoint-{step} of an earlier run; add --resume" in again.stderr
+    resumed = run("train.py", *words, "--resume", "--max_steps", step + 1)
+    assert resumed.returncode == 0 and f"checkpoint-{step}" in resumed.stdout, resumed.stderr
+    assert "recipe paper, but training.max_steps" in resumed.stdout
 
 
 def test_errors_are_one_line(tiny_config, tmp_path):

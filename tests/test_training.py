@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blocks import rows
 from PIL import Image
 from torch.nn import functional as F
+from training_job import run
 from transformers import TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
@@ -24,19 +26,6 @@ from vfmseg_hf.training.data import EpochSampler
 from vfmseg_hf.training.model import choose_trained_part, start_model
 
 
-def rows(count: int, sizes=((80, 112),), seed: int = 0, classes: int = 19) -> list[dict]:
-    """Blocks of classes, and pictures whose colours depend on them."""
-    random = np.random.default_rng(seed)
-    result = []
-    for index in range(count):
-        height, width = sizes[index % len(sizes)]
-        label = np.kron(random.integers(0, classes, (height // 16, width // 16)), np.ones((16, 16))).astype(np.uint8)
-        ids = label.astype(int)
-        image = (np.stack([ids * 13, 255 - ids * 7, ids * 29], axis=-1) % 256).astype(np.uint8)
-        result.append({"image": Image.fromarray(image), "label": Image.fromarray(label), "file_name": f"frame{index}"})
-    return result
-
-
 def pictures(count=6, **kwargs) -> TrainingPictures:
     return TrainingPictures(rows(count, **kwargs), VFMSegImageProcessor(), Augmentation(crop_size=(64, 64)))
 
@@ -44,7 +33,15 @@ def pictures(count=6, **kwargs) -> TrainingPictures:
 def make_trainer(model, directory, callbacks=(), train=None, eval_dataset=None, **settings) -> VFMSegTrainer:
     arguments = VFMSegTrainingArguments(
         output_dir=str(directory),
-        **{"max_steps": 6, "logging_steps": 1, "save_steps": 1, "disable_tqdm": True, "use_cpu": True, **settings},
+        **{
+            "max_steps": 6,
+            "logging_steps": 1,
+            "save_steps": 1,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "report_to": "none",
+            **settings,
+        },
     )
     return VFMSegTrainer(
         model, arguments, train_dataset=train or pictures(), eval_dataset=eval_dataset, callbacks=list(callbacks)
@@ -112,6 +109,56 @@ def test_logged_losses_are_means_over_the_micro_batches(tiny_model, tmp_path):
     assert entry["loss"] == pytest.approx(entry["content_loss"] + entry["detail_loss"], rel=1e-5)
     assert entry["loss"] == pytest.approx(2 * math.log(19), rel=0.1)
     assert entry["images_per_second"] > 0
+
+
+def exact_run(directory, **settings) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    Losses `[4, 3]` and trained weights after four steps of four pictures with nothing random in them, under SGD.
+
+    The detail crop is the whole picture: otherwise every batch would draw its own.
+    """
+    trainer = run(
+        str(directory), steps=4, pictures=8, exact=True, save_strategy="no", optim="sgd",
+        options={"detail_crop_size": 64}, **settings,
+    )  # fmt: skip
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses = [[entry[key] for key in ("loss", "content_loss", "detail_loss")] for entry in logs]
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    return torch.tensor(losses), weights
+
+
+def test_accumulation_is_the_mean_over_the_micro_batches(tmp_path):
+    """Four micro-batches of one are a batch of four, in losses and gradients (every pixel is labelled)."""
+    whole = exact_run(tmp_path / "whole", batch_size=4)
+    parts = exact_run(tmp_path / "parts", batch_size=1, gradient_accumulation_steps=4)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    assert whole[0].shape == (4, 3) and whole[0][-1, 0] < whole[0][0, 0]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_gradient_checkpointing_changes_nothing(lora, tmp_path):
+    plain = exact_run(tmp_path / "plain", lora=lora, batch_size=4)
+    recomputed = exact_run(tmp_path / "recomputed", lora=lora, batch_size=4, gradient_checkpointing=True)
+    torch.testing.assert_close(recomputed, plain, atol=1e-6, rtol=1e-6)
+    assert len(plain[1]) == len(recomputed[1])
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_bfloat16_autocast(lora, tmp_path):
+    """The passes run in bfloat16, the weights stay float32, and the losses are those of float32 to its precision."""
+    plain = exact_run(tmp_path / "plain", lora=lora, batch_size=4)
+    half = exact_run(tmp_path / "half", lora=lora, batch_size=4, bf16=True)
+    assert {weight.dtype for weight in half[1].values()} == {torch.float32}
+    assert not torch.equal(half[0], plain[0])
+    torch.testing.assert_close(half[0], plain[0], atol=0.05, rtol=0.05)
+
+
+def test_tensorboard_where_it_is_installed(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model(), tmp_path, max_steps=1, save_strategy="no", report_to=None)
+    assert trainer.args.report_to == ["tensorboard"]
+    trainer.train()
+    assert list((tmp_path / "runs").rglob("events.out.tfevents.*"))
+    assert VFMSegTrainingArguments(str(tmp_path), report_to="none").report_to == []
 
 
 @pytest.mark.parametrize("source", ["random", "whole", "foundation"])

@@ -1,28 +1,19 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Charts, drawn with matplotlib: the only file that imports it."""
+"""Charts of what is in a corpus."""
 
 import math
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 
 from .corpora.check_report import percent
+from .plotting import new_figure
 from .visualization import class_colours
 
 
 COLUMNS = 4  # panels side by side, at most
 LOWEST_SHARE = 1e-5  # where the axis starts, unless something is rarer
-
-
-def import_matplotlib() -> Any:
-    """`matplotlib`, without a window. Raises `ImportError` naming the extra that brings it."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError('Charts need matplotlib: pip install "vfmseg-hf[train]"') from error
-    return matplotlib
 
 
 def class_chart(shares: Mapping[str, np.ndarray], id2label: Mapping[int, str], title: str) -> bytes:
@@ -47,11 +38,9 @@ def class_chart(shares: Mapping[str, np.ndarray], id2label: Mapping[int, str], t
     names = [f"{name}  {index}" for index, name in id2label.items()]
     columns = min(COLUMNS, math.ceil(len(shares) ** 0.5))
     rows = math.ceil(len(shares) / columns)
-    figure = import_matplotlib().figure.Figure(
-        figsize=(1.6 + 3.4 * columns, 1.3 + (0.6 + 0.22 * len(names)) * rows), layout="constrained"
-    )
+    width, height = 1.6 + 3.4 * columns, 1.3 + (0.6 + 0.22 * len(names)) * rows
+    figure, axes = new_figure(width, height, nrows=rows, ncols=columns, sharex=True, sharey=True, squeeze=False)
     figure.suptitle(title, parse_math=False)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     start = 10.0 ** math.floor(math.log10(min(present.min(), LOWEST_SHARE)))
     ticks = 10.0 ** np.arange(math.log10(start), 1)
     places, colours = np.arange(len(names)), class_colours(id2label) / 255

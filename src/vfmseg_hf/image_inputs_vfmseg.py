@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+import torch.nn.functional as F
 from transformers.image_utils import ChannelDimension, SizeDict, is_valid_image
 from transformers.utils import logging
 
@@ -336,6 +337,16 @@ def resize_map(label: torch.Tensor, height: int, width: int) -> torch.Tensor:
     rows = (2 * torch.arange(height, device=label.device) + 1) * label.shape[0] // (2 * height)
     columns = (2 * torch.arange(width, device=label.device) + 1) * label.shape[1] // (2 * width)
     return label[rows[:, None], columns]
+
+
+def resize_without_antialias(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """
+    Bilinear resize of `[3, H, W]` pixels from the four nearest ones, half-pixel centres, however much it shrinks.
+
+    8-bit values are rounded to 8 bits, halves up, as OpenCV rounds them; its 11-bit weights may differ by one step.
+    """
+    resized = F.interpolate(image[None].float(), size=(height, width), mode="bilinear", align_corners=False)[0]
+    return (resized + 0.5).floor().to(torch.uint8) if image.dtype == torch.uint8 else resized
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------

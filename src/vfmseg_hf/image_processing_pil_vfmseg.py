@@ -32,6 +32,7 @@ from .image_inputs_vfmseg import (
     open_all,
     picture_to_tensor,
     resize_map,
+    resize_without_antialias,
     resized_size,
 )
 
@@ -47,6 +48,16 @@ def notify_torchvision_missing() -> None:
     )
 
 
+class VFMSegImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    antialias (`bool`, *optional*, defaults to `True`):
+        Whether pictures that shrink are smoothed, as Pillow does. `False`, which takes bilinear `resample` only, is
+        what OpenCV does, and so the published code.
+    """
+
+    antialias: bool
+
+
 class VFMSegImageProcessorMixin:
     """
     Everything about the VFMSeg image processor that does not depend on the backend.
@@ -55,7 +66,9 @@ class VFMSegImageProcessorMixin:
     `from_tensor`, which hands a picture read into a tensor over to the backend.
     """
 
+    valid_kwargs = VFMSegImageProcessorKwargs
     resample = PILImageResampling.BILINEAR
+    antialias = True
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     size = {"shortest_edge": 1024, "longest_edge": 2048}
@@ -70,7 +83,7 @@ class VFMSegImageProcessorMixin:
         self,
         images: ImageInput,
         segmentation_maps: ImageInput | None = None,
-        **kwargs: Unpack[ImagesKwargs],
+        **kwargs: Unpack[VFMSegImageProcessorKwargs],
     ) -> BatchFeature:
         """
         Turns pictures, and optionally their label maps, into model inputs.
@@ -85,10 +98,12 @@ class VFMSegImageProcessorMixin:
             segmentation_maps (*optional*):
                 One label map per picture, of its (upright) size: PIL images with one channel (palette and 16-bit
                 images included, the stored value is the id), paths, or arrays `[H, W]`, `[1, H, W]`, `[H, W, 1]`.
-            do_resize, size, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_convert_rgb:
+            do_resize, size, resample, antialias, do_rescale, rescale_factor, do_normalize, image_mean, image_std,
+            do_convert_rgb:
                 Override the processor's settings for this call. `size` in pixels:
                 `{"shortest_edge", "longest_edge"}` fits the picture into that box with its aspect ratio, enlarging
-                small ones; `{"height", "width"}` is exact; an integer is the shortest edge.
+                small ones; `{"height", "width"}` is exact; an integer is the shortest edge. `antialias=False` shrinks
+                without smoothing, as OpenCV does: the same values from both backends, those of 8-bit pictures rounded.
             input_data_format (`str` or `ChannelDimension`, *optional*):
                 Where the channels of arrays are, if their shape leaves a doubt.
             device (`str` or `torch.device`, *optional*):
@@ -103,7 +118,8 @@ class VFMSegImageProcessorMixin:
         Raises:
             `ValueError`: inputs that are no pictures or maps (empty, wrong channels, NaN, unknown value range), a map
                 whose size is not its picture's, a different number of maps and pictures, pictures that come out in
-                different sizes while `return_tensors` asks for one array.
+                different sizes while `return_tensors` asks for one array, `antialias=False` with a `resample` that is
+                not bilinear.
             `OSError`: a file that is missing, empty, truncated or no picture.
             `TypeError`: an input of an unknown type.
         """
@@ -116,6 +132,8 @@ class VFMSegImageProcessorMixin:
         *,
         do_resize: bool,
         size: SizeDict,
+        resample: "PILImageResampling | int | None",
+        antialias: bool,
         do_rescale: bool,
         rescale_factor: float,
         do_convert_rgb: bool | None = None,
@@ -155,10 +173,20 @@ class VFMSegImageProcessorMixin:
                 "A picture of floats between 0 and 1 was rescaled again and comes out nearly black. Pass "
                 "do_rescale=False for such pictures."
             )
+        if do_resize and not antialias:
+            if resample not in (None, PILImageResampling.BILINEAR):
+                raise ValueError(
+                    f"antialias=False needs resample={int(PILImageResampling.BILINEAR)} (bilinear), got {resample!r}."
+                )
+            prepared = [
+                self.from_tensor(resize_without_antialias(torch.as_tensor(image), *output_size), device)
+                for image, output_size in zip(prepared, sizes, strict=True)
+            ]
         data = self._preprocess(
             prepared,
-            do_resize=do_resize,
+            do_resize=do_resize and antialias,
             size=size,
+            resample=resample,
             # A factor of 1 keeps the values and still goes through the backend's conversion to float32.
             do_rescale=True,
             rescale_factor=rescale_factor if do_rescale else 1.0,

@@ -47,7 +47,8 @@ def corpus_info(spec: str) -> CorpusInfo:
 
 def load_corpus(spec: str, split: str | None = None) -> Dataset:
     """
-    Opens a corpus. No picture is read before its row is, and no converted copy is made.
+    Opens a corpus. No picture is read before its row is, and no converted copy is made. Of own pictures and tables the
+    headers are looked at, for EXIF tags; nobody can tell whether label maps follow these, so that they are refused.
 
     Args:
         spec (`str`):
@@ -66,7 +67,7 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
     Returns:
         `datasets.Dataset` with the columns
 
-        - `image`: PIL image of mode RGB;
+        - `image`: PIL image of mode RGB, its pixels where they are stored: EXIF tags do not turn it;
         - `label`: PIL image of mode L and the same size, of the ids of `corpus_info(spec).id2label`; 255 = ignore;
         - `file_name` (`str`): name of the frame, without folder and suffix in the owner's layouts.
 
@@ -75,7 +76,8 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
         `vfmseg_hf.corpora` has been imported.
 
     Raises:
-        `ValueError`: an unknown corpus, split, domain or query key, or a split without rows.
+        `ValueError`: an unknown corpus, split, domain or query key, a split without rows, or own pictures that have an
+            EXIF tag which asks to turn them.
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
         `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 

@@ -7,7 +7,9 @@ from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair
 from .cityscapes import TRAIN_IDS
 
 
-CONDITIONS = ("fog", "night", "rain", "snow")
+TRAIN_PAIRS = {"fog": 400, "night": 400, "rain": 400, "snow": 400}
+VAL_PAIRS = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
+CONDITIONS = tuple(TRAIN_PAIRS)
 LAYOUT = (
     "rgb_anon/<condition>/<split>/<sequence>/*_rgb_anon.png and gt/<condition>/<split>/<sequence>/*_gt_labelIds.png, "
     "or rgb_anon_trainvaltest.zip and gt_trainval.zip side by side"
@@ -18,6 +20,9 @@ INFO = CorpusInfo(
     splits=("train", "val", *(f"{split}_{condition}" for split in ("train", "val") for condition in CONDITIONS)),
     licence="ACDC, Sakaridis et al. 2021; non-commercial use, registration at acdc.vision.ee.ethz.ch",
     usage="acdc:/path/to/acdc",
+    pairs={"train": sum(TRAIN_PAIRS.values()), "val": sum(VAL_PAIRS.values())}
+    | {f"train_{condition}": count for condition, count in TRAIN_PAIRS.items()}
+    | {f"val_{condition}": count for condition, count in VAL_PAIRS.items()},
 )
 
 

@@ -5,7 +5,7 @@ A corpus is one small file: its table of ids, its layout, its `CORPUS`. One line
 """
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -17,9 +17,14 @@ from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 from ..labels import CITYSCAPES_ID2LABEL
 from ..metrics.confusion import merge_classes
 from .columns import LabelMap, id_table, label_cell, picture_column
-from .findings import NO_FILES, NO_LABELS, NO_PICTURE, complain
+from .findings import NO_FILES, NO_LABELS, NO_PICTURE, complain, notify
 from .reading import COLOURS
 from .storage import Storage
+
+
+# Maps of train ids that the converters of DAFormer, HRDA, Rein and VFMSeg write beside the owners' label maps.
+CONVERTED = "_labelTrainIds"
+HELD_OUT_SPLITS = ("val", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,24 @@ class CorpusInfo:
         evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus.
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this corpus looks.
+        pairs: pictures with label maps in the splits of the full release, where these numbers are known.
+        evaluation_split: what a model is scored on if nothing else is said. By default `val`, `validation` or `test`,
+            the first of these that there is, or else the first split; None where splits are not known beforehand.
     """
 
     name: str
     splits: tuple[str, ...]
     licence: str
     usage: str
+    evaluation_split: str | None = None
     id2label: Mapping[int, str] = field(default_factory=lambda: dict(CITYSCAPES_ID2LABEL))
     evaluation: EvaluationGroups = field(default_factory=each_class)
+    pairs: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.evaluation_split is None:
+            held_out = [split for split in HELD_OUT_SPLITS if split in self.splits]
+            object.__setattr__(self, "evaluation_split", next(iter([*held_out, *self.splits]), None))
 
 
 @dataclass(frozen=True)
@@ -125,11 +140,13 @@ def open_storage(path: str, info: CorpusInfo, layout: str) -> Storage:
     The files of a corpus in its owner's layout: a folder, a folder of zip archives, or one archive.
 
     Raises:
-        `ValueError`: an empty path.
-        `FileNotFoundError`: nothing there, or a file that is no zip archive.
+        `ValueError`: an empty path, or a file that is no zip archive.
+        `FileNotFoundError`: nothing there.
     """
     root = _place(path, info)
-    if not (root.is_dir() or (root.is_file() and root.suffix.lower() == ".zip")):
+    if root.is_file() and root.suffix.lower() != ".zip":
+        raise ValueError(f"{root} is no zip archive. Unpack it, and pass the folder: {info.usage}")
+    if not root.exists():
         raise _no_place(root, info)
     return Storage(root, info.name, layout)
 
@@ -162,9 +179,29 @@ def parse_query(rest: str, defaults: Mapping[str, str | None], info: CorpusInfo)
     return path, {**defaults, **dict(pairs)}
 
 
-def pair(images: Mapping[str, str], labels: Mapping[str, str], name: str) -> list[Frame]:
+def without_converted(labels: Mapping[str, str], name: str) -> dict[str, str]:
+    """The label maps `{key: location}` without those that other code has written beside the owners', with a notice."""
+    kept = {key: location for key, location in labels.items() if not key.endswith(CONVERTED)}
+    if len(kept) < len(labels):
+        notify(f"{name}: label maps named *{CONVERTED}.png are skipped: other code has made them of the owners'.")
+    return kept
+
+
+def leave_out(files: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """The files `{key: location}` without those of the frames `names`."""
+    return {key: location for key, location in files.items() if frame_name(key) not in names}
+
+
+def frame_name(key: str) -> str:
+    """The name of a frame from its key, which is its path below the folder of the pictures."""
+    return key.rpartition("/")[2]
+
+
+def pair(
+    images: Mapping[str, str], labels: Mapping[str, str], name: str, named: Callable[[str], str] = frame_name
+) -> list[Frame]:
     """
-    Rows from `{key: location}` of pictures and of label maps, in the order of their keys.
+    Rows from `{key: location}` of pictures and of label maps, in the order of their keys; `named` names them.
 
     Raises:
         `FileNotFoundError`: a picture without its label map or the other way round; the message names the first.
@@ -179,7 +216,7 @@ def pair(images: Mapping[str, str], labels: Mapping[str, str], name: str) -> lis
                 "the files without a partner elsewhere."
             )
             complain(kind, dict.fromkeys(alone, ""), FileNotFoundError(message))
-    return [Frame(key.rpartition("/")[2], images[key], labels[key]) for key in sorted(images) if key in labels]
+    return [Frame(named(key), images[key], labels[key]) for key in sorted(images) if key in labels]
 
 
 def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[Frame]:
@@ -247,16 +284,24 @@ def dataset_of_frames(
     split: str,
     coding: str | None = None,
     note: str = "",
+    left_out: Sequence[str] = (),
 ) -> Dataset:
     """
     A data set with the columns `image`, `label`, `file_name`; no file is opened before its row is read.
+
+    The description of a data set that has not all pairs of the full release says so. A notice does if more is missing
+    than is left out.
 
     Args:
         mapping: original id to id of `info.id2label` or 255; other ids are errors when a row is read. With the coding
             `reading.COLOURS` the keys are colours, `65536 * red + 256 * green + blue`, or `reading.ANY_COLOUR`.
         coding: how the label files hold their ids, one of the constants of `reading`; None: as they are.
         note: a choice that results depend on; kept in the description of the data set.
+        left_out: names of pairs of the release that are not among the frames on purpose.
     """
+    total = info.pairs.get(split)
+    if total is not None and len(frames) + len(left_out) != total:
+        notify(f"{info.name}: this copy has {len(frames) + len(left_out)} of the {total} pairs of {split}.")
     colours = list(mapping) if coding == COLOURS else None
     table = list(mapping.values()) if coding == COLOURS else id_table(mapping)
     columns = {
@@ -265,7 +310,20 @@ def dataset_of_frames(
         "file_name": [frame.name for frame in frames],
     }
     features = Features({"image": picture_column(), "label": LabelMap(), "file_name": Value("string")})
+    note = ", ".join(filter(None, (incomplete_note(len(frames), total, left_out), note)))
     return make_dataset(columns, features, info, split, note)
+
+
+def incomplete_note(count: int, total: int | None, left_out: Sequence[str]) -> str:
+    """What the description says of `count` pairs: `998 of 1000 pairs without <names>`. Empty if there are all."""
+    if total is None or count == total:
+        return ""
+    return f"{count} of {total} pairs" + (f" without {enumeration(left_out)}" if left_out else "")
+
+
+def enumeration(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def make_dataset(columns: dict[str, list], features: Features, info: CorpusInfo, split: str, note: str = "") -> Dataset:

@@ -28,8 +28,10 @@ def _verdict(report: CorpusReport) -> str:
 
 
 def _format_split(split: SplitReport, id2label: Mapping[int, str]) -> str:
-    pairs = "not opened" if split.pairs is None else f"{split.pairs:,} pairs"
-    lines = [f"{split.name}: {pairs}" + (f", {split.note}" if split.note else "")]
+    pairs = ["not opened" if split.pairs is None else f"{split.pairs:,} pairs"]
+    if split.note.startswith(f"{split.pairs} of "):  # not all of the full release: the note says how many
+        pairs = []
+    lines = [f"{split.name}: {', '.join([*pairs, *filter(None, [split.note])])}"]
     if split.classes:
         lines += _format_classes(split.classes, id2label)
     for kind, files in split.findings.files.items():

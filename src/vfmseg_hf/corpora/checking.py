@@ -28,7 +28,7 @@ from .findings import (
     collect_findings,
 )
 from .parallel import read_in_parallel
-from .reading import UnknownValues, read_label, translate_label, verify_picture
+from .reading import Header, UnknownValues, read_label, translate_label, verify_picture
 from .storage import read_bytes, split_location
 
 
@@ -125,9 +125,10 @@ def check_corpus(
     """
     Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
 
-    Found are: files without their partner, files that are damaged or end too early, label maps of another size than
-    their pictures, and ids or colours that the corpus does not have. JPEG files hold no sums: damage inside of them
-    that can still be decoded is not found. A frame of several splits is read once.
+    Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
+    size than their pictures, own pictures that an EXIF tag turns, and ids or colours that the corpus does not have.
+    JPEG files hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is
+    read once.
 
     Of a split without problems the class statistics are kept where `count_class_pixels` looks for them.
 
@@ -279,16 +280,16 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
         `ImportError`: a package is missing that the label map needs.
     """
     troubles = []
-    size, ids = None, None
+    header, ids = None, None
     place = _place(row["label"], row)
     try:
-        size = _read_picture(row["image"], features["image"]).size
+        header = Header.of(_read_picture(row["image"], features["image"]))
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         troubles.append((BROKEN_PICTURES, _place(row["image"], row), _reason(error), ()))
     try:
         stored = _read_stored(row["label"], features["label"])
-        if size is not None and size != stored.shape[::-1]:
-            detail = f"{stored.shape[1]}x{stored.shape[0]} pixels, its picture {size[0]}x{size[1]}"
+        if header is not None and header.size != stored.shape[::-1]:
+            detail = f"{stored.shape[1]}x{stored.shape[0]} pixels, its picture {header}"
             troubles.append((SIZES, place, detail, ()))
         ids = translate_label(stored, row["label"]) if _is_file(row["label"]) else stored
     except UnknownValues as error:

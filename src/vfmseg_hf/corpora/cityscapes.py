@@ -25,6 +25,7 @@ INFO = CorpusInfo(
     splits=("train", "val"),
     licence="Cityscapes, Cordts et al. 2016; non-commercial use, registration at cityscapes-dataset.com",
     usage="cityscapes:/path/to/cityscapes",
+    pairs={"train": 2975, "val": 500},
 )
 
 

@@ -20,7 +20,7 @@ from datasets import Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
-from .reading import UNKNOWN, as_ids, read_label, read_pixels, translate_label, upright_size
+from .reading import UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
 from .storage import base_name, read_bytes, split_location
 
 
@@ -157,12 +157,11 @@ class LabelMap(LazyPicture):
         """
         ids = translate_label(read_label(cell), cell)
         if cell["image"] is not None:
-            expected = upright_size(cell["image"])
-            if expected != ids.shape[::-1]:
+            header = read_header(cell["image"], cell["image"])
+            if header.size != ids.shape[::-1]:
                 raise ValueError(
                     f"The label map {cell['file']} is {ids.shape[1]}x{ids.shape[0]} pixels, its picture "
-                    f"{cell['image']} is {expected[0]}x{expected[1]}. Restore both files from the owner's, or leave "
-                    "out this frame."
+                    f"{cell['image']} is {header}. Restore both files from the owner's, or leave out this frame."
                 )
         return PIL.Image.fromarray(ids)
 
@@ -207,24 +206,39 @@ def id_table(mapping: Mapping[int, int]) -> list[int]:
 @dataclass
 class Picture(Image):
     """
-    `datasets.Image` that also reads members of zip archives through the handle of this process.
+    `datasets.Image` for pictures that label maps were drawn on: their pixels stay where they are stored.
 
-    All corpora of files have it, in folders and in archives, so that their data sets can be concatenated.
+    An EXIF tag that asks for turning or mirroring is not followed, as nothing would turn the label map. Members of zip
+    archives are read through the handle of this process. All corpora of files have this type, in folders and in
+    archives, so that their data sets can be concatenated.
     """
 
     _type: str = field(default="VfmsegPicture", init=False, repr=False)
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
-        """Raises `OSError` for a member that is missing or cannot be read; the message names it."""
-        if not _is_member(value):
+        """
+        The picture. That of a file knows its file, so that `map` stores the name of it; any other one has no format,
+        so that `map` stores it without loss.
+
+        Raises:
+            `OSError`: the file or member is missing or cannot be read; the message names it.
+        """
+        if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
+            return value
+        path, content = value["path"], value["bytes"]
+        if content is None and path is not None and "://" in path and not _is_member(value):
             return super().decode_example(value, token_per_repo_id)
-        content = {"bytes": read_bytes(value["path"]), "path": None}
+        if content is None and _is_member(value):
+            content = read_bytes(path)
         try:
-            return super().decode_example(content, token_per_repo_id)
+            image = PIL.Image.open(path if content is None else BytesIO(content))
+            image.load()
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            raise OSError(
-                f"Cannot read the picture {value['path']}: {error}. Restore the file from the owner's."
-            ) from error
+            raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
+        mode = self.mode or image.mode
+        return image if content is None and image.mode == mode else image.convert(mode)
 
     def embed_storage(
         self,

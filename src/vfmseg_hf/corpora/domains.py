@@ -4,6 +4,8 @@
 import re
 from typing import NamedTuple
 
+from . import corpus_info
+
 
 class Domain(NamedTuple):
     """A named part of a corpus."""
@@ -51,3 +53,18 @@ def parse_domains(texts: list[str]) -> list[Domain]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two domains have the name {twice[0]!r}; name them: first=..., second=...")
     return domains
+
+
+def evaluation_domains(texts: list[str]) -> list[Domain]:
+    """
+    As `parse_domains`, for scoring: without `@split` it is the split that the corpus holds out, not its first one.
+
+    The split stays `None` where it is not known beforehand, as of Hub ids.
+
+    Raises:
+        ValueError, FileNotFoundError: as `parse_domains` and `corpus_info`.
+    """
+    return [
+        domain._replace(split=domain.split or corpus_info(domain.spec).evaluation_split)
+        for domain in parse_domains(texts)
+    ]

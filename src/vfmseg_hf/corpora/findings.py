@@ -52,6 +52,17 @@ UNKNOWN_IDS = Kind(
     "label maps with ids or colours that this corpus does not have",
     "Are they of this corpus and in their original coding? Restore them from the owner's, or correct these pixels.",
 )
+TURNED = Kind(
+    "turned_pictures",
+    "pictures with an EXIF tag that asks to turn or mirror them, so that their label maps may be for either position",
+    "Store turned pixels without the tag (PIL.ImageOps.exif_transpose), or, where the label maps fit the stored "
+    "pixels, remove the tag.",
+)
+BROKEN_ARCHIVES = Kind(
+    "unreadable_archives",
+    "archives that cannot be read and are skipped",
+    "Download them again from the owner, or move them elsewhere if they are not of this corpus.",
+)
 NOT_OPENED = Kind("not_opened", "splits that cannot be opened", "Complete the copy, or check another split.")
 IGNORED = Kind(
     "ignored_labels", "label maps without a pixel of any class", "Nothing is learnt from these.", notice=True
@@ -81,6 +92,11 @@ class Findings:
                 count, first = self.values.get(value, (0, file))
                 self.values[value] = count + 1, first
 
+    def add_all(self, kind: Kind, files: Mapping[str, str]) -> None:
+        """Files with details."""
+        for file, detail in files.items():
+            self.add(kind, file, detail)
+
     @property
     def problems(self) -> dict[Kind, dict[str, str]]:
         """`files` without the kinds that are notices only."""
@@ -103,7 +119,7 @@ def collect_findings() -> Iterator[Findings]:
 
 def complain(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
     """
-    Reports files that cannot be used, with details; the caller goes on without them.
+    Reports files that cannot be used, with details; where findings are collected, the caller goes on to other ones.
 
     Raises:
         `error`, unless findings are collected.
@@ -111,8 +127,16 @@ def complain(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
     findings = _collecting.get()
     if findings is None:
         raise error
-    for file, detail in files.items():
-        findings.add(kind, file, detail)
+    findings.add_all(kind, files)
+
+
+def warn(kind: Kind, files: Mapping[str, str], text: str) -> None:
+    """As `complain` for files that a corpus can be opened without: where nothing is collected, `text` is a warning."""
+    findings = _collecting.get()
+    if findings is None:
+        logger.warning_once(text)
+    else:
+        findings.add_all(kind, files)
 
 
 def notify(text: str) -> None:

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Own data: pictures and label maps in two folders, and one YAML or JSON file that says what the labels mean.
 
-    images: photos              # folders (or folders in zip archives) beside the file; any depth
+    images: photos              # folders (or folders in zip archives) beside the file, or full paths; any depth
     labels: masks
     ids:                        # or `colours:`; the classes in this order get the ids 0, 1, ...
       road: [7, 24]             # several original ids make one class
@@ -11,7 +11,8 @@
 With `colours:` the values are `[red, green, blue]`, or a list of such. Instead of `images` and `labels` there may be
 `splits: {train: {images: ..., labels: ...}, val: {...}}`. `image_suffix` and `label_suffix` are what file names differ
 in, such as `_leftImg8bit.png` and `_labels.png` (by default a picture's suffix and `.png`). `classes: cityscapes` keeps
-the ids of Cityscapes' 19 classes, whose names the file then has to use.
+the ids of Cityscapes' 19 classes, whose names the file then has to use. The `file_name` of a row is the path of its
+picture below `images`, without suffix.
 """
 
 import json
@@ -25,7 +26,7 @@ from datasets import Dataset
 
 from ..labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX
 from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
-from .reading import ANY_COLOUR, COLOURS
+from .reading import ANY_COLOUR, COLOURS, refuse_turned
 from .storage import Storage
 
 
@@ -72,14 +73,19 @@ def load(rest: str, split: str) -> Dataset:
     All pairs of a split. Keys of pairs are the paths below both folders, without suffixes.
 
     Raises:
-        As `read_plan` does; `FileNotFoundError`: no pictures, no label maps, or one without its partner.
+        As `read_plan` does; `FileNotFoundError`: no pictures, no label maps, or one without its partner; `ValueError`:
+        two pictures that differ in nothing but the suffix, or pictures with an EXIF tag that asks to turn them.
     """
     plan = read_plan(rest)
     storage = Storage(plan.path.parent, str(plan.path), f"the folders that {plan.path.name} names, beside it")
     images, labels = plan.splits[split]
-    frames = pair(
-        storage.expect(images, plan.image_suffixes), storage.expect(labels, plan.label_suffixes), str(plan.path)
-    )
+    try:
+        pictures = storage.expect(images, plan.image_suffixes)
+    except ValueError as error:
+        raise ValueError(f"{error} Or say with `image_suffix` in {plan.path} how the pictures' names end.") from error
+    label_maps = storage.expect(labels, plan.label_suffixes)
+    frames = pair(pictures, label_maps, str(plan.path), named=str)
+    refuse_turned(((frame.image, frame.image) for frame in frames), str(plan.path))
     return dataset_of_frames(frames, plan.mapping, describe(rest), split, coding=plan.coding, note=plan.path.name)
 
 
@@ -117,7 +123,7 @@ def read_plan(rest: str) -> Plan:
         mapping=_mapping(path, members, content.get("ignore", []), id2label, coding),
         coding=coding,
         image_suffixes=_suffixes(path, content, "image_suffix", PICTURES),
-        label_suffixes=_suffixes(path, content, "label_suffix", (".png",)),
+        label_suffixes=_suffixes(path, content, "label_suffix", (".png", ".PNG")),
     )
 
 
@@ -147,7 +153,7 @@ def _splits(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, str]]:
         places = [part.get(key) for key in ("images", "labels")] if isinstance(part, dict) else [None]
         if not all(isinstance(place, str) and place for place in places) or set(part) != {"images", "labels"}:
             raise ValueError(f"{path}: the split {name!r} needs the folders `images` and `labels`, and nothing else.")
-        splits[str(name)] = tuple(place.strip("/") for place in places)
+        splits[str(name)] = tuple(place.rstrip("/") for place in places)
     return splits
 
 

@@ -11,9 +11,24 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, Frame, UndefinedSplit, dataset_of_frames, open_storage, pair, parse_query
+from .base import (
+    Corpus,
+    CorpusInfo,
+    Frame,
+    UndefinedSplit,
+    dataset_of_frames,
+    enumeration,
+    frame_name,
+    incomplete_note,
+    leave_out,
+    open_storage,
+    pair,
+    parse_query,
+    without_converted,
+)
 from .cityscapes import TRAIN_IDS as CITYSCAPES_TRAIN_IDS
 from .findings import FOREIGN, complain, notify
+from .reading import read_header
 
 
 LAYOUT = (
@@ -21,7 +36,9 @@ LAYOUT = (
     "side by side"
 )
 COUNT = 24966  # numbered from 1 in the full release
-WRONG_SIZE = (15188, 17705)  # label maps of another size than their pictures
+WRONG_SIZE = ("15188", "17705")  # label maps of another size than their pictures
+# Published lists do not agree on which of these have another size too: all of them, 35, or none.
+DOUBTFUL = tuple(f"{number:05d}" for number in range(20801, 20861))
 SPLITS = ("train", "val", "test")
 
 # Cityscapes' ids, and 34: the owners number the license plate, which is -1 there, last.
@@ -37,7 +54,9 @@ INFO = CorpusInfo(
 
 def load(rest: str, split: str) -> Dataset:
     """
-    `train`: all pairs but the two whose sizes differ; with `split_file`: the part of the owners' split.
+    `train`: all pairs but those whose sizes differ; with `split_file`: the part of the owners' split.
+
+    The published code resizes the picture and the label map each for itself, so that it trains on these pairs as well.
 
     Raises:
         `ValueError`: `val` or `test` without a split file, or a split file that cannot be understood.
@@ -47,20 +66,33 @@ def load(rest: str, split: str) -> Dataset:
     """
     path, settings = parse_query(rest, {"split_file": None}, INFO)
     if settings["split_file"] is None and split != "train":
-        raise UndefinedSplit(f"The parts of gtav are known from the owners' split file only. Usage: {INFO.usage}")
+        raise UndefinedSplit(
+            f"The parts of gtav are known from the owners' split file only; without it there is @train, all pictures. "
+            f"Usage: {INFO.usage}"
+        )
     storage = open_storage(path, INFO, LAYOUT)
-    images, labels = (_without_wrong_sizes(storage.expect(folder, ".png")) for folder in ("images", "labels"))
-    frames = pair(images, labels, INFO.name)
+    images = storage.expect("images", ".png")
+    labels = without_converted(storage.expect("labels", ".png"), INFO.name)
+    left_out = {frame_name(key) for key in images}.intersection(WRONG_SIZE)
+    frames = pair(*(leave_out(files, WRONG_SIZE) for files in (images, labels)), INFO.name)
+    left_out.update(frame.name for frame in frames if frame.name in DOUBTFUL and _sizes_differ(frame))
+    frames = [frame for frame in frames if frame.name not in left_out]
     if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
         message = f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}."
         complain(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
         frames = [frame for frame in frames if frame.name.isdecimal()]
-    wanted, note = set(range(1, COUNT + 1)), ""
+    wanted, source = set(range(1, COUNT + 1)), ""
     if settings["split_file"] is not None:
         wanted = read_split(Path(settings["split_file"]).expanduser(), split)
         frames = [frame for frame in frames if int(frame.name) in wanted]
-        note = f"split_file={Path(settings['split_file']).name}"
-    _report_missing(frames, wanted)
+        source = f"split_file={Path(settings['split_file']).name}"
+    names = sorted(name for name in left_out if int(name) in wanted)
+    if names:
+        notify(
+            f"gtav: {enumeration(names)} are left out, because their label maps have another size than the pictures."
+        )
+    _report_missing(frames, wanted.difference(map(int, WRONG_SIZE), map(int, left_out)), len(wanted))
+    note = ", ".join(filter(None, (incomplete_note(len(frames), len(wanted), names), source)))
     return dataset_of_frames(frames, TRAIN_IDS, INFO, split, note=note)
 
 
@@ -90,20 +122,19 @@ def read_split(path: Path, split: str) -> set[int]:
     return set(numbers)
 
 
-def _without_wrong_sizes(files: dict[str, str]) -> dict[str, str]:
-    names = [f"{number:05d}" for number in WRONG_SIZE]
-    if any(name in files for name in names):
-        notify(
-            f"gtav: {' and '.join(names)} are left out, because their label maps have another size than the pictures."
-        )
-    return {key: location for key, location in files.items() if key not in names}
+def _sizes_differ(frame: Frame) -> bool:
+    """Whether the headers of both files tell different sizes. Broken files are left to whoever reads them."""
+    try:
+        return read_header(frame.image, frame.image).size != read_header(frame.labels, frame.labels).size
+    except OSError:
+        return False
 
 
-def _report_missing(frames: list[Frame], wanted: set[int]) -> None:
-    missing = sorted(wanted - {int(frame.name) for frame in frames} - set(WRONG_SIZE))
+def _report_missing(frames: list[Frame], wanted: set[int], total: int) -> None:
+    missing = sorted(wanted - {int(frame.name) for frame in frames})
     if missing:
         shown = ", ".join(f"{number:05d}" for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        notify(f"gtav: {len(missing)} of {len(wanted)} pairs are not in this copy: {shown}")
+        notify(f"gtav: {len(missing)} of {total} pairs are not in this copy: {shown}")
 
 
 CORPUS = Corpus(INFO, load)

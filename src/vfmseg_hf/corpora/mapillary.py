@@ -2,12 +2,17 @@
 """Mapillary Vistas: 18,000 + 2000 large pictures from all over the world; 66 labels in v1.2, 124 in v2.0.
 
 How the labels become the 19 classes of Cityscapes is no property of the corpus, and scores depend on it:
-`mapillary:/path?version=1.2&mapping=name_rules`. For v1.2 two mappings are published, which differ on 11 labels (bike
+`mapillary:/path?version=1.2&mapping=hrda`. For v1.2 two mappings are published, which differ on 11 labels (bike
 lane, plain crosswalk, curb cut, parking, pedestrian area, service lane, zebra marking, manhole, street light, sign
 frame, sign back):
 
-- `name_rules` (default): rules on the names of the labels, of the code line that VFMSeg's published code belongs to;
-- `hrda`: the list of HRDA's conversion script, which ignores what differs, but takes manholes for road.
+- `hrda` (default): the list of HRDA's conversion script, which ignores what differs, but takes manholes for road. All
+  evaluation configs of VFMSeg's published code read `validation/labels/*_labelTrainIds.png`; of the published scripts
+  it is HRDA's that writes files of this name to this place;
+- `name_rules`: rules on the names of the labels, of openseg and Rein. Their script is part of VFMSeg's published code,
+  but what it writes, `cityscapes_trainIdLabel/val/label/*.png`, is read by none of its evaluation configs.
+
+Which one the paper's figures were made with is said nowhere.
 
 For v2.0 there are the same `name_rules`, which take parking meters for road, cyclists' traffic lights for riders and
 ignore all other traffic lights, and `fixed` (default), which mends that and ignores the backs of other signs.
@@ -18,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from datasets import Dataset
 
 from ..labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, parse_query
+from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, parse_query, without_converted
 from .reading import INSTANCES
 from .storage import Storage
 
@@ -52,7 +57,7 @@ _RULES_20 = _FIXED_20 | {0: (*_FIXED_20[0], 75), 6: (), 7: (80, *_FIXED_20[7]), 
 
 # Version to its mappings by name; the first one is the default.
 MAPPINGS = {
-    "1.2": {"name_rules": _table("1.2", _RULES_12), "hrda": _table("1.2", _HRDA_12)},
+    "1.2": {"hrda": _table("1.2", _HRDA_12), "name_rules": _table("1.2", _RULES_12)},
     "2.0": {"fixed": _table("2.0", _FIXED_20), "name_rules": _table("2.0", _RULES_20)},
 }
 
@@ -60,8 +65,9 @@ INFO = CorpusInfo(
     name="mapillary",
     splits=("training", "validation"),
     licence="Mapillary Vistas, Neuhold et al. 2017; research use, registration at mapillary.com",
-    usage="mapillary:/path/to/mapillary?version=1.2&mapping=name_rules, where version is 1.2 or 2.0 and mapping "
-    "name_rules or hrda (1.2), fixed or name_rules (2.0)",
+    usage="mapillary:/path/to/mapillary?version=1.2&mapping=hrda, where version is 1.2 or 2.0 and mapping "
+    "hrda or name_rules (1.2), fixed or name_rules (2.0)",
+    pairs={"training": 18000, "validation": 2000},
 )
 
 
@@ -93,7 +99,7 @@ def _find_labels(storage: Storage, split: str, version: str) -> tuple[dict[str, 
     parents = [f"{split}/v{version}", *([split] if version == "1.2" else [])]
     for kind, coding in {"labels": None, "instances": INSTANCES}.items():
         for parent in parents:
-            if labels := storage.files(f"{parent}/{kind}", ".png"):
+            if labels := without_converted(storage.files(f"{parent}/{kind}", ".png"), INFO.name):
                 return labels, coding
     raise storage.missing(f"{parents[0]}/labels", ".png")
 

@@ -1,18 +1,19 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading the files of corpora: label files in all codings, as ids of the corpus, and the sizes of pictures."""
+"""Reading the files of corpora: label files in all codings, as ids of the corpus, and the headers of pictures."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
 from io import BytesIO
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 
 from ..labels import IGNORE_INDEX
+from .findings import TURNED, complain
 from .storage import open_location, read_bytes
 
 
@@ -266,16 +267,72 @@ def verify_picture(content: bytes) -> None:
         image.verify()
 
 
-def upright_size(path: str) -> tuple[int, int]:
-    """Width and height of a picture as `datasets.Image` gives it, turned by its EXIF tag; reads the header only."""
+class Header(NamedTuple):
+    """
+    What a picture file says of itself. As text: the size, with a word on a tag that swaps width and height.
+
+    Attributes:
+        size: width and height of the stored pixels.
+        orientation: EXIF's number for how to show them; 1 is as they are stored.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    @classmethod
+    def of(cls, image: PIL.Image.Image) -> "Header":
+        """The header of an opened picture."""
+        # The plain method: that of PNG files decodes the picture to look for tags behind it.
+        orientation = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+        return cls(image.size, orientation if orientation in range(2, 9) else 1)
+
+    def __str__(self) -> str:
+        turned = ", before the turn that its EXIF tag asks for" if self.orientation >= 5 else ""
+        return f"{self.size[0]}x{self.size[1]}{turned}"
+
+
+def read_header(source: Any, name: str) -> Header:
+    """
+    The header of a picture at a location, or in an open file; pixels are not read.
+
+    Raises:
+        `OSError`: the file is missing or no picture; the message names it.
+    """
     try:
-        with open_location(path) as file, PIL.Image.open(file) as image:
-            # The plain method: that of PNG files decodes the picture to look for tags behind it.
-            turned = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG) in (5, 6, 7, 8)
-            return image.size[::-1] if turned else image.size
+        with (
+            open_location(source) if isinstance(source, str) else nullcontext(source) as file,
+            PIL.Image.open(file) as image,
+        ):
+            return Header.of(image)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The picture {path} is gone. Restore it, or load the corpus again from where it is now."
+            f"The picture {name} is gone. Restore it, or load the corpus again from where it is now."
         ) from error
-    except OSError as error:
-        raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise OSError(f"Cannot read the picture {name}: {error}. Restore the file from the owner's.") from error
+
+
+def refuse_turned(pictures: Iterable[tuple[str, Any]], corpus: str) -> None:
+    """
+    For pictures `(name, source of read_header)` whose label maps may have been drawn in either position.
+
+    Those that cannot be read are left to whoever reads them.
+
+    Raises:
+        `ValueError`: pictures with an EXIF tag that asks to turn or mirror them, unless findings are collected.
+    """
+    turned = []
+    for name, source in pictures:
+        try:
+            if read_header(source, name).orientation != 1:
+                turned.append(name)
+        except OSError:
+            continue
+    if turned:
+        shown = ", ".join(turned[:5]) + (", ..." if len(turned) > 5 else "")
+        message = (
+            f"{corpus}: {len(turned)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
+            "tells whether their label maps are for the stored pixels or for what the tag makes of them. "
+            f"{TURNED.cure}"
+        )
+        complain(TURNED, dict.fromkeys(turned, ""), ValueError(message))

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from .findings import TWICE, complain
+from .findings import BROKEN_ARCHIVES, TWICE, complain, warn
 
 
 SCHEME = "zip://"
+OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".tar.gz")
 
 
 class _Handle(NamedTuple):
@@ -126,14 +127,16 @@ class Storage:
 
     def __init__(self, root: Path, name: str, layout: str):
         self.root, self.name, self.layout = root, name, layout
-        self.archives = [root] if root.is_file() else sorted(root.glob("*.zip"))
+        self.archives = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.suffix.lower() == ".zip")
+        self._broken: dict[Path, str] = {}  # archives that cannot be read, with reasons
 
     def files(self, folder: str, suffixes: str | Sequence[str]) -> dict[str, str]:
         """
         All files below `folder`: `{path below the folder, without the suffix: location}`, in the order of the paths.
 
-        The folder is looked for below the root, then one level deeper (archives unpacked into a folder of their own),
-        then in the archives under any parent. Unpacked folders come before archives. Empty if there is none.
+        The folder is looked for below the root, then one and two levels deeper (archives unpacked into folders of
+        their own, whose contents are taken together), then in the archives under any parent. Unpacked folders come
+        before archives. Empty if there is none. Archives that cannot be read are skipped, with a notice.
 
         Raises:
             `ValueError`: two folders or archives hold the same files, so that one would win by chance.
@@ -150,22 +153,26 @@ class Storage:
         return found
 
     def missing(self, folder: str, suffixes: str | Sequence[str]) -> FileNotFoundError:
-        """The error for a folder that is not there."""
+        """The error for a folder that is not there; it names archives that cannot be read, as they may hold it."""
         wanted = suffixes if isinstance(suffixes, str) else " or ".join(suffixes)
         packed = f"{len(self.archives)} zip archive{'' if len(self.archives) == 1 else 's'}"
+        foreign = [path.name for path in self.root.glob("*.*") if path.name.lower().endswith(OTHER_ARCHIVES)]
+        reasons = [f"Unpack {', '.join(sorted(foreign))}: only zip archives are read in place."] if foreign else []
+        reasons += self._broken.values()
         return FileNotFoundError(
-            f"No {folder}/**/*{wanted} in {self.root}, neither unpacked nor in its {packed}. The corpus {self.name} is "
-            f"read as its owners ship it: {self.layout}. Point to the folder that holds this, or complete the copy."
+            f"No {folder}/**/*{wanted} in {self.root}, neither unpacked nor in its {packed}. "
+            f"{''.join(f'{reason} ' for reason in reasons)}The corpus {self.name} is read as its owners ship it: "
+            f"{self.layout}. Point to the folder that holds this, or complete the copy."
         )
 
     def _unpacked(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
         if self.root.is_file():
             return {}
-        places = [self.root / folder]
-        if not places[0].is_dir():
-            places = [child / folder for child in sorted(self.root.iterdir()) if (child / folder).is_dir()]
-        if len(places) > 1:
-            raise ValueError(f"{places[0]} and {places[1]} could both be meant; point to the folder of one of them.")
+        parents, places = [self.root], []
+        for _ in range(3):
+            if places := [parent / folder for parent in parents if os.path.isdir(parent / folder)]:
+                break
+            parents = [child for parent in parents for child in _subfolders(parent)]
         found: dict[str, str] = {}
         for place in places:
             for parent, _, names in os.walk(place, followlinks=True):
@@ -180,18 +187,40 @@ class Storage:
         found: dict[str, str] = {}
         wanted = f"/{folder}/"
         for archive in self.archives:
-            for member in open_archive(str(archive)).namelist():
+            for member in self._members(archive):
                 before, there, below = f"/{member}".partition(wanted)
                 suffix = _suffix(below.rpartition("/")[2], suffixes) if there else None
                 if suffix and "__MACOSX" not in before:
                     self._add(found, below.removesuffix(suffix), member_location(archive, member))
         return found
 
+    def _members(self, archive: Path) -> list[str]:
+        try:
+            # Asked beforehand: zipfile opens some of these, and then finds no member where it should be.
+            if archive.with_suffix(".z01").exists():
+                join = f"`zip -s 0 {archive.name} --out whole.zip`"
+                raise OSError(f"Cannot read {archive}, the last part of a split archive. Join the parts with {join}.")
+            return open_archive(str(archive)).namelist()
+        except OSError as error:
+            self._broken[archive] = str(error)
+            warn(BROKEN_ARCHIVES, {str(archive): str(error)}, f"{self.name}: an archive is skipped. {error}")
+            return []
+
     def _add(self, found: dict[str, str], key: str, location: str) -> None:
         if key in found:
             message = f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
             complain(TWICE, {location: f"also {found[key]}"}, ValueError(message))
         found.setdefault(key, location)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """In the order of their names; none of a folder that may not be read, such as `lost+found`."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
 
 
 def _suffix(name: str, suffixes: tuple[str, ...]) -> str | None:

@@ -4,11 +4,11 @@
 from datasets import Dataset
 
 from ..labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair
+from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, without_converted
 from .reading import RED16, png_decoder
 
 
-LAYOUT = "RGB/*.png and GT/LABELS/*.png (16 bits per channel), or a zip archive of both"
+LAYOUT = "RGB/*.png and GT/LABELS/*.png (16 bits per channel), unpacked from SYNTHIA_RAND_CITYSCAPES.rar"
 
 # Void (0), parking slot (13), road work (14) and lane marking (22) are ignored, as published code does.
 TRAIN_IDS = {
@@ -42,6 +42,7 @@ INFO = CorpusInfo(
     splits=("train",),
     licence="SYNTHIA, Ros et al. 2016; CC BY-NC-SA 3.0, synthia-dataset.net",
     usage="synthia:/path/to/RAND_CITYSCAPES",
+    pairs={"train": 9400},
 )
 
 
@@ -49,7 +50,8 @@ def load(path: str, split: str) -> Dataset:
     """All pairs. Raises `ImportError` where torchvision, which alone reads these labels, is missing."""
     png_decoder()
     storage = open_storage(path, INFO, LAYOUT)
-    images, labels = storage.expect("RGB", ".png"), storage.expect("GT/LABELS", ".png")
+    images = storage.expect("RGB", ".png")
+    labels = without_converted(storage.expect("GT/LABELS", ".png"), INFO.name)
     return dataset_of_frames(pair(images, labels, INFO.name), TRAIN_IDS, INFO, split, coding=RED16)
 
 

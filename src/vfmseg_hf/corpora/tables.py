@@ -1,11 +1,15 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Corpora that are data sets already: a Hub id or a local folder, with the columns `image` and `label`."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
 from .columns import LabelMap, LazyPicture, Picture, picture_column
+from .reading import refuse_turned
 
 
 def load_table(spec: str, split: str | None) -> Dataset:
@@ -15,7 +19,7 @@ def load_table(spec: str, split: str | None) -> Dataset:
     Raises:
         `FileNotFoundError`: nothing is found under `spec`.
         `ValueError`: `image` or `label` is missing or no picture, a cell is empty, there are several splits to choose
-            from, or none of that name, or no rows.
+            from, or none of that name, or no rows; pictures with an EXIF tag that asks to turn or mirror them.
     """
     dataset = _open(spec, split)
     if isinstance(dataset, dict):
@@ -40,6 +44,7 @@ def load_table(spec: str, split: str | None) -> Dataset:
     if "file_name" not in dataset.column_names:
         dataset = dataset.add_column("file_name", _file_names(dataset, split))
     if isinstance(dataset.features["image"], Image) and not isinstance(dataset.features["image"], Picture):
+        refuse_turned(_pictures(dataset), spec)
         dataset = dataset.cast_column("image", picture_column())
     if isinstance(dataset.features["label"], Image):
         dataset = dataset.cast_column("label", LabelMap())
@@ -60,6 +65,19 @@ def _open(spec: str, split: str | None) -> "Dataset | DatasetDict":
             f"{spec!r} is neither a corpus, nor an existing folder, nor a data set on the Hub that can be reached from "
             f"here ({error})"
         ) from error
+
+
+def _pictures(dataset: Dataset) -> Iterator[tuple[str, Any]]:
+    """Names of the rows and what `read_header` takes, without those that are yet to be downloaded."""
+    table = dataset.select_columns(["image", "file_name"]).with_format("arrow")
+    for batch in table.iter(batch_size=1000):
+        cells = batch["image"].combine_chunks()
+        columns = cells.field("bytes"), cells.field("path").to_pylist(), batch["file_name"].to_pylist()
+        for content, path, name in zip(*columns, strict=True):
+            if content.is_valid:
+                yield str(name), pa.BufferReader(content.as_buffer())
+            elif "://" not in path:
+                yield str(name), path
 
 
 def _file_names(dataset: Dataset, split: str | None) -> list[str]:

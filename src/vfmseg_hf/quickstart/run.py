@@ -71,6 +71,7 @@ def make_trainer(rows: Sequence[Row], settings: QuickstartSettings, output_dir: 
         save_total_limit=1,
         seed=settings.seed,
         use_cpu=True,
+        report_to="none",
     )
     pictures = TrainingPictures(rows, processor, Augmentation((settings.height, settings.height)), settings.seed)
     return VFMSegTrainer(model, arguments, train_dataset=pictures, processing_class=processor)

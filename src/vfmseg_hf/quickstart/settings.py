@@ -29,7 +29,7 @@ class QuickstartSettings:
     width: int = 512
     train_pictures: int = 200
     test_pictures: int = 20
-    steps: int = 1000
+    steps: int = 1100
     batch_size: int = 8
     learning_rate: float = 3e-3
 

@@ -4,17 +4,21 @@
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
 from .data import Draw, EvaluationPictures, TrainingPictures
+from .recipes import RECIPES, Recipe, get_recipe
 from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
 
 
 __all__ = [
+    "RECIPES",
     "Augmentation",
     "Draw",
     "EvaluationPictures",
     "RareClassSampler",
+    "Recipe",
     "TrainingPictures",
     "VFMSegTrainer",
     "VFMSegTrainingArguments",
+    "get_recipe",
     "rare_class_probabilities",
 ]

@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.integrations import is_tensorboard_available
 
 from ..corpora.class_statistics import MIN_PIXELS
 
@@ -25,6 +26,11 @@ class VFMSegTrainingArguments(TrainingArguments):
         rare_class_temperature (`float`, defaults to 0.01), rare_class_min_pixels (`int`, defaults to 3000),
         rare_class_crop_ratio (`float`, defaults to 2.0):
             Its settings, with the published code's values for crops of 1024x1024.
+        ema_decay (`float`, *optional*):
+            Keep an exponential moving average of the trained weights with this decay, such as 0.999; evaluations and
+            saved models then have the average. The paper has none.
+        report_to (`str` or `list[str]`, *optional*):
+            Where to log; by default TensorBoard where it is installed. `"none"` logs nowhere.
     """
 
     encoder_learning_rate: float = field(
@@ -41,6 +47,9 @@ class VFMSegTrainingArguments(TrainingArguments):
     )
     rare_class_crop_ratio: float = field(
         default=2.0, metadata={"help": "Redraw crops without more than this times min_pixels of the class; 0 does not."}
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Average the trained weights with this decay, e.g. 0.999, and use the average."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of both heads."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all but norm layers."})
@@ -62,5 +71,10 @@ class VFMSegTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     # HfArgumentParser reads such a union in this order only.
     report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="none", metadata={"help": "Where to log, e.g. tensorboard."}
+        default=None, metadata={"help": "Where to log; by default TensorBoard where it is installed, none: nowhere."}
     )
+
+    def __post_init__(self):
+        if self.report_to is None:
+            self.report_to = ["tensorboard"] if is_tensorboard_available() else []
+        super().__post_init__()

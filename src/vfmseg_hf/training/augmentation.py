@@ -15,6 +15,7 @@ except ImportError:
     tvF = None
 
 CLASS_REDRAWS = 10  # of scale and crop, for one with enough pixels of the drawn class
+SINGLE_CLASS_REDRAWS = 10  # of a crop, for one that is not of a single class
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Augmentation:
         crop_size: (height, width) of the crop, in multiples of 32; smaller pictures are enlarged to it.
         resize: (height, width) before the crop, e.g. (1440, 2560) for GTAV; `None` leaves the picture's size.
         scale_range: the picture is further scaled by a random factor from this range.
-        cat_max_ratio: the crop is redrawn, up to ten times, while one class covers more than this share of it.
+        cat_max_ratio: the crop is redrawn, up to ten times, while one class covers this share of what is labelled in
+            it, or more; 1 takes every crop.
         flip_probability: of a horizontal flip.
         photometric: whether to distort brightness, contrast, saturation and hue, each with probability 1/2.
     """
@@ -93,11 +95,13 @@ class Augmentation:
         return max(round(height * scale), self.crop_size[0]), max(round(width * scale), self.crop_size[1])
 
     def _draw_crop(self, label: torch.Tensor, generator: torch.Generator) -> tuple[int, int]:
-        for _ in range(10):
+        for _ in range(1 + SINGLE_CLASS_REDRAWS):
             top, left = (
                 int(torch.randint(edge - crop + 1, (), generator=generator))
                 for edge, crop in zip(label.shape, self.crop_size, strict=True)
             )
+            if self.cat_max_ratio >= 1:
+                break
             crop = label[top : top + self.crop_size[0], left : left + self.crop_size[1]]
             counts = torch.bincount(crop.flatten(), minlength=IGNORE_INDEX + 1)  # far faster than sorting them
             counts[IGNORE_INDEX] = 0
@@ -126,12 +130,27 @@ def distort_colours(image: torch.Tensor, generator: torch.Generator) -> torch.Te
     if contrast is not None and contrast_first:
         image = (image * contrast).clamp(0, 1)
     if saturation is not None:
-        image = tvF.adjust_saturation(image, saturation)
+        image = scale_saturation(image, saturation)
     if hue is not None:
         image = tvF.adjust_hue(image, hue)
     if contrast is not None and not contrast_first:
         image = (image * contrast).clamp(0, 1)
     return image
+
+
+def scale_saturation(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """
+    S of HSV times a factor, at most 1, as mmsegmentation does it. (torchvision mixes with grey, which changes V.)
+
+    With V and H fixed, every channel keeps its share of the distance to V, and that distance is proportional to S.
+
+    Args:
+        image (`torch.Tensor` of shape `(3, height, width)`): 0..1, and so is the result.
+    """
+    red, green, blue = image  # amax over the channels would take several times longer
+    value, lowest = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)
+    inverse = value / (value - lowest).clamp_(min=torch.finfo(image.dtype).tiny)  # 1 / S, the highest possible factor
+    return (image - value).mul_(inverse.clamp_(max=factor)).add_(value).clamp_(min=0)
 
 
 def _uniform(generator: torch.Generator) -> float:

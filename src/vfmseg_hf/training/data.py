@@ -47,10 +47,11 @@ class TrainingPictures(torch.utils.data.Dataset):
         augmentation: what else happens to them.
         seed: of everything random.
         class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from
-            `corpora.count_class_pixels`; needed for rare class sampling only.
+            `corpora.count_class_pixels` for this data set in this order, which nothing checks; needed for rare class
+            sampling only.
 
     Raises:
-        `ValueError`: `class_pixels` are not those of `dataset`.
+        `ValueError`: `class_pixels` has not one row for every row of `dataset`.
     """
 
     def __init__(
@@ -125,8 +126,9 @@ class EpochSampler(Sampler):
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
         epoch = self.epoch
+        # Five numbers: crops are seeded by four, and none of them may share this generator's stream.
+        generator = seeded_generator(self.seed, epoch, 0, 0, 2)
         yield from ((epoch, index) for index in torch.randperm(self.length, generator=generator).tolist())
 
 

@@ -2,25 +2,28 @@
 """Trainer with the paper's recipe: two learning rates, streaming mIoU over domains, exact resume."""
 
 import os
-import shutil
+import signal
 import time
 from collections import defaultdict
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput
 
-from ..adapters_vfmseg import read_adapter_weights
 from ..evaluation import STAGES, count_pictures, score_domain
+from ..files import write_file
 from .arguments import VFMSegTrainingArguments
+from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
+from .checkpointing import CheckpointedTrainer
 from .data import EpochSampler, TrainingPictures, collate
+from .distributed import has_unused_parameters, synchronise_batch_norm
+from .recipes import RECORD_NAME, record_training
 from .sampling import RareClassSampler
 
 
-class VFMSegTrainer(Trainer):
+class VFMSegTrainer(CheckpointedTrainer):
     """
     transformers' [`Trainer`] for VFMSeg models; arguments as there.
 
@@ -29,7 +32,11 @@ class VFMSegTrainer(Trainer):
     means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size.
 
     Both losses, both learning rates and the images per second are logged. A loss that is not finite ends the training
-    with a `FloatingPointError` that names the batch's files; checkpoints are left as they are.
+    with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every checkpoint and
+    saved model has a `recipe.json` that says what it was trained with.
+
+    Raises:
+        ValueError: `ema_decay` outside (0, 1), or together with FSDP or DeepSpeed, which hold parts of the weights.
     """
 
     args: VFMSegTrainingArguments
@@ -38,9 +45,44 @@ class VFMSegTrainer(Trainer):
         super().__init__(model, args, data_collator=data_collator or collate, **kwargs)
         self.train_sampler: EpochSampler | None = None
         self._sums, self._since_log = defaultdict(float), time.perf_counter()
+        if self.args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("ema_decay averages whole weights; it does not work with FSDP or DeepSpeed, leave it out")
+        if self.args.world_size > 1:
+            synchronise_batch_norm(self.model, self.args.device)
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = has_unused_parameters(self.model)
         if self.pop_callback(ProgressCallback):
             self.add_callback(RecipeProgress())
-        self.add_callback(TellEpoch(self))
+        self.termination = StopOnSigterm(self.args.device, self.args.world_size)
+        self.add_callback(FollowSteps(self))
+        self.add_callback(self.termination)
+
+    def train(self, *args, **kwargs):
+        """
+        As in [`Trainer`].
+
+        Raises:
+            SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
+                that follows a finished training should follow then.
+        """
+        self._forget_evaluation()
+        with self.termination.listening():
+            output = super().train(*args, **kwargs)
+        if self.termination.stopped:
+            raise SystemExit(128 + signal.SIGTERM)
+        return output
+
+    def _forget_evaluation(self) -> None:
+        """
+        Undo what an evaluation before the training has prepared.
+
+        accelerate leaves a model that it has prepared as it is. After an evaluation that is a model without DDP, whose
+        processes would train it each for itself, without a word.
+        """
+        if self.args.world_size > 1 and self.model_wrapped is self.model and self.model in self.accelerator._models:
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.accelerator._models.remove(self.model)
+            del self.model._is_accelerate_prepared
 
     # --- recipe
 
@@ -84,14 +126,15 @@ class VFMSegTrainer(Trainer):
         if not isinstance(dataset, TrainingPictures) or dataset.class_pixels is None:
             raise ValueError(
                 "rare_class_sampling needs to know which picture shows which class: train on TrainingPictures(..., "
-                "class_pixels=count_class_pixels(dataset, num_classes))"
+                "class_pixels=corpora.count_class_pixels(dataset, num_classes))"
             )
         height, width = dataset.augmentation.crop_size
         needed = args.rare_class_min_pixels * args.rare_class_crop_ratio
         if needed >= height * width:
             raise ValueError(
                 f"no crop of {height}x{width} pixels has more than {needed:g} of one class (rare_class_min_pixels "
-                f"{args.rare_class_min_pixels} x rare_class_crop_ratio {args.rare_class_crop_ratio}); lower one of them"
+                f"{args.rare_class_min_pixels} x rare_class_crop_ratio {args.rare_class_crop_ratio}); lower one of "
+                "them, or train with rare_class_sampling=False"
             )
         return RareClassSampler(
             dataset.class_pixels,
@@ -116,28 +159,19 @@ class VFMSegTrainer(Trainer):
         for name in ("content_loss", "detail_loss"):
             self._sums[name] += outputs[name].detach().mean()
         self._sums["batches"] += 1
-        self._sums["images"] += len(inputs["pixel_values"]) * self.args.world_size
+        self._sums["images"] += len(inputs["pixel_values"])
         return (loss, outputs) if return_outputs else loss
-
-    def _last_checkpoint(self) -> str:
-        directory = self.args.output_dir
-        steps = [
-            int(name.rpartition("-")[2])
-            for name in (os.listdir(directory) if os.path.isdir(directory) else [])
-            if name.startswith(PREFIX_CHECKPOINT_DIR) and name.rpartition("-")[2].isdigit()
-        ]
-        if not steps:
-            return "there is no checkpoint yet"
-        return f"the last good checkpoint is {os.path.join(directory, f'{PREFIX_CHECKPOINT_DIR}-{max(steps)}')}"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums["batches"]:
-            for name in ("content_loss", "detail_loss"):
-                logs[name] = float(self._sums[name] / self._sums["batches"])
+            names = ("content_loss", "detail_loss", "batches", "images")
+            sums = torch.stack([torch.as_tensor(self._sums[name], device=self.args.device).float() for name in names])
+            content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
+            logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
             ratio = self.args.encoder_learning_rate / self.args.learning_rate if self.args.learning_rate else 0.0
             logs["encoder_learning_rate"] = logs["learning_rate"] * ratio
             now = time.perf_counter()
-            logs["images_per_second"] = round(self._sums["images"] / (now - self._since_log), 2)
+            logs["images_per_second"] = round(images / (now - self._since_log), 2)
             self._sums, self._since_log = defaultdict(float), now
         super().log(logs, start_time)
 
@@ -167,7 +201,8 @@ class VFMSegTrainer(Trainer):
         return output
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self.averaged():
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         datasets = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(datasets, dict):
             means = {
@@ -181,70 +216,8 @@ class VFMSegTrainer(Trainer):
         self._since_log = time.perf_counter()
         return metrics
 
-    # --- checkpoints
+    # --- what was done
 
-    def _save_checkpoint(self, model, trial) -> None:
-        folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        try:
-            super()._save_checkpoint(model, trial)
-        except BaseException as error:  # an interrupted save as well: a resume would pick the half checkpoint
-            shutil.rmtree(folder, ignore_errors=True)
-            if not isinstance(error, OSError):
-                raise
-            raise OSError(
-                f"the checkpoint {folder} could not be written and was removed ({error}); {self._last_checkpoint()}"
-            ) from error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        model = self.model if model is None else model
-        if getattr(model, "_hf_peft_config_loaded", False):
-            read_adapter_weights(model, resume_from_checkpoint, model.active_adapters()[0])
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if getattr(self.model, "_hf_peft_config_loaded", False):
-            read_adapter_weights(self.model, self.state.best_model_checkpoint, self.model.active_adapters()[0])
-        else:
-            super()._load_best_model()
-
-
-class TellEpoch(TrainerCallback):
-    """Tells the sampler the epoch: accelerate does not pass it on to the sampler of a sharded data loader."""
-
-    def __init__(self, trainer: VFMSegTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if self.trainer.train_sampler is not None:
-            self.trainer.train_sampler.set_epoch(int(state.epoch or 0))
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._since_log = time.perf_counter()
-
-
-class RecipeProgress(ProgressCallback):
-    """Progress bar with the losses, both learning rates and the speed behind it."""
-
-    SHOWN = {
-        "loss": "loss",
-        "content_loss": "content",
-        "detail_loss": "detail",
-        "learning_rate": "lr",
-        "encoder_learning_rate": "encoder lr",
-        "images_per_second": "img/s",
-    }
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None:
-            return
-        if "loss" in logs:
-            shown = {short: f"{logs[key]:.3g}" for key, short in self.SHOWN.items() if key in logs}
-            self.training_bar.set_postfix(shown, refresh=False)
-        else:
-            scores = {key: value for key, value in logs.items() if key.endswith("mean_iou")}
-            if scores:
-                self.training_bar.write(
-                    f"step {state.global_step}: "
-                    + ", ".join(f"{key} {100 * value:.2f} %" for key, value in scores.items())
-                )
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        write_file(os.path.join(output_dir or self.args.output_dir, RECORD_NAME), record_training(self))

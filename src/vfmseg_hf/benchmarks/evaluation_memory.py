@@ -1,0 +1,70 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Peak memory of an evaluation against the number of pictures, each number in a process of its own.
+
+A small model with random weights scores procedural pictures; its own memory does not matter, only whether more pictures
+need more. The peak is that of the whole process (resident set), with everything that was imported.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+
+from ..configuration_vfmseg import VFMSegConfig
+from ..corpora import load_corpus
+from ..evaluation import evaluate_domain
+from ..image_processing_vfmseg import VFMSegImageProcessor
+from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..training import EvaluationPictures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pictures", type=int, nargs="+", default=[20, 200], help="numbers of pictures to compare")
+    parser.add_argument("--size", default="512x1024", help="height x width of the pictures")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, object]:
+    """
+    Peak of every number of pictures, and the growth from the smallest to the largest.
+
+    Raises:
+        ValueError: if an evaluation fails; the message has its last line.
+    """
+    rows = []
+    for count in sorted(arguments.pictures):
+        spec = f"streets:night?n={count}&size={arguments.size}"
+        code = f"import json; from {__name__} import *; print(json.dumps(evaluate_and_measure({spec!r})))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"the evaluation of {count} pictures failed: {done.stderr.strip().splitlines()[-1]}")
+        rows.append({"pictures": count, **json.loads(done.stdout.splitlines()[-1])})
+    growth = rows[-1]["peak MiB"] - rows[0]["peak MiB"]
+    return {"size": arguments.size, "growth_mib": growth, "rows": rows}
+
+
+def evaluate_and_measure(spec: str) -> dict[str, float]:
+    """Scores a domain in this process; the peak is the process's own since its start."""
+    torch.manual_seed(0)
+    backbone = {"model_type": "dinov2", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = VFMSegConfig(
+        backbone_config={**backbone, "patch_size": 16, "image_size": 64},
+        refine_hidden_size=128,
+        refine_num_layers=1,
+        coarse_size=128,
+        window_size=256,
+        window_stride=256,
+    )
+    processor = VFMSegImageProcessor(do_resize=False)
+    before, start = _peak_mib(), time.perf_counter()
+    pictures = EvaluationPictures(load_corpus(spec), processor)
+    evaluate_domain(VFMSegForSemanticSegmentation(config).eval(), pictures, "night")
+    return {"peak MiB": _peak_mib(), "of it before": before, "seconds": time.perf_counter() - start}
+
+
+def _peak_mib() -> float:
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,140 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Scores of a model on one domain, in one process or in several that share the pictures."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from ..corpora import EvaluationGroups
+from ..metrics import iou_scores
+from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..processes import process_rank, sum_over_processes
+from .counting import STAGES, count_pictures
+
+
+@dataclass
+class DomainScores:
+    """
+    Scores of one domain.
+
+    Attributes:
+        classes: names of what is scored, from the corpus's rule.
+        scores: `{"coarse": ..., "final": ...}`, each as `metrics.iou_scores` returns it (fractions).
+        pictures: how many were scored.
+        refined: share of the windows that were refined, 0..1.
+        seconds: from the first picture's loading to the last one's count, where it was measured.
+    """
+
+    classes: tuple[str, ...]
+    scores: dict[str, dict[str, object]]
+    pictures: int
+    refined: float
+    seconds: float | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that occur, and so count in the mean."""
+        return int(np.sum(~np.isnan(self.scores["final"]["per_category_iou"])))
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of everything: reading, resizing, both stages, counting, in all processes together."""
+        return self.pictures / self.seconds if self.seconds else None
+
+
+def score_domain(matrices: np.ndarray, windows: np.ndarray, rule: EvaluationGroups, name: str) -> DomainScores:
+    """
+    Scores of a domain from what [`count_pictures`] returned for its pictures.
+
+    Raises:
+        ValueError: if no pixel of the domain is labelled with a class.
+    """
+    return _score_sums(matrices.sum(axis=0), windows.sum(axis=0), len(matrices), rule, name)
+
+
+def _score_sums(
+    matrices: np.ndarray, windows: np.ndarray, pictures: int, rule: EvaluationGroups, name: str
+) -> DomainScores:
+    if not matrices.any():
+        raise ValueError(
+            f"no pixel of the domain {name!r} has a class: all {pictures} label maps are ignored. Check the "
+            "corpus and its split."
+        )
+    scores = {stage: iou_scores(rule.merge(matrix)) for stage, matrix in zip(STAGES, matrices, strict=True)}
+    refined, count = windows
+    return DomainScores(rule.names, scores, pictures, float(refined / count))
+
+
+def check_classes(model: VFMSegForSemanticSegmentation, rule: EvaluationGroups, name: str) -> None:
+    """
+    Raises a `ValueError` if a model cannot be scored by the rule of a domain, because it has other classes.
+    """
+    if len(rule.groups) != model.config.num_labels:
+        raise ValueError(
+            f"the model has {model.config.num_labels} classes, but the domain {name!r} is scored by a rule for "
+            f"{len(rule.groups)}. Score it on a corpus with the classes that it was trained on."
+        )
+
+
+def evaluate_domain(
+    model: VFMSegForSemanticSegmentation,
+    pictures: torch.utils.data.Dataset,
+    name: str,
+    refine: bool | str | None = None,
+    flip: bool = False,
+    num_workers: int = 0,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> DomainScores:
+    """
+    Score a model on the pictures of one domain, one by one; nothing is kept of them but sums of counts.
+
+    In a distributed run every process calls this, takes its share of the pictures, and gets the scores of all.
+
+    Args:
+        pictures: [`EvaluationPictures`].
+        refine, flip: as for [`count_pictures`].
+        num_workers: processes that read and resize pictures while the model computes, each at most two ahead.
+        progress: wraps the iteration over this process's share, e.g. `tqdm`.
+
+    Raises:
+        ValueError: if the model has other classes than the domain, or no pixel is labelled with a class.
+    """
+    check_classes(model, pictures.evaluation, name)
+    classes = model.config.num_labels
+    rank, processes = process_rank()
+    loader = DataLoader(
+        pictures,
+        batch_size=None,
+        sampler=range(rank, len(pictures), processes),
+        num_workers=num_workers,
+        pin_memory=model.device.type == "cuda",
+        generator=torch.Generator(),  # otherwise it draws from the global one
+    )
+    matrices = torch.zeros(len(STAGES), classes, classes, dtype=torch.int64, device=model.device)
+    windows = torch.zeros(2, dtype=torch.int64, device=model.device)
+    start = time.perf_counter()
+    for item in (progress or iter)(loader):
+        counts = count_pictures(
+            model,
+            [item["pixel_values"].to(model.device, model.dtype, non_blocking=True)],
+            [item["labels"].to(model.device, non_blocking=True)],
+            classes,
+            model.config.semantic_loss_ignore_index,
+            refine,
+            flip,
+        )
+        matrices += counts[0][0]
+        windows += counts[1][0]
+    matrices, windows = (sum_over_processes(counts).cpu().numpy() for counts in (matrices, windows))
+    domain = _score_sums(matrices, windows, len(pictures), pictures.evaluation, name)
+    domain.seconds = time.perf_counter() - start
+    return domain
+
+
+def mean_over_domains(domains: Mapping[str, DomainScores], stage: str = "final", key: str = "mean_iou") -> float:
+    """Unweighted mean over the domains of a score that `metrics.iou_scores` gives: by default the mean IoU."""
+    return float(np.mean([domain.scores[stage][key] for domain in domains.values()]))

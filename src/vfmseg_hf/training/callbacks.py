@@ -1,0 +1,108 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What happens beside the steps of a training: epochs told, weights averaged, progress shown, SIGTERM heeded."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+from transformers.utils import logging
+
+
+if TYPE_CHECKING:
+    from .trainer import VFMSegTrainer
+
+logger = logging.get_logger(__name__)
+
+
+class FollowSteps(TrainerCallback):
+    """
+    Tells the sampler its epoch, which accelerate does not pass on to the sampler of a sharded data loader, and averages
+    the weights after every step.
+    """
+
+    def __init__(self, trainer: "VFMSegTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._since_log = time.perf_counter()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.trainer.train_sampler is not None:
+            self.trainer.train_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.average is not None:
+            self.trainer.average.update()
+
+
+class StopOnSigterm(TrainerCallback):
+    """
+    After SIGTERM, as schedulers send it before they take a machine away, the running step is finished, a checkpoint
+    written and the training ended. All processes of a distributed run stop at the same step, whichever was told. An
+    evaluation that is due or running is finished first.
+
+    Attributes:
+        stopped: whether the training ended so.
+    """
+
+    def __init__(self, device: torch.device, world_size: int):
+        self.device, self.world_size = device, world_size
+        self.asked = self.stopped = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGTERM is heeded inside, and does afterwards what it did before."""
+        self.asked = self.stopped = False
+        if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _ask(self, number, frame) -> None:
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        asked = torch.tensor(float(self.asked), device=self.device)
+        if self.world_size > 1:
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked:
+            self.stopped = control.should_save = control.should_training_stop = True
+            if state.is_world_process_zero:
+                logger.warning("SIGTERM: saving a checkpoint at step %d and stopping", state.global_step)
+
+
+class RecipeProgress(ProgressCallback):
+    """Progress bar with the losses, both learning rates and the speed behind it."""
+
+    SHOWN = {
+        "loss": "loss",
+        "content_loss": "content",
+        "detail_loss": "detail",
+        "learning_rate": "lr",
+        "encoder_learning_rate": "encoder lr",
+        "images_per_second": "img/s",
+    }
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        if "loss" in logs:
+            shown = {short: f"{logs[key]:.3g}" for key, short in self.SHOWN.items() if key in logs}
+            self.training_bar.set_postfix(shown, refresh=False)
+        else:
+            scores = {key: value for key, value in logs.items() if key.endswith("mean_iou")}
+            if scores:
+                self.training_bar.write(
+                    f"step {state.global_step}: "
+                    + ", ".join(f"{key} {100 * value:.2f} %" for key, value in scores.items())
+                )

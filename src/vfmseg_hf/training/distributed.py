@@ -1,0 +1,38 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What several processes need that train one model."""
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
+    """
+    Make the coarse head's batch norm compute its statistics over the batches of all processes, in place.
+
+    torch's `SyncBatchNorm` has the same weights and buffers under the same names. It refuses tensors on the CPU: there
+    every process keeps its own statistics, and that is said.
+    """
+    if device.type == "cpu":
+        logger.warning_once(
+            "The batch norm of the coarse head stays local: torch synchronises it on accelerators only. Every process "
+            "normalises by its own part of the batch, and the statistics of the main process are saved."
+        )
+        return
+    # The model itself stays the object that Trainer and peft know; only modules inside it are exchanged.
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def has_unused_parameters(model: nn.Module) -> bool:
+    """
+    Whether weights train that no loss reaches, such as a foundation model's last norm: DDP has to look for them.
+
+    With LoRA or trained heads every trained weight gets a gradient at every step.
+    """
+    return any(
+        parameter.requires_grad and "model.encoder." in name and ".lora_" not in name
+        for name, parameter in model.named_parameters()
+    )

@@ -1,0 +1,204 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Named recipes as data, and the record of what a training really did, held against them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from ..configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
+from ..evaluation import software_versions
+
+
+if TYPE_CHECKING:
+    from .trainer import VFMSegTrainer
+
+RECORD_NAME = "recipe.json"  # in every checkpoint and saved model
+MODEL_FIELDS = (
+    "detail_loss_weight",
+    "feature_mask_ratio",
+    "refine_dropout",
+    "head_dropout",
+    "loss_normalization",
+    "detail_crop_size",
+    "detail_crop_includes_end",
+)
+
+Settings = Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    All that a training is told, but for the data and the encoder. `print(recipe)` shows it.
+
+    Attributes:
+        name: as for [`get_recipe`].
+        summary: where it comes from, in a sentence.
+        training: fields of [`VFMSegTrainingArguments`]; `batch_size` is that of all processes and accumulation steps.
+        augmentation: fields of [`Augmentation`].
+        resize: (height, width) before the crop by corpus; pictures of other corpora keep their size.
+        lora: arguments of `lora_config`.
+        model: fields of [`VFMSegConfig`] that matter in training only.
+    """
+
+    name: str
+    summary: str
+    training: Mapping[str, object]
+    augmentation: Mapping[str, object]
+    resize: Mapping[str, tuple[int, int]]
+    lora: Mapping[str, object]
+    model: Mapping[str, object]
+
+    @property
+    def settings(self) -> Settings:
+        """The parts that [`training_settings`] finds in a trainer."""
+        return {part: getattr(self, part) for part in ("training", "augmentation", "lora", "model")}
+
+    @property
+    def training_arguments(self) -> dict[str, object]:
+        """`training` as fields of [`VFMSegTrainingArguments`], for one process without accumulation."""
+        fields = dict(self.training)
+        return {"per_device_train_batch_size": fields.pop("batch_size"), **fields}
+
+    def __str__(self) -> str:
+        lines = [f"recipe {self.name}: {self.summary}"]
+        for part, values in {**self.settings, "resize before the crop": self.resize}.items():
+            lines.append(f"{part}:")
+            lines.extend(f"  {key:<26}{_plain(value)}" for key, value in values.items())
+        return "\n".join(lines)
+
+
+_TRAINING = {
+    "learning_rate": 1e-4,
+    "encoder_learning_rate": 1e-5,
+    "optim": "adamw_torch_fused",
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "weight_decay": 0.05,
+    "max_grad_norm": 0.0,
+    "lr_scheduler_type": "polynomial",
+    "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 0.0},
+    "warmup_steps": 0,
+    "max_steps": 40_000,
+    "batch_size": 2,
+    "rare_class_sampling": True,
+    "rare_class_temperature": 0.01,
+    "rare_class_min_pixels": 3000,
+    "rare_class_crop_ratio": 2.0,
+    "ema_decay": None,
+}
+_AUGMENTATION = {
+    "crop_size": (1024, 1024),
+    "scale_range": (1.0, 1.0),
+    "photometric": True,
+    "cat_max_ratio": 0.75,
+    "flip_probability": 0.5,
+}
+_RESIZE = {"gtav": (1440, 2560), "cityscapes": (1024, 2048)}
+_LORA = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.1}
+_MODEL = {key: VFMSegConfig.__dataclass_fields__[key].default for key in MODEL_FIELDS}
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "paper",
+            "the paper's implementation details; sizes of the published configuration, where the paper has none",
+            _TRAINING,
+            _AUGMENTATION,
+            _RESIZE,
+            _LORA,
+            _MODEL,
+        ),
+        Recipe(
+            "published-code",
+            "what the authors' code does: one learning rate, and losses divided by all pixels",
+            {**_TRAINING, "encoder_learning_rate": 1e-4},
+            _AUGMENTATION,
+            _RESIZE,
+            _LORA,
+            {**_MODEL, **{key: value for key, value in PUBLISHED_OPTIONS.items() if key in MODEL_FIELDS}},
+        ),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """
+    A recipe by name.
+
+    Raises:
+        ValueError: there is none of this name; the message lists them.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}, only {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def training_settings(trainer: "VFMSegTrainer") -> dict[str, dict[str, object]]:
+    """What a trainer was really told, in the parts and words of [`Recipe`]; parts that it does not have are empty."""
+    args, model = trainer.args, trainer.model
+    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    augmentation = getattr(trainer.train_dataset, "augmentation", None)
+    config = next(iter(getattr(model, "peft_config", {}).values()), None)
+    return {
+        "training": {key: batch_size if key == "batch_size" else _plain(getattr(args, key)) for key in _TRAINING},
+        "augmentation": asdict(augmentation) if augmentation else {},
+        "lora": {key: getattr(config, key) for key in _LORA} if config else {},
+        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS},
+    }
+
+
+def differences(settings: Settings, recipe: Recipe) -> list[str]:
+    """In words, where `settings` are not those of a recipe; a part that is empty differs as a whole."""
+    found = []
+    for part, expected in recipe.settings.items():
+        actual = settings[part]
+        if not actual:
+            found.append(f"no {part}")
+            continue
+        for key, value in expected.items():
+            if _plain(actual[key]) != _plain(value):
+                found.append(f"{part}.{key} {_plain(actual[key])} instead of {_plain(value)}")
+    return found
+
+
+def describe_training(trainer: "VFMSegTrainer", recipe: Recipe) -> str:
+    """A sentence for the start of a training: the recipe, and in what the run differs from it."""
+    found = differences(training_settings(trainer), recipe)
+    return f"recipe {recipe.name}" + (", but " + ", ".join(found) if found else ", unchanged")
+
+
+def record_training(trainer: "VFMSegTrainer") -> str:
+    """
+    JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions.
+
+    Differences leave out the size before the crop, which depends on the corpus.
+    """
+    args, settings = trainer.args, training_settings(trainer)
+    corpus = getattr(getattr(trainer.train_dataset, "dataset", None), "info", None)
+    record = {
+        "settings": settings,
+        "differences": {name: differences(settings, recipe) for name, recipe in RECIPES.items()},
+        "data": {"corpus": getattr(corpus, "description", None), "pictures": len(trainer.train_dataset)}
+        if trainer.train_dataset is not None
+        else None,
+        "run": {
+            "seed": args.seed,
+            "step": trainer.state.global_step,
+            "processes": args.world_size,
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "gradient_checkpointing": args.gradient_checkpointing,
+            "trained_parameters": trainer.get_num_trainable_parameters(),
+        },
+        "versions": software_versions(),
+    }
+    return json.dumps(record, indent=2, default=str) + "\n"
+
+
+def _plain(value: object) -> object:
+    """A value as JSON has it."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return getattr(value, "value", value)  # of transformers' enumerations

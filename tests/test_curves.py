@@ -1,0 +1,42 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""The plot at the end of a training."""
+
+import pytest
+from PIL import Image
+
+from vfmseg_hf.training.curves import domain_curves, plot_curves
+
+
+HISTORY = [
+    {"step": 1, "loss": 3.0, "content_loss": 2.0, "detail_loss": 1.0, "learning_rate": 1e-4},
+    {"step": 1, "eval_day_mean_iou": 0.2, "eval_day_coarse_mean_iou": 0.1, "eval_day_refined": 1.0},
+    {"step": 1, "eval_coarse_day_mean_iou": 0.5, "eval_coarse_day_coarse_mean_iou": 0.4},
+    {"step": 1, "eval_mean_iou": 0.35, "eval_coarse_mean_iou": 0.25},
+    {"step": 2, "loss": 2.0, "content_loss": 1.5, "detail_loss": 0.5},
+    {"step": 2, "eval_day_mean_iou": 0.3, "eval_day_coarse_mean_iou": 0.2},
+    {"step": 2, "eval_day_mean_iou": 0.4, "train_runtime": 3.0},
+]
+
+
+def test_points_of_domains():
+    curves = domain_curves(HISTORY)
+    assert curves["day", "final"] == [(1, 20.0), (2, 40.0)]
+    assert curves["day", "coarse"] == [(1, 10.0), (2, 20.0)]
+    assert curves["coarse_day", "final"] == [(1, 50.0)] and curves["coarse_day", "coarse"] == [(1, 40.0)]
+    assert curves["", "final"] == [(1, 35.0)] and curves["", "coarse"] == [(1, 25.0)]
+    assert len(curves) == 6
+
+
+@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], []])
+def test_plot_is_written(history, tmp_path):
+    plot_curves(history, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > image.height and len(image.convert("L").histogram()) == 256
+        assert image.convert("L").getextrema() == (0, 255)
+
+
+def test_without_matplotlib(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'vfmseg-hf\[train\]'"):
+        plot_curves(HISTORY, tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())
