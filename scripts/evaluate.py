@@ -94,4 +94,5 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        _, in_worker, trace = str(error).partition("Original Traceback")
+        sys.exit(f"error: {trace.strip().splitlines()[-1] if in_worker else error}")

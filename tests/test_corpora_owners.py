@@ -339,6 +339,8 @@ class TestArchives:
     def test_broken_picture(self, make_copy):
         copy = make_copy("gtav")
         (copy.folder / "images" / "00002.png").write_bytes(b"no picture")
+        with pytest.raises(OSError, match=r"Cannot read the picture .*images/00002.png: "):
+            load_corpus(f"gtav:{copy.folder}")[1]["image"]
         copy.layout.pack(copy.folder, copy.folder.parent / "zips")
         dataset = load_corpus(f"gtav:{copy.folder.parent}/zips")
         with pytest.raises(OSError, match=r"Cannot read the picture zip://images/00002.png::.*01_images.zip"):

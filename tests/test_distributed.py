@@ -126,6 +126,17 @@ def test_sigterm_to_one_of_two_processes(tmp_path):
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
 
 
+def test_sharded_weights(tmp_path):
+    """FSDP 2: the weights of one process after SGD, saved as an adapter."""
+    job = {"lora": True, "steps": 4, "pictures": 8, "exact": True, "optim": "sgd", "save_strategy": "no"}
+    sharded = {"batch_size": 2, "fsdp": "full_shard", "fsdp_config": {"version": 2}}
+    done = run_jobs({**job, **sharded, "output_dir": str(tmp_path / "two")}, processes=2)
+    assert done.returncode == 0, done.stderr
+    training_job.run(**job, output_dir=str(tmp_path / "one"), batch_size=4)
+    one, two = (weights(tmp_path / kind / "final") for kind in ("one", "two"))
+    torch.testing.assert_close(two, one, atol=1e-6, rtol=0)
+
+
 def test_batch_norm_of_accelerators_is_synchronised(tiny_model):
     model = tiny_model()
     names = list(model.state_dict())
