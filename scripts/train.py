@@ -22,7 +22,7 @@ from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
-from vfmseg_hf.corpora import corpus_info, load_corpus
+from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.training import (
     Augmentation,
@@ -30,7 +30,6 @@ from vfmseg_hf.training import (
     TrainingPictures,
     VFMSegTrainer,
     VFMSegTrainingArguments,
-    count_class_pixels,
     get_recipe,
 )
 from vfmseg_hf.training.curves import plot_curves

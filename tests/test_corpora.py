@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,88 +16,25 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from corpus_copies import IGNORE, TREES, save_turned, write_csv, write_frame
 from datasets import Dataset, Image, concatenate_datasets, interleave_datasets, load_from_disk
 from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
 
-from vfmseg_hf.corpora import CORPORA, LabelMap, base, camvid, carla, columns, corpus_info, load_corpus, streets
+from vfmseg_hf.corpora import (
+    CORPORA,
+    LabelMap,
+    base,
+    camvid,
+    carla,
+    columns,
+    corpus_info,
+    load_corpus,
+    reading,
+    streets,
+)
 from vfmseg_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 from vfmseg_hf.metrics import confusion_matrix, iou_scores
-
-
-IGNORE = 255
-
-
-# --- small copies of the owners' layouts --------------------------------------------------------------------------
-
-
-@dataclass
-class Tree:
-    """A corpus on disk: where, how many pictures per split, and every label map as it has to come out."""
-
-    spec: str
-    folder: Path
-    counts: dict[str, int]
-    expected: dict[str, np.ndarray]
-
-    def load(self, split: str) -> Dataset:
-        return load_corpus(self.spec, split)
-
-
-def write_frame(image: Path, labels: Path, ids: np.ndarray, palette: list[int] | None) -> None:
-    for path in (image, labels):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    # A picture that says which frame it is: its level of grey is the label file's first id.
-    PIL.Image.new("RGB", ids.shape[::-1], (int(ids[0, 0]),) * 3).save(image, quality=95)
-    label = PIL.Image.fromarray(ids)
-    if palette:
-        label.putpalette(palette)
-    label.save(labels)
-
-
-def write_csv(path: Path, columns: str, rows: list[tuple]) -> None:
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([columns.split(","), *rows])
-
-
-def camvid_tree(folder: Path) -> Tree:
-    random = np.random.default_rng(0)
-    table = np.array([10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12, 255])
-    frames = [
-        ("0001TP_006690", "train", "target_dusk"),
-        ("0006R0_f00930", "train", "source_train"),
-        ("0016E5_00390", "train", "source_train"),
-        ("0016E5_07959", "val", "source_val"),
-    ]
-    expected = {}
-    for name, split, _ in frames:
-        ids = random.integers(0, 12, (24, 32)).astype(np.uint8)
-        write_frame(folder / split / "images" / f"{name}.jpg", folder / split / "labels" / f"{name}.png", ids, None)
-        expected[name] = table[ids]
-    write_csv(folder / "frames.csv", "stem,split,suggested_role", frames)
-    counts = {"train": 3, "val": 1, "source_train": 2, "source_val": 1, "target_dusk": 1}
-    return Tree(f"camvid:{folder}", folder, counts, expected)
-
-
-def carla_tree(folder: Path) -> Tree:
-    random = np.random.default_rng(0)
-    table = np.array([IGNORE, *range(19), *[IGNORE] * 4, 0, *[IGNORE] * 4])
-    frames = [("Town01Night_1", "night"), ("Town01Sunset_2", "sunset"), ("Town01_3", "day"), ("Town02_4", "day")]
-    # Colours as in the owner's files; read through them, every id would change.
-    palette = [int(value) for value in random.integers(0, 256, 29 * 3)]
-    expected = {}
-    for name, _ in frames:
-        ids = random.integers(0, 29, (32, 64)).astype(np.uint8)
-        for weather in ("clear", "rainy"):
-            write_frame(folder / f"images_{weather}" / f"{name}.jpg", folder / "labels" / f"{name}.png", ids, palette)
-        expected[name] = table[ids]
-    write_csv(folder / "frames.csv", "stem,light", frames)
-    counts = {"": 4, "_day": 2, "_sunset": 1, "_night": 1}
-    counts = {weather + light: count for weather in ("clear", "rainy") for light, count in counts.items()}
-    return Tree(f"carla:{folder}", folder, counts, expected)
-
-
-TREES = {"camvid": camvid_tree, "carla": carla_tree}
 
 
 @pytest.fixture
@@ -166,12 +102,6 @@ class TestLayouts:
 
 
 # --- what is done to data sets ------------------------------------------------------------------------------------
-
-
-def save_turned(pixels: np.ndarray, path: Path, orientation: int) -> None:
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
 
 
 def rows_of(dataset) -> list[dict]:
@@ -887,5 +817,5 @@ def test_a_corpus_is_one_file_and_one_line(tmp_path, monkeypatch):
 def test_tables_translate_every_byte():
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     table = tuple(columns.id_table({index: 255 - index for index in range(256)}))
-    np.testing.assert_array_equal(columns.translate(ids, table, "x"), 255 - ids)
+    np.testing.assert_array_equal(reading.translate(ids, table, "x"), 255 - ids)
     assert torch.equal(torch.tensor(columns.id_table({2: 5, 0: 1})), torch.tensor([1, -1, 5]))

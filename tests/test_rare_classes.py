@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.corpora import load_corpus, storage
+from vfmseg_hf.corpora import class_statistics, count_class_pixels, load_corpus, parallel
 from vfmseg_hf.corpora.base import CorpusInfo, Frame, dataset_of_frames, frames_of_folders
 from vfmseg_hf.training import (
     Augmentation,
@@ -27,8 +27,6 @@ from vfmseg_hf.training import (
     TrainingPictures,
     VFMSegTrainer,
     VFMSegTrainingArguments,
-    class_statistics,
-    count_class_pixels,
     rare_class_probabilities,
 )
 from vfmseg_hf.training.data import collate
@@ -83,7 +81,7 @@ def brute_force(dataset, num_classes: int) -> np.ndarray:
 def test_counts_are_those_of_the_pixels(num_proc, corpus, tmp_path):
     """Also in a selection, in another order, with rows twice."""
     dataset = datasets.concatenate_datasets([corpus.open()] * 12).select([7, 3, *range(10, 72), *range(6), 7])
-    assert len(dataset) // (2 * class_statistics.CHUNK) > 1, "too few for two processes"
+    assert len(dataset) // (2 * parallel.CHUNK) > 1, "too few for two processes"
     counts = count_class_pixels(dataset, 4, tmp_path / "cache", num_proc)
     assert counts.dtype == np.int64 and np.array_equal(counts, brute_force(dataset, 4))
 
@@ -137,7 +135,6 @@ def test_a_change_of_an_archive_is_noticed(corpus, counted, tmp_path):
     rows = pack()
     counts = [count_class_pixels(rows, 4, tmp_path / "cache") for _ in range(2)]
     assert np.array_equal(*counts) and (counts[0] > 0).all() and counted == [1]
-    storage._handles.clear()  # an archive that is open is not read again
     corpus.write(3, np.full((24, 32), 2, np.uint8))
     assert count_class_pixels(pack(), 4, tmp_path / "cache").tolist() == [[0, 0, 24 * 32, 0]]
 
@@ -296,10 +293,10 @@ def test_draws_depend_on_seed_and_epoch_only():
 
 def test_an_epoch_of_25000_pictures_is_drawn_in_no_time():
     pixels = np.random.default_rng(0).integers(0, 20_000, (25_000, 19))
-    start = time.perf_counter()
+    start = time.process_time()  # 0.02 seconds; looking through all pictures for every draw takes 1.4
     sampler = RareClassSampler(pixels, seed=0)
     assert len(list(sampler)) == 25_000
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 0.5
 
 
 # ------------------------------------------------------------------------------------------------ crops
@@ -478,7 +475,7 @@ def test_arguments_of_the_command_line(tmp_path):
 
 def test_what_cannot_be_sampled(tiny_config, street_pictures, tmp_path):
     uncounted = TrainingPictures(street_pictures.dataset, VFMSegImageProcessor(), Augmentation((64, 64)))
-    with pytest.raises(ValueError, match="class_pixels=count_class_pixels"):
+    with pytest.raises(ValueError, match=r"class_pixels=corpora\.count_class_pixels"):
         make_trainer(tiny_config, tmp_path, uncounted).train()
     with pytest.raises(ValueError, match=r"no crop of 64x64 pixels has more than 6000 of one class"):
         make_trainer(

@@ -190,7 +190,7 @@ def test_core_works_without_any_extra(saved, picture, tmp_path):
         import torch
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
         import vfmseg_hf, vfmseg_hf.convert, vfmseg_hf.corpora, vfmseg_hf.evaluation, vfmseg_hf.prediction
-        import vfmseg_hf.training
+        import vfmseg_hf.charts, vfmseg_hf.corpora.checking, vfmseg_hf.training
         segments = pipeline("image-segmentation", model={str(saved())!r})({str(tmp_path / "picture.png")!r})
         print(len(segments) > 0)
         model = AutoModelForSemanticSegmentation.from_pretrained({str(saved())!r}).train()

@@ -4,6 +4,15 @@
 from typing import Any
 
 
+def import_figure() -> Any:
+    """`matplotlib.figure.Figure`. Raises `ImportError` naming the extra if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'vfmseg-hf[train]'") from error
+    return Figure
+
+
 def new_figure(width: float, height: float, **settings: Any) -> tuple[Any, Any]:
     """
     A matplotlib figure that draws into files only, and its axes.
@@ -15,9 +24,5 @@ def new_figure(width: float, height: float, **settings: Any) -> tuple[Any, Any]:
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'vfmseg-hf[train]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = import_figure()(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**settings)

@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, streets, synthia
 from .base import Corpus, CorpusInfo, EvaluationGroups, each_class
+from .class_statistics import count_class_pixels
 from .columns import LabelMap
 from .tables import load_table
 
@@ -120,6 +121,7 @@ __all__ = [
     "EvaluationGroups",
     "LabelMap",
     "corpus_info",
+    "count_class_pixels",
     "each_class",
     "load_corpus",
 ]

@@ -16,8 +16,9 @@ from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 
 from ..labels import CITYSCAPES_ID2LABEL
 from ..metrics.confusion import merge_classes
-from .columns import COLOURS, LabelMap, id_table, label_cell, picture_column
-from .findings import notify
+from .columns import LabelMap, id_table, label_cell, picture_column
+from .findings import NO_FILES, NO_LABELS, NO_PICTURE, complain, notify
+from .reading import COLOURS
 from .storage import Storage
 
 
@@ -108,6 +109,10 @@ class Corpus:
     info: CorpusInfo
     load: Callable[[str, str], Dataset]
     describe: Callable[[str], CorpusInfo] | None = None
+
+
+class UndefinedSplit(ValueError):
+    """A split that the corpus has, but that a setting is missing for in the spec."""
 
 
 @dataclass(frozen=True)
@@ -201,15 +206,17 @@ def pair(
     Raises:
         `FileNotFoundError`: a picture without its label map or the other way round; the message names the first.
     """
-    for present, others, missing in ((images, labels, "label map"), (labels, images, "picture")):
-        alone = [key for key in present if key not in others]
+    lacks = {NO_LABELS: (images, labels, "label map"), NO_PICTURE: (labels, images, "picture")}
+    for kind, (present, others, missing) in lacks.items():
+        alone = [location for key, location in present.items() if key not in others]
         if alone:
-            shown = ", ".join(present[key] for key in alone[:5]) + (", ..." if len(alone) > 5 else "")
-            raise FileNotFoundError(
+            shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+            message = (
                 f"{name}: {len(alone)} of {len(present)} files have no {missing}: {shown}. Complete the copy, or move "
                 "the files without a partner elsewhere."
             )
-    return [Frame(named(key), images[key], labels[key]) for key in sorted(images)]
+            complain(kind, dict.fromkeys(alone, ""), FileNotFoundError(message))
+    return [Frame(named(key), images[key], labels[key]) for key in sorted(images) if key in labels]
 
 
 def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[Frame]:
@@ -226,15 +233,24 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
     in_images = {path.stem for path in images.glob("*.jpg")}
     in_labels = {path.stem for path in labels.glob("*.png")}
     wanted = list(names) if names is not None else sorted(in_images | in_labels)
+    frames = {name: Frame(name, str(images / f"{name}.jpg"), str(labels / f"{name}.png")) for name in wanted}
     for present, folder, suffix in ((in_images, images, ".jpg"), (in_labels, labels, ".png")):
         missing = [name for name in wanted if name not in present]
         if missing:
             shown = ", ".join(name + suffix for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise FileNotFoundError(
+            message = (
                 f"{folder} lacks {len(missing)} of {len(wanted)} files: {shown}. Every picture needs its label map and "
                 "the other way round; complete the copy, or move the files without a partner elsewhere."
             )
-    return [Frame(name, str(images / f"{name}.jpg"), str(labels / f"{name}.png")) for name in wanted]
+            for name in missing:
+                if name in in_images:
+                    kind, location = NO_LABELS, frames[name].image
+                elif name in in_labels:
+                    kind, location = NO_PICTURE, frames[name].labels
+                else:
+                    kind, location = NO_FILES, frames[name].image
+                complain(kind, {location: ""}, FileNotFoundError(message))
+    return [frame for name, frame in frames.items() if name in in_images and name in in_labels]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -278,8 +294,8 @@ def dataset_of_frames(
 
     Args:
         mapping: original id to id of `info.id2label` or 255; other ids are errors when a row is read. With the coding
-            `columns.COLOURS` the keys are colours, `65536 * red + 256 * green + blue`, or `columns.ANY_COLOUR`.
-        coding: how the label files hold their ids, one of the constants of `columns`; None: as they are.
+            `reading.COLOURS` the keys are colours, `65536 * red + 256 * green + blue`, or `reading.ANY_COLOUR`.
+        coding: how the label files hold their ids, one of the constants of `reading`; None: as they are.
         note: a choice that results depend on; kept in the description of the data set.
         left_out: names of pairs of the release that are not among the frames on purpose.
     """

@@ -15,6 +15,12 @@ class Domain(NamedTuple):
     split: str | None
 
 
+def parse_place(text: str) -> tuple[str, str | None]:
+    """Spec and split of `spec[@split]`."""
+    spec, split = re.fullmatch(r"(.*?)(?:@([\w-]+))?", text).groups()
+    return spec, split
+
+
 def parse_domain(text: str) -> Domain:
     """
     Reads `[name=]spec[@split]`. Without a name it is the corpus's, or its domain's or split's where there is one.
@@ -22,7 +28,8 @@ def parse_domain(text: str) -> Domain:
     Raises:
         ValueError: if there is no spec, or the name is not made of letters, digits, `-` and `_`.
     """
-    name, spec, split = re.fullmatch(r"(?:([^=:?/]+)=)?(.*?)(?:@([\w-]+))?", text).groups()
+    name, place = re.fullmatch(r"(?:([^=:?/]+)=)?(.*)", text).groups()
+    spec, split = parse_place(place)
     if not spec:
         raise ValueError(f"expected [name=]corpus[@split], e.g. dusk=camvid:/data/camvid@target_dusk, got {text!r}")
     if name is None:

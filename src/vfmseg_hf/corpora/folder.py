@@ -26,7 +26,7 @@ from datasets import Dataset
 
 from ..labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX
 from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
-from .columns import ANY_COLOUR, COLOURS, refuse_turned
+from .reading import ANY_COLOUR, COLOURS, refuse_turned
 from .storage import Storage
 
 

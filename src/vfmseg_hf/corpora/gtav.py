@@ -15,6 +15,7 @@ from .base import (
     Corpus,
     CorpusInfo,
     Frame,
+    UndefinedSplit,
     dataset_of_frames,
     enumeration,
     frame_name,
@@ -26,8 +27,8 @@ from .base import (
     without_converted,
 )
 from .cityscapes import TRAIN_IDS as CITYSCAPES_TRAIN_IDS
-from .columns import read_header
-from .findings import notify
+from .findings import FOREIGN, complain, notify
+from .reading import read_header
 
 
 LAYOUT = (
@@ -65,7 +66,7 @@ def load(rest: str, split: str) -> Dataset:
     """
     path, settings = parse_query(rest, {"split_file": None}, INFO)
     if settings["split_file"] is None and split != "train":
-        raise ValueError(
+        raise UndefinedSplit(
             f"The parts of gtav are known from the owners' split file only; without it there is @train, all pictures. "
             f"Usage: {INFO.usage}"
         )
@@ -77,7 +78,9 @@ def load(rest: str, split: str) -> Dataset:
     left_out.update(frame.name for frame in frames if frame.name in DOUBTFUL and _sizes_differ(frame))
     frames = [frame for frame in frames if frame.name not in left_out]
     if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
-        raise ValueError(f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}.")
+        message = f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}."
+        complain(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
+        frames = [frame for frame in frames if frame.name.isdecimal()]
     wanted, source = set(range(1, COUNT + 1)), ""
     if settings["split_file"] is not None:
         wanted = read_split(Path(settings["split_file"]).expanduser(), split)

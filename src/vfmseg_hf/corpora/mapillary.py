@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from ..labels import IGNORE_INDEX
 from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, parse_query, without_converted
-from .columns import INSTANCES
+from .reading import INSTANCES
 from .storage import Storage
 
 

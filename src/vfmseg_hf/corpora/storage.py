@@ -12,17 +12,31 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
-from .findings import notify
+from .findings import BROKEN_ARCHIVES, TWICE, complain, warn
 
 
 SCHEME = "zip://"
 OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".tar.gz")
 
+
+class _Handle(NamedTuple):
+    """An open archive, and the state of its file when it was opened."""
+
+    state: tuple[int, int]
+    archive: zipfile.ZipFile
+
+
 # Open archives by process and path. A handle that came through a fork shares its position in the file with the parent,
 # so that both would read each other's bytes; hence the process in the key.
-_handles: dict[tuple[int, str], zipfile.ZipFile] = {}
+_handles: dict[tuple[int, str], _Handle] = {}
+
+
+def file_state(path: str | Path) -> tuple[int, int]:
+    """What tells a changed file: size in bytes, time of change in nanoseconds. Raises `OSError` for a missing one."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def member_location(archive: str | Path, member: str) -> str:
@@ -46,25 +60,26 @@ def base_name(location: str) -> str:
 
 def open_archive(path: str) -> zipfile.ZipFile:
     """
-    The handle of an archive in this process, opened when first asked for; never close it.
+    The handle of an archive in this process, opened when first asked for and when the file has changed; never close it.
 
     Raises:
         `FileNotFoundError`, `OSError`: the archive is missing or no zip archive; the message names it.
     """
     key = os.getpid(), path
-    if key not in _handles:
-        for other in [other for other in _handles if other[0] != key[0]]:  # the parent's, useless here
-            _handles.pop(other, None)
-        try:
-            archive = zipfile.ZipFile(path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"The archive {path} is gone. Restore it, or load the corpus again from where it is now."
-            ) from error
-        except zipfile.BadZipFile as error:
-            raise OSError(f"Cannot read the archive {path}: {error}. Download it again from the owner.") from error
-        _handles.setdefault(key, archive)  # of two threads that come here together, the first one's stays
-    return _handles[key]
+    try:
+        state = file_state(path)
+        if key not in _handles or _handles[key].state != state:
+            for other in [other for other in _handles if other[0] != key[0]]:  # the parent's, useless here
+                _handles.pop(other, None)
+            # A handle that this one replaces closes itself when the last of its readers is done.
+            _handles[key] = _Handle(state, zipfile.ZipFile(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The archive {path} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except zipfile.BadZipFile as error:
+        raise OSError(f"Cannot read the archive {path}: {error}. Download it again from the owner.") from error
+    return _handles[key].archive
 
 
 @contextmanager
@@ -80,14 +95,15 @@ def open_location(location: str) -> "Iterator[str | IO[bytes]]":
         yield location
         return
     archive, member = inside
+    handle = open_archive(archive)  # once: the archive may be replaced between two calls
     try:
-        entry = open_archive(archive).getinfo(member)
+        entry = handle.getinfo(member)
     except KeyError as error:
         raise FileNotFoundError(
             f"The archive {archive} has no member {member}. Restore it from the owner's."
         ) from error
     try:
-        with open_archive(archive).open(entry) as file:
+        with handle.open(entry) as file:
             yield file
     except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # the last for encryption and odd codecs
         raise OSError(f"Cannot read {location}: {error}. Download the archive again from the owner.") from error
@@ -187,15 +203,14 @@ class Storage:
             return open_archive(str(archive)).namelist()
         except OSError as error:
             self._broken[archive] = str(error)
-            notify(f"{self.name}: an archive is skipped. {error}")
+            warn(BROKEN_ARCHIVES, {str(archive): str(error)}, f"{self.name}: an archive is skipped. {error}")
             return []
 
     def _add(self, found: dict[str, str], key: str, location: str) -> None:
         if key in found:
-            raise ValueError(
-                f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
-            )
-        found[key] = location
+            message = f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
+            complain(TWICE, {location: f"also {found[key]}"}, ValueError(message))
+        found.setdefault(key, location)
 
 
 def _subfolders(folder: Path) -> list[Path]:

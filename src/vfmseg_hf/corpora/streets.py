@@ -13,7 +13,8 @@ from datasets import Dataset, Features, Value
 
 from . import streets_geometry, streets_look
 from .base import Corpus, CorpusInfo, make_dataset, parse_query
-from .columns import LazyPicture, as_ids, register
+from .columns import LazyPicture, register
+from .reading import as_ids
 
 
 MAX_PICTURES = 1_000_000  # of one split and seed

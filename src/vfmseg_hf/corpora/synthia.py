@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from ..labels import IGNORE_INDEX
 from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, without_converted
-from .columns import RED16, png_decoder
+from .reading import RED16, png_decoder
 
 
 LAYOUT = "RGB/*.png and GT/LABELS/*.png (16 bits per channel), unpacked from SYNTHIA_RAND_CITYSCAPES.rar"

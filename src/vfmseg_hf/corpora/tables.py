@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
-from .columns import LabelMap, LazyPicture, Picture, picture_column, refuse_turned
+from .columns import LabelMap, LazyPicture, Picture, picture_column
+from .reading import refuse_turned
 
 
 def load_table(spec: str, split: str | None) -> Dataset:

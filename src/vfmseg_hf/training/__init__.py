@@ -3,7 +3,6 @@
 
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
-from .class_statistics import count_class_pixels
 from .data import Draw, EvaluationPictures, TrainingPictures
 from .recipes import RECIPES, Recipe, get_recipe
 from .sampling import RareClassSampler, rare_class_probabilities
@@ -20,7 +19,6 @@ __all__ = [
     "TrainingPictures",
     "VFMSegTrainer",
     "VFMSegTrainingArguments",
-    "count_class_pixels",
     "get_recipe",
     "rare_class_probabilities",
 ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
+from ..corpora.class_statistics import MIN_PIXELS
+
 
 @dataclass
 class VFMSegTrainingArguments(TrainingArguments):
@@ -41,7 +43,7 @@ class VFMSegTrainingArguments(TrainingArguments):
         default=0.01, metadata={"help": "Temperature of rare class sampling; lower prefers the rarest more."}
     )
     rare_class_min_pixels: int = field(
-        default=3000, metadata={"help": "A picture shows a class if it has more pixels of it than this."}
+        default=MIN_PIXELS, metadata={"help": "A picture shows a class if it has more pixels of it than this."}
     )
     rare_class_crop_ratio: float = field(
         default=2.0, metadata={"help": "Redraw crops without more than this times min_pixels of the class; 0 does not."}

@@ -46,8 +46,9 @@ class TrainingPictures(torch.utils.data.Dataset):
         processor: normalises the crops; its `size` does not apply to them.
         augmentation: what else happens to them.
         seed: of everything random.
-        class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from `count_class_pixels`
-            for this data set in this order, which nothing checks; needed for rare class sampling only.
+        class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from
+            `corpora.count_class_pixels` for this data set in this order, which nothing checks; needed for rare class
+            sampling only.
 
     Raises:
         `ValueError`: `class_pixels` has not one row for every row of `dataset`.

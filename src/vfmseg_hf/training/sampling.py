@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from ..corpora.class_statistics import MIN_PIXELS
 from .data import Draw, EpochSampler, seeded_generator
 
 
@@ -24,7 +25,7 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float = 0.01
 
     Args:
         class_pixels (`np.ndarray` of shape `(N, K)`):
-            Pixels of every class in every picture, as `count_class_pixels` returns them.
+            Pixels of every class in every picture, as `corpora.count_class_pixels` returns them.
         temperature (`float`):
             The lower, the more the rarest classes are preferred.
 
@@ -58,7 +59,7 @@ class RareClassSampler(EpochSampler):
 
     Args:
         class_pixels (`np.ndarray` of shape `(N, K)`):
-            Pixels of every class in every picture, as `count_class_pixels` returns them.
+            Pixels of every class in every picture, as `corpora.count_class_pixels` returns them.
         seed (`int`):
             Of everything random.
         temperature (`float`):
@@ -82,7 +83,7 @@ class RareClassSampler(EpochSampler):
         class_pixels: np.ndarray,
         seed: int,
         temperature: float = 0.01,
-        min_pixels: int = 3000,
+        min_pixels: int = MIN_PIXELS,
         crop_ratio: float = 2.0,
     ):
         super().__init__(len(class_pixels), seed)

@@ -8,20 +8,21 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from transformers.utils import logging
 
 from ..files import write_file
 from ..labels import IGNORE_INDEX
+from .parallel import read_in_parallel
+from .storage import file_state, split_location
 
 
 logger = logging.get_logger(__name__)
 
 FORMAT = 1  # of the kept file and of its key
 TENSOR = "class_pixels"
-CHUNK = 16  # pictures per message of a worker, and per step of the progress bar
+MIN_PIXELS = 3000  # the recipe's: a picture shows a class if it has more pixels of it than this
 
 
 def count_class_pixels(
@@ -61,17 +62,42 @@ def count_class_pixels(
         )
     if len(dataset) == 0:
         raise ValueError("the data set has no rows, so there are no pixels to count")
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "vfmseg_class_pixels").expanduser()
-    path = folder / f"{_content_key(dataset, num_classes)}.safetensors"
-    counts = _read(path, (len(dataset), num_classes))
+    path = class_pixels_file(dataset, num_classes, cache_dir)
+    counts = read_class_pixels(path, (len(dataset), num_classes))
     if counts is None:
         counts = _count(dataset, num_classes, num_proc)
-        try:
-            write_file(path, save({TENSOR: counts}))
-            logger.info("Pixels per class of %d pictures are kept in %s", len(dataset), path)
-        except OSError as error:
-            logger.warning("The pixels per class cannot be kept in %s and will be counted again: %s", path, error)
+        write_class_pixels(path, counts)
     return counts
+
+
+def class_pixels_file(dataset: datasets.Dataset, num_classes: int, cache_dir: str | os.PathLike | None = None) -> Path:
+    """Where the counts of a data set, in its present state, are or will be kept. Arguments as `count_class_pixels`."""
+    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "vfmseg_class_pixels").expanduser()
+    return folder / f"{_content_key(dataset, num_classes)}.safetensors"
+
+
+def read_class_pixels(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The kept counts; None if there are none, or the file is broken or holds something else."""
+    if not path.is_file():
+        return None
+    try:
+        counts = load(path.read_bytes())[TENSOR]
+    except (OSError, SafetensorError, KeyError) as error:
+        logger.warning("The pixels per class in %s cannot be read and are counted again: %s", path, error)
+        return None
+    return counts if counts.shape == shape and counts.dtype == np.int64 else None
+
+
+def write_class_pixels(path: Path, counts: np.ndarray) -> bool:
+    """Keeps counts, `int64` `[N, K]`. False, with a warning, where that is not possible."""
+    try:
+        # Of a view, safetensors would store whatever lies in its memory.
+        write_file(path, save({TENSOR: np.ascontiguousarray(counts)}))
+    except OSError as error:
+        logger.warning("The pixels per class cannot be kept in %s and will be counted again: %s", path, error)
+        return False
+    logger.info("Pixels per class of %d pictures are kept in %s", len(counts), path)
+    return True
 
 
 def _content_key(dataset: datasets.Dataset, num_classes: int) -> str:
@@ -93,31 +119,20 @@ def _content_key(dataset: datasets.Dataset, num_classes: int) -> str:
 
 
 def _file_of(value: str) -> str | None:
-    """The file that an absolute path or a location in an archive, `zip://member::archive`, stands for."""
-    path = value.rpartition("::")[2] if value.startswith("zip://") else value
+    """The file that an absolute path or a location in an archive stands for."""
+    inside = split_location(value)
+    path = inside[0] if inside else value
     return path if os.path.isabs(path) else None
 
 
 def _file_state(path: str) -> str:
     try:
-        status = os.stat(path)
+        return "{} {};".format(*file_state(path))
     except OSError:
         return "absent;"
-    return f"{status.st_size} {status.st_mtime_ns};"
 
 
-def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    if not path.is_file():
-        return None
-    try:
-        counts = load(path.read_bytes())[TENSOR]
-    except (OSError, SafetensorError, KeyError) as error:
-        logger.warning("The pixels per class in %s cannot be read and are counted again: %s", path, error)
-        return None
-    return counts if counts.shape == shape and counts.dtype == np.int64 else None
-
-
-class _Histograms(torch.utils.data.Dataset):
+class _Histograms:
     """Pixels per id, `int64` `[256]`, of every label map; the error in place of those that cannot be read."""
 
     def __init__(self, dataset: datasets.Dataset):
@@ -134,26 +149,12 @@ class _Histograms(torch.utils.data.Dataset):
 
 
 def _count(dataset: datasets.Dataset, num_classes: int, num_proc: int | None) -> np.ndarray:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(cores if num_proc is None else num_proc, len(dataset) // (2 * CHUNK))
-    loader = torch.utils.data.DataLoader(
-        _Histograms(dataset),
-        batch_size=CHUNK,
-        num_workers=processes if processes > 1 else 0,
-        collate_fn=list,
-        # Its own, or counting would move the global one, and weights would depend on whether the counts were kept.
-        generator=torch.Generator(),
-    )
     counts = np.zeros((len(dataset), num_classes), dtype=np.int64)
-    row = 0
-    with logging.tqdm(total=len(dataset), desc="Counting pixels per class", unit="picture") as bar:
-        for histograms in loader:
-            for histogram in histograms:
-                if isinstance(histogram, Exception):
-                    raise histogram
-                counts[row] = _of_classes(histogram, num_classes, dataset, row)
-                row += 1
-            bar.update(len(histograms))
+    histograms = read_in_parallel(_Histograms(dataset), num_proc, "Counting pixels per class")
+    for row, histogram in enumerate(histograms):
+        if isinstance(histogram, Exception):
+            raise histogram
+        counts[row] = _of_classes(histogram, num_classes, dataset, row)
     return counts
 
 

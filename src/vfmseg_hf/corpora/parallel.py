@@ -1,0 +1,51 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Reading all rows of a corpus once, in several processes, with a progress bar."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from transformers.utils import logging
+
+
+CHUNK = 16  # pictures per message of a worker, and per step of the progress bar
+
+
+class Rows(Protocol):
+    """What can be read: `rows[index]` is computed where it is asked for, in another process as well."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def read_in_parallel(rows: Rows, num_proc: int | None, title: str) -> Iterator[Any]:
+    """
+    Yields `rows[0]`, `rows[1]`, ... in this order, computed by several processes.
+
+    Rows should return exceptions instead of raising them: raised in a worker, they would bury their message. No more
+    than a few chunks of rows are in memory at a time.
+
+    Args:
+        rows: anything with a length and items, that can be sent to another process.
+        num_proc: processes that read; 1 reads in this one. By default one per core that may be used, and never more
+            than there is work for.
+        title: of the progress bar.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(cores if num_proc is None else num_proc, len(rows) // (2 * CHUNK))
+    loader = torch.utils.data.DataLoader(
+        rows,
+        batch_size=CHUNK,
+        num_workers=processes if processes > 1 else 0,
+        collate_fn=list,
+        # Its own, or reading would move the global one, and weights would depend on whether something was kept.
+        generator=torch.Generator(),
+    )
+    if len(rows) == 0:
+        return
+    with logging.tqdm(total=len(rows), desc=title, unit="picture") as bar:
+        for chunk in loader:
+            yield from chunk
+            bar.update(len(chunk))

@@ -1,0 +1,338 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Reading the files of corpora: label files in all codings, as ids of the corpus, and the headers of pictures."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from functools import lru_cache
+from io import BytesIO
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+
+from ..labels import IGNORE_INDEX
+from .findings import TURNED, complain
+from .storage import open_location, read_bytes
+
+
+UNKNOWN = -1  # in tables: an id that the corpus does not have
+ORIENTATION_TAG = 0x0112
+# Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
+STRETCHED = {"L;2": 85, "L;4": 17}
+
+# How a label file holds its ids, where it is not one id per pixel or palette entry.
+INSTANCES = "instances"  # 16 bits: 256 * id + number of the instance
+RED16 = "red16"  # RGB of 16 bits per channel: the first one holds the id
+COLOURS = "colours"  # RGB of 8 bits per channel: a colour for each id
+ANY_COLOUR = -1  # among the colours of a table: every colour that is not listed
+
+
+class UnknownValues(ValueError):
+    """
+    A label map holds ids or colours that its corpus does not have.
+
+    Attributes:
+        values: the first 256 of them, as numbers or `#rrggbb`.
+    """
+
+    def __init__(self, message: str, values: Iterable[int | str] = ()):  # a default, or it could not be pickled
+        super().__init__(message)
+        self.values = [str(value) for value in islice(values, 256)]
+
+
+def read_label(cell: Mapping[str, Any]) -> np.ndarray:
+    """
+    What the label file of a `LabelMap` cell holds, `[H, W]`: original ids (`uint8`), or colours as in `read_colours`.
+
+    Raises:
+        As `LabelMap.cook`, but for values that are not in the table and for the size.
+    """
+    path, coding = cell["file"], cell["coding"]
+    return read_colours(path) if coding == COLOURS else as_ids(READERS[coding](path), path)
+
+
+def translate_label(stored: np.ndarray, cell: Mapping[str, Any]) -> np.ndarray:
+    """Ids `uint8` `[H, W]` from what `read_label` returned. Raises `UnknownValues`."""
+    path, table = cell["file"], tuple(cell["table"])
+    if cell["coding"] == COLOURS:
+        return translate_colours(stored, tuple(cell["colours"]), table, path)
+    return translate(stored, table, path)
+
+
+def read_pixels(source: Any, name: str) -> np.ndarray:
+    """
+    The values stored in a picture file: palettes are not looked up, 16-bit values are not scaled.
+
+    Raises:
+        `OSError`: the file is missing, empty, truncated or no picture; the message names it.
+    """
+    try:
+        with (
+            open_location(source) if isinstance(source, str) else nullcontext(source) as file,
+            PIL.Image.open(file) as image,
+        ):
+            stored = image.tile[0][3] if image.tile else None
+            pixels = np.asarray(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The file {name} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise OSError(f"Cannot read {name}: {error}. Restore the file from the owner's.") from error
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8)
+    factor = STRETCHED.get(stored[0] if isinstance(stored, tuple) else stored) if pixels.ndim == 2 else None
+    return pixels // factor if factor else pixels
+
+
+def read_stored(path: str) -> np.ndarray:
+    """The values of a label file whose pixels are ids. Raises as `read_pixels` does."""
+    return read_pixels(path, path)
+
+
+def read_instances(path: str) -> np.ndarray:
+    """
+    Ids `[H, W]` from 16-bit values of 256 * id + number of the instance.
+
+    Raises:
+        `ValueError`: a file of 8 bits, which would give id 0 everywhere.
+    """
+    pixels = read_pixels(path, path)
+    if pixels.ndim != 2 or pixels.dtype.kind not in "ui" or pixels.dtype.itemsize < 2:
+        raise ValueError(f"{path} is {pixels.dtype} {pixels.shape}, expected 16-bit values of 256 * id + instance.")
+    return pixels // 256
+
+
+def read_red16(path: str) -> np.ndarray:
+    """
+    The first channel `[H, W]` of an RGB file of 16 bits per channel; Pillow would keep its upper byte, 0, only.
+
+    Raises:
+        `ImportError`: torchvision is not installed.
+        `ValueError`: another kind of file, such as a copy that was reduced to 8 bits and lost its ids.
+    """
+    io = png_decoder()
+    try:
+        data = torch.frombuffer(bytearray(read_bytes(path)), dtype=torch.uint8)
+        pixels = io.decode_image(data, io.ImageReadMode.UNCHANGED)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"Cannot read {path}: {error}. Restore the file from the owner's.") from error
+    if pixels.dtype != torch.uint16 or pixels.shape[0] != 3:
+        raise ValueError(
+            f"{path} is {pixels.dtype} with {pixels.shape[0]} channels, expected an RGB file of 16 bits per channel, "
+            "whose first channel holds the id. Copies of 8 bits have lost their ids: restore the owner's file."
+        )
+    return pixels[0].numpy()
+
+
+def png_decoder() -> Any:
+    """`torchvision.io`. Raises `ImportError` naming the extra that brings it."""
+    try:
+        from torchvision import io
+    except ImportError as error:
+        raise ImportError(
+            "Label files of 16 bits per colour need torchvision's decoder, because Pillow cuts them to 8 bits and "
+            'loses the ids: pip install "vfmseg-hf[train]"'
+        ) from error
+    return io
+
+
+def read_colours(path: str) -> np.ndarray:
+    """
+    Colours `[H, W]` as `65536 * red + 256 * green + blue`; palettes are looked up, transparency is dropped.
+
+    Raises:
+        `OSError`, `ValueError`: a file that cannot be read, or has no colours of 8 bits per channel.
+    """
+    try:
+        with open_location(path) as file, PIL.Image.open(file) as image:
+            mode = image.mode
+            pixels = np.asarray(image.convert("RGB"), dtype=np.int32) if mode in ("RGB", "RGBA", "P", "L") else None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except Exception as error:
+        raise OSError(f"Cannot read {path}: {error}. Restore the file from the owner's.") from error
+    if pixels is None:
+        raise ValueError(f"{path} is of mode {mode}, expected colours of 8 bits per channel.")
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+READERS = {None: read_stored, INSTANCES: read_instances, RED16: read_red16}
+
+
+def as_ids(pixels: np.ndarray, name: str = "A label map") -> np.ndarray:
+    """
+    `uint8` `[H, W]` from whole numbers `[H, W]` or `[1, H, W]`.
+
+    Raises:
+        `TypeError`: not an image of whole numbers.
+        `ValueError`: colours.
+        `UnknownValues`: ids outside 0..255.
+    """
+    if pixels.ndim == 3 and pixels.shape[0] == 1:  # what torch's formatter makes of a map
+        pixels = pixels[0]
+    if pixels.ndim < 2 or pixels.dtype.kind not in "bui":
+        raise TypeError(f"{name} of shape {pixels.shape} and type {pixels.dtype} does not hold one id per pixel.")
+    if pixels.ndim > 2:
+        raise ValueError(
+            f"{name} has colours (shape {pixels.shape}), expected one id per pixel. Translate colours to ids first."
+        )
+    if pixels.dtype != np.uint8:
+        if pixels.size and (pixels.min() < 0 or pixels.max() > IGNORE_INDEX):
+            unknown = np.unique(pixels[(pixels < 0) | (pixels > IGNORE_INDEX)])
+            raise UnknownValues(
+                f"{name} holds ids from {pixels.min()} to {pixels.max()}; ids are 0..255, where 255 = ignore.", unknown
+            )
+        pixels = pixels.astype(np.uint8)
+    return pixels
+
+
+def translate(ids: np.ndarray, table: tuple[int, ...], path: str) -> np.ndarray:
+    """
+    `table[id]` for every pixel of `ids` (`uint8` `[H, W]`).
+
+    Raises:
+        `UnknownValues`: ids that are not in the table.
+    """
+    by_byte, mark = _byte_table(table)
+    mapped = ids.tobytes().translate(by_byte)
+    if mark is not None and mark in mapped:
+        unknown = [int(i) for i in np.unique(ids) if i >= len(table) or table[i] == UNKNOWN]
+        known = [i for i, target in enumerate(table) if target != UNKNOWN]
+        raise UnknownValues(
+            f"The label map {path} holds ids {unknown}, which this corpus does not have; it has {known}. Is the file "
+            "of this corpus and in its original coding? Restore it from the owner's, or correct these pixels.",
+            unknown,
+        )
+    return np.frombuffer(mapped, np.uint8).reshape(ids.shape)
+
+
+def translate_colours(pixels: np.ndarray, colours: tuple[int, ...], table: tuple[int, ...], path: str) -> np.ndarray:
+    """
+    `table[i]` where a pixel of `pixels` (`[H, W]`, from `read_colours`) is `colours[i]`; ids as `uint8` `[H, W]`.
+
+    Raises:
+        `UnknownValues`: colours that are not listed, unless `ANY_COLOUR` is.
+    """
+    mapped = _colour_table(colours, table)[pixels]
+    if mapped.min(initial=0) == UNKNOWN:
+        unknown = [f"#{colour:06x}" for colour in np.unique(pixels[mapped == UNKNOWN])]
+        known = [f"#{colour:06x}" for colour in colours]
+        raise UnknownValues(
+            f"The label map {path} holds colours {unknown[:10]}, which this corpus does not have; it has {known}. List "
+            "them in the file of the corpus, or correct these pixels.",
+            unknown,
+        )
+    return mapped.astype(np.uint8)
+
+
+@lru_cache(maxsize=2)  # 32 MB each
+def _colour_table(colours: tuple[int, ...], table: tuple[int, ...]) -> np.ndarray:
+    """The id of every colour of 24 bits."""
+    by_colour = dict(zip(colours, table, strict=True))
+    ids = np.full(1 << 24, by_colour.pop(ANY_COLOUR, UNKNOWN), np.int16)
+    ids[list(by_colour)] = list(by_colour.values())
+    return ids
+
+
+@lru_cache
+def _byte_table(table: tuple[int, ...]) -> tuple[bytes, bytes | None]:
+    """The table for `bytes.translate`, with unknown ids marked by a byte that stands for nothing else."""
+    padded = [*table, *[UNKNOWN] * (256 - len(table))]
+    if UNKNOWN not in padded:
+        return bytes(padded), None
+    mark = min(set(range(256)) - set(padded))
+    return bytes(mark if target == UNKNOWN else target for target in padded), bytes([mark])
+
+
+def verify_picture(content: bytes) -> None:
+    """
+    Holds a PNG file against the sums in it, which decoders do not look at: pixels may be wrong though all are there.
+
+    Raises:
+        `OSError`: an empty file.
+        Whatever Pillow does for a file that is damaged, cut off before its end, or no picture.
+    """
+    if not content:
+        raise OSError("an empty file")
+    with PIL.Image.open(BytesIO(content)) as image:
+        image.verify()
+
+
+class Header(NamedTuple):
+    """
+    What a picture file says of itself. As text: the size, with a word on a tag that swaps width and height.
+
+    Attributes:
+        size: width and height of the stored pixels.
+        orientation: EXIF's number for how to show them; 1 is as they are stored.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    @classmethod
+    def of(cls, image: PIL.Image.Image) -> "Header":
+        """The header of an opened picture."""
+        # The plain method: that of PNG files decodes the picture to look for tags behind it.
+        orientation = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+        return cls(image.size, orientation if orientation in range(2, 9) else 1)
+
+    def __str__(self) -> str:
+        turned = ", before the turn that its EXIF tag asks for" if self.orientation >= 5 else ""
+        return f"{self.size[0]}x{self.size[1]}{turned}"
+
+
+def read_header(source: Any, name: str) -> Header:
+    """
+    The header of a picture at a location, or in an open file; pixels are not read.
+
+    Raises:
+        `OSError`: the file is missing or no picture; the message names it.
+    """
+    try:
+        with (
+            open_location(source) if isinstance(source, str) else nullcontext(source) as file,
+            PIL.Image.open(file) as image,
+        ):
+            return Header.of(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The picture {name} is gone. Restore it, or load the corpus again from where it is now."
+        ) from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise OSError(f"Cannot read the picture {name}: {error}. Restore the file from the owner's.") from error
+
+
+def refuse_turned(pictures: Iterable[tuple[str, Any]], corpus: str) -> None:
+    """
+    For pictures `(name, source of read_header)` whose label maps may have been drawn in either position.
+
+    Those that cannot be read are left to whoever reads them.
+
+    Raises:
+        `ValueError`: pictures with an EXIF tag that asks to turn or mirror them, unless findings are collected.
+    """
+    turned = []
+    for name, source in pictures:
+        try:
+            if read_header(source, name).orientation != 1:
+                turned.append(name)
+        except OSError:
+            continue
+    if turned:
+        shown = ", ".join(turned[:5]) + (", ..." if len(turned) > 5 else "")
+        message = (
+            f"{corpus}: {len(turned)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
+            "tells whether their label maps are for the stored pixels or for what the tag makes of them. "
+            f"{TURNED.cure}"
+        )
+        complain(TURNED, dict.fromkeys(turned, ""), ValueError(message))
