@@ -17,9 +17,9 @@ from .configuration_vfmseg import VFMSegConfig
 from .files import encode_picture, write_file
 from .image_inputs_vfmseg import open_picture, picture_to_tensor
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
-from .inference_vfmseg import resize_bilinear
 from .labels import IGNORE_INDEX
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
+from .resizing_vfmseg import resize_bilinear
 from .visualization import class_colours, label_image, overlay_image, panel_image
 
 
