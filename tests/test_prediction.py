@@ -311,6 +311,9 @@ def test_lora_is_merged_to_predict(tiny_model, tmp_path):
     for dtype in (torch.float32, torch.bfloat16):
         loaded = load_model(str(tmp_path / "adapter"), "cpu", dtype)[0]
         assert not any("lora" in name for name, _ in loaded.named_parameters()) and loaded.dtype == dtype
+    assert (
+        load_model(str(tmp_path / "adapter"), "cpu", torch.int8)[0](torch.randn(1, 3, 64, 64)).logits.isfinite().all()
+    )
     loaded = load_model(str(tmp_path / "adapter"), "cpu")[0]
     picture = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

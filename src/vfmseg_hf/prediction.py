@@ -21,6 +21,7 @@ from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .label_maps_vfmseg import label_map
 from .labels import IGNORE_INDEX
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
+from .quantization import quantize_int8
 from .visualization import class_colours, label_image, overlay_image, panel_image
 
 
@@ -138,11 +139,12 @@ def load_model(
     Args:
         name_or_path: directory or Hub id with both.
         device: as torch names it, or `"auto"` for the machine's accelerator, if it has one.
-        dtype: what the model computes in; windows are averaged in float32 in any case.
+        dtype: what the model computes in; windows are averaged in float32 in any case. `torch.int8`, on a CPU only:
+            linear layers in 8 bits ([`quantize_int8`]).
 
     Raises:
         `ValueError`: there is no such model, it is not a VFMSeg model, it has more than 255 classes, or the device is
-            not available.
+            not available or does not compute in `dtype`.
     """
     if device == "auto":
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -164,7 +166,8 @@ def load_model(
         )
     if model._hf_peft_config_loaded:
         model.merge_and_unload()  # before the weights are rounded
-    return model.to(device, dtype).eval(), processor
+    model = model.to(device).eval()
+    return quantize_int8(model) if dtype == torch.int8 else model.to(dtype), processor
 
 
 @dataclass
