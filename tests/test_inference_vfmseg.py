@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vfmseg_hf import inference_vfmseg
+from vfmseg_hf.benchmarks.measuring import PeakMemory
 from vfmseg_hf.benchmarks.reference_loop import reference_inference
 from vfmseg_hf.label_maps_vfmseg import label_map
-from vfmseg_hf.memory_vfmseg import choose_window_batch_size, window_memory
+from vfmseg_hf.memory_vfmseg import choose_window_batch_size, inference_memory, window_memory
 
 
 def rounded(model):
@@ -345,10 +346,36 @@ def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_m
     assert sizes == batches
 
 
+@pytest.mark.parametrize("accumulator", ["device", "cpu", "half", "strips"])
+def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tiny_model, monkeypatch):
+    monkeypatch.setattr("vfmseg_hf.memory_vfmseg.PART_VALUES", 2**20)
+    monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2**20)
+    picture, peaks = torch.randn(1, 3, 768, 640), []
+    for stride in (128, 32):
+        model = tiny_model(num_labels=60, window_size=128, window_stride=stride, window_batch_size=2)
+        stated = inference_memory(model.config, 768, 640, 2, accumulator)
+        with torch.no_grad():
+            model(picture[..., :128, :128], refine="all")  # what torch sets up once
+            with PeakMemory(picture.device, interval=0.001) as memory:
+                if accumulator == "strips":
+                    model.segment(picture, refine="all", refine_budget=20, in_strips=True)
+                else:
+                    model(picture, refine="all", refine_budget=20, accumulator=accumulator)
+        peaks.append(memory.peak)
+        assert memory.peak <= 1.1 * stated + 2**24, f"{memory.peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
+    assert peaks[1] <= 1.1 * peaks[0] + 2**24, "more windows take no more memory"
+
+
+def test_strips_take_less_memory_the_higher_the_picture(tiny_config):
+    config = tiny_config(window_size=512, window_stride=320)
+    stated = [inference_memory(config, 4096, 8192, 1, kind) for kind in ("device", "cpu", "half", "strips")]
+    assert stated == sorted(stated, reverse=True) and stated[0] < 24 * 2**30 and stated[3] < 0.4 * stated[0]
+
+
 def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
     config, window = tiny_config(), torch.empty(3, 64, 64)
     needed = window_memory(config, 64, 64, 4)
-    for free, expected in ((needed * 5, 2), (needed, 1), (0, 1), (needed * 1000, 4), (None, 4)):
+    for free, expected in ((needed * 5, 2), (needed, 1), (0, 1), (needed * 1000, 64), (None, 64)):
         monkeypatch.setattr("vfmseg_hf.memory_vfmseg.free_memory", lambda device, free=free: free)
         assert choose_window_batch_size(config, window) == expected
     assert choose_window_batch_size(tiny_config(window_batch_size=9), window) == 9

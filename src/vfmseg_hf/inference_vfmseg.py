@@ -14,6 +14,7 @@ import torch
 from transformers.modeling_outputs import BackboneOutput
 
 from .checks_vfmseg import check_unusable_pixels, unusable_pixels
+from .memory_vfmseg import PART_VALUES
 from .refinement_vfmseg import run_windows
 from .resizing_vfmseg import coarse_size, resize_bilinear
 from .windows_vfmseg import (
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 # On the pictures' device and in float32; in float32 in the machine's memory; on the device in float16.
 ACCUMULATORS = ("device", "cpu", "half")
-
-# Values in a temporary tensor at the picture's size; larger ones are worked off in parts.
-PART_VALUES = 2**26
 
 
 class CoarseLogits:

@@ -87,6 +87,7 @@ def segment_pictures(
     results: dict[int, VFMSegLabelMap] = {}
     final = [None] * len(plans) if in_strips else refine_plans(model, plans)
     for numbers, plan, logits in zip(of_size.values(), plans, final, strict=True):
+        plan.coarse.whole = None  # it has served, and is as large as the result
         certainty = plan.certainty.tolist()
         for row, number in enumerate(numbers):
             size = None if target_sizes is None else target_sizes[number]

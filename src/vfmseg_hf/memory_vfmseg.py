@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """How much memory there is, and how much the two-stage inference takes."""
 
+import math
 import os
 
 import torch
@@ -9,10 +10,13 @@ from .configuration_vfmseg import VFMSegConfig
 from .encoders_vfmseg import get_encoder_family
 
 
-# More windows at once make nothing faster: two cores are busy with one, a large accelerator with some thirty thousand
-# tokens.
-MAX_WINDOWS = {"cpu": 4}
-MAX_WINDOWS_ON_ACCELERATORS = 32
+# More at once make nothing faster: two cores are busy with one window of 512 x 512 and want it in their cache, a large
+# accelerator with some thirty.
+MAX_TOKENS = {"cpu": 1024}
+MAX_TOKENS_ON_ACCELERATORS = 32 * 1024
+# Values in a temporary tensor at the picture's size; larger ones are worked off in parts.
+PART_VALUES = 2**24
+
 # The rest is for what fragmentation and other processes take.
 SHARE_OF_FREE_MEMORY = 0.5
 
@@ -24,12 +28,17 @@ def choose_window_batch_size(config: VFMSegConfig, window: torch.Tensor) -> int:
     """
     if config.window_batch_size is not None:
         return config.window_batch_size
-    most = MAX_WINDOWS.get(window.device.type, MAX_WINDOWS_ON_ACCELERATORS)
+    height, width = window.shape[-2:]
+    most = MAX_TOKENS.get(window.device.type, MAX_TOKENS_ON_ACCELERATORS) // num_patches(config, height, width)
     free = free_memory(window.device)
-    if free is None:
-        return most
-    needed = window_memory(config, *window.shape[-2:], window.element_size())
-    return max(min(most, int(SHARE_OF_FREE_MEMORY * free / needed)), 1)
+    if free is not None:
+        most = min(most, int(SHARE_OF_FREE_MEMORY * free / window_memory(config, height, width, window.element_size())))
+    return max(most, 1)
+
+
+def num_patches(config: VFMSegConfig, height: int, width: int) -> int:
+    """Patches of a window, with those that are filled up."""
+    return math.ceil(height / config.patch_size) * math.ceil(width / config.patch_size)
 
 
 def window_memory(config: VFMSegConfig, height: int, width: int, itemsize: int) -> int:
@@ -42,9 +51,38 @@ def window_memory(config: VFMSegConfig, height: int, width: int, itemsize: int) 
     Args:
         itemsize: bytes of a number in the encoder.
     """
-    tokens = (height // config.patch_size + 1) * (width // config.patch_size + 1)
     channels = get_encoder_family(config.backbone_config).hidden_size(config.backbone_config)
+    tokens = num_patches(config, height, width)
     return 16 * tokens * channels * itemsize + (3 * config.num_labels + 3) * 4 * height * width
+
+
+def inference_memory(
+    config: VFMSegConfig, height: int, width: int, windows: int, accumulator: str = "device", itemsize: int = 4
+) -> int:
+    """
+    Bytes that the two-stage inference of one picture takes at its peak, beside weights and picture.
+
+    It depends on the size of the picture and on how many windows make a batch, not on how many windows there are.
+
+    Args:
+        windows: how many make a batch.
+        accumulator: as in the model's `forward`, or `"strips"` for `segment(in_strips=True)`.
+        itemsize: bytes of a number in the encoder.
+
+    Returns:
+        The sum for `"cpu"`, too, part of which is in the machine's memory: `4 * num_labels * height * width`.
+    """
+    edge_y, edge_x = min(config.window_size, height), min(config.window_size, width)
+    pixels, row_of_windows = config.num_labels * height * width, config.num_labels * edge_y * width
+    kept = {
+        "device": 2 * 4 * pixels,
+        "cpu": 4 * pixels + 3 * 4 * row_of_windows,
+        "half": 2 * pixels + 3 * 4 * row_of_windows,
+        "strips": 3 * 4 * row_of_windows,
+    }[accumulator]
+    parts = 3 * 4 * min(max(PART_VALUES, height * width), pixels)
+    masks = 6 * height * width  # certain and unusable pixels, labels, confidence
+    return kept + masks + max(windows * window_memory(config, edge_y, edge_x, itemsize), parts)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -1,2 +1,14 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What `scripts/benchmark.py` runs: one module per benchmark, with `add_arguments(parser)` and `run(arguments)`."""
+"""
+Benchmarks that `scripts/benchmark.py` runs: one module each, a line in `BENCHMARKS` registers it.
+
+A module has `add_arguments(parser)` and `run(arguments) -> dict`: what JSON can hold, with `rows`, a list of dicts that
+becomes the table, one column per key. The first line of its docstring is its help.
+"""
+
+from types import ModuleType
+
+from . import two_stage
+
+
+BENCHMARKS: dict[str, ModuleType] = {"two-stage": two_stage}
