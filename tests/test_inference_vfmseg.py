@@ -98,7 +98,7 @@ def random_case(draw, make):
 
 def test_random_cases_equal_one_window_at_a_time(tiny_model):
     """Sizes, strides, windows larger than the picture, batch sizes, scopes, and ties at both thresholds."""
-    draw, mixed, ties, cases = random.Random(0), 0, 0, 80
+    draw, mixed, ties, cases = random.Random(0), 0, 0, 60
     for _ in range(cases):
         model, pictures = random_case(draw, tiny_model)
         output = assert_like_the_reference(model, pictures)
@@ -206,9 +206,15 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2 * 112 * 160)
 
 
+@pytest.fixture(params=["as on a CPU", "as on an accelerator"])
+def coarse_whole(request, monkeypatch):
+    """Whether strips keep the coarse logits or resize them anew."""
+    monkeypatch.setattr(inference_vfmseg, "keeps_coarse_whole", lambda device: request.param == "as on a CPU")
+
+
 @pytest.mark.parametrize("refine", [None, False, "all"])
 @pytest.mark.parametrize("coarse_mode", ["whole", "sliding"])
-def test_strips_are_exactly_equal(refine, coarse_mode, tiny_model, small_parts):
+def test_strips_are_exactly_equal(refine, coarse_mode, tiny_model, small_parts, coarse_whole):
     """Bit for bit, if windows go through the encoder in the same batches: one by one."""
     pictures = torch.randn(2, 3, 112, 160)
     model = balance_gate(lively(tiny_model(window_batch_size=1, coarse_mode=coarse_mode)), pictures)
@@ -243,8 +249,8 @@ def test_any_window_and_stride_in_strips(window, stride, tiny_model):
     model = balance_gate(lively(tiny_model(window_size=window, window_stride=stride, window_batch_size=1)), pictures)
     with torch.no_grad():
         expected = reference_inference(model, pictures, "all").logits
-        whole, strips = (model(pictures, refine="all", accumulator=kind).logits for kind in ("device", "cpu"))
-    assert torch.equal(whole, strips)
+        whole, strips = (model(pictures, refine="all", accumulator=kind).logits for kind in ("device", "half"))
+    assert torch.equal(whole.half(), strips)
     assert disagreement(whole, expected, tolerance=1e-5) <= 1
 
 
@@ -348,6 +354,7 @@ def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_m
 
 @pytest.mark.parametrize("accumulator", ["device", "cpu", "half", "strips"])
 def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tiny_model, monkeypatch):
+    """With a factor for what the allocator holds back."""
     monkeypatch.setattr("vfmseg_hf.memory_vfmseg.PART_VALUES", 2**20)
     monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2**20)
     picture, peaks = torch.randn(1, 3, 768, 640), []
@@ -358,18 +365,22 @@ def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tin
             model(picture[..., :128, :128], refine="all")  # what torch sets up once
             with PeakMemory(picture.device, interval=0.001) as memory:
                 if accumulator == "strips":
-                    model.segment(picture, refine="all", refine_budget=20, in_strips=True)
+                    model.segment(picture, refine="all", refine_budget=6, in_strips=True)
                 else:
-                    model(picture, refine="all", refine_budget=20, accumulator=accumulator)
+                    model(picture, refine="all", refine_budget=6, accumulator=accumulator)
         peaks.append(memory.peak)
         assert memory.peak <= 1.1 * stated + 2**24, f"{memory.peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
     assert peaks[1] <= 1.1 * peaks[0] + 2**24, "more windows take no more memory"
 
 
-def test_strips_take_less_memory_the_higher_the_picture(tiny_config):
+def test_what_large_pictures_take(tiny_config):
     config = tiny_config(window_size=512, window_stride=320)
-    stated = [inference_memory(config, 4096, 8192, 1, kind) for kind in ("device", "cpu", "half", "strips")]
-    assert stated == sorted(stated, reverse=True) and stated[0] < 24 * 2**30 and stated[3] < 0.4 * stated[0]
+    kinds = ("device", "half", "cpu", "strips")
+    on_cpu, on_cuda = (
+        [inference_memory(config, 4096, 8192, 1, kind, device) for kind in kinds] for device in ("cpu", "cuda")
+    )
+    assert on_cpu[0] == on_cpu[2] > on_cpu[1] > on_cpu[3] and max(on_cpu) < 24 * 2**30
+    assert on_cuda[0] > on_cuda[1] > on_cuda[2] == on_cuda[3] and on_cuda[3] < 0.4 * on_cuda[0]
 
 
 def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):

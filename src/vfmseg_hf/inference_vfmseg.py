@@ -14,7 +14,7 @@ import torch
 from transformers.modeling_outputs import BackboneOutput
 
 from .checks_vfmseg import check_unusable_pixels, unusable_pixels
-from .memory_vfmseg import PART_VALUES
+from .memory_vfmseg import PART_VALUES, keeps_coarse_whole
 from .refinement_vfmseg import run_windows
 from .resizing_vfmseg import coarse_size, resize_bilinear
 from .windows_vfmseg import (
@@ -45,7 +45,8 @@ class CoarseLogits:
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_labels, any height, any width)`).
         size: height and width of the picture.
-        whole: whether to keep them all in memory. Otherwise every call computes its rows anew, with the same result.
+        whole: whether to keep them all in memory. Otherwise every call computes its rows anew, with the same result:
+            the cost of resizing all of them, which is nothing on an accelerator.
     """
 
     def __init__(self, logits: torch.Tensor, size: tuple[int, int], whole: bool):
@@ -114,8 +115,8 @@ def two_stage_inference(
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): of any size from one patch up.
         refine: `None` or `True`: uncertain windows, `False`: none, `"all"`: every one.
         refine_budget: at most so many windows of a picture, or such a share of them, the least certain first.
-        accumulator: where the final logits are, one of `ACCUMULATORS`. `"device"` keeps two tensors of the pictures'
-            size beside them, coarse and final logits; the others keep strips on the device, picture by picture.
+        accumulator: where the final logits are, one of `ACCUMULATORS`. `"device"` keeps coarse and final logits of the
+            pictures' size there, the others strips ([`refine_in_strips`]); see [`inference_memory`].
         encoder_kwargs: what else to ask of the encoder in the coarse pass.
 
     Returns:
@@ -124,12 +125,12 @@ def two_stage_inference(
     Raises:
         ValueError: if pixel values are no numbers.
     """
-    whole = accumulator == "device"
-    plan = plan_refinement(model, pixel_values, refine, refine_budget, whole, encoder_kwargs)
+    in_strips = accumulator == "half" or (accumulator == "cpu" and pixel_values.device.type != "cpu")
+    plan = plan_refinement(model, pixel_values, refine, refine_budget, in_strips, encoder_kwargs)
     windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
     read_decisions([plan])
     return {
-        "logits": refine_plans(model, [plan])[0] if whole else collect_strips(model, plan, accumulator),
+        "logits": collect_strips(model, plan, accumulator) if in_strips else refine_plans(model, [plan])[0],
         "coarse_logits": plan.coarse.logits,
         "windows": windows.repeat(len(pixel_values), 1, 1),
         "certainty": plan.certainty,
@@ -144,7 +145,7 @@ def plan_refinement(
     pixel_values: torch.Tensor,
     refine: bool | str | None,
     refine_budget: int | float | None,
-    whole: bool = True,
+    in_strips: bool,
     encoder_kwargs: dict[str, object] | None = None,
 ) -> RefinementPlan:
     """
@@ -152,14 +153,14 @@ def plan_refinement(
 
     Args:
         pixel_values, refine, refine_budget, encoder_kwargs: as in [`two_stage_inference`].
-        whole: as in [`CoarseLogits`].
+        in_strips: whether [`refine_in_strips`] follows, and not [`refine_plans`].
     """
     config = model.config
     height, width = pixel_values.shape[-2:]
     coarse_logits, encoder_output = coarse_pass(model, pixel_values, encoder_kwargs or {})
-    coarse = CoarseLogits(coarse_logits, (height, width), whole)
+    coarse = CoarseLogits(coarse_logits, (height, width), not in_strips or keeps_coarse_whole(pixel_values.device))
     boxes = plan_windows(height, width, config.window_size, config.window_stride)
-    step = max(PART_VALUES // (len(pixel_values) * config.num_labels * width), 1)
+    step = max(PART_VALUES // (len(pixel_values) * config.num_labels * width), config.window_size)
     certain = [
         certain_pixels(coarse.rows(top, min(top + step, height)), config.confidence_threshold)
         for top in range(0, height, step)
@@ -248,7 +249,7 @@ def refine_in_strips(
     """
     Run and merge one picture by rows of windows; rows of pixels that no later window touches are given out at once.
 
-    What it keeps does not grow with the picture's height: three tensors of a row of windows, beside what a batch of
+    It keeps three tensors of the size of a row of windows, beside coarse logits that are whole and what a batch of
     windows needs.
 
     Yields:

@@ -78,16 +78,15 @@ def segment_pictures(
     for number, picture in enumerate(pictures):
         of_size.setdefault(tuple(picture.shape[-2:]), []).append(number)
     plans = [
-        plan_refinement(
-            model, torch.stack([pictures[number] for number in numbers]), refine, refine_budget, whole=not in_strips
-        )
+        plan_refinement(model, torch.stack([pictures[number] for number in numbers]), refine, refine_budget, in_strips)
         for numbers in of_size.values()
     ]
     read_decisions(plans)
     results: dict[int, VFMSegLabelMap] = {}
     final = [None] * len(plans) if in_strips else refine_plans(model, plans)
     for numbers, plan, logits in zip(of_size.values(), plans, final, strict=True):
-        plan.coarse.whole = None  # it has served, and is as large as the result
+        if not in_strips:
+            plan.coarse.whole = None  # it has served, and is as large as the result
         certainty = plan.certainty.tolist()
         for row, number in enumerate(numbers):
             size = None if target_sizes is None else target_sizes[number]

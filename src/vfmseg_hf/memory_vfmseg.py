@@ -56,11 +56,22 @@ def window_memory(config: VFMSegConfig, height: int, width: int, itemsize: int) 
     return 16 * tokens * channels * itemsize + (3 * config.num_labels + 3) * 4 * height * width
 
 
+def keeps_coarse_whole(device: torch.device) -> bool:
+    """Whether strips are cut from coarse logits of the picture's size, or resized anew: slow on a CPU."""
+    return device.type == "cpu"
+
+
 def inference_memory(
-    config: VFMSegConfig, height: int, width: int, windows: int, accumulator: str = "device", itemsize: int = 4
+    config: VFMSegConfig,
+    height: int,
+    width: int,
+    windows: int,
+    accumulator: str = "device",
+    device: torch.device | str = "cpu",
+    itemsize: int = 4,
 ) -> int:
     """
-    Bytes that the two-stage inference of one picture takes at its peak, beside weights and picture.
+    Bytes on its device that the two-stage inference of one picture takes at most, beside weights and picture.
 
     It depends on the size of the picture and on how many windows make a batch, not on how many windows there are.
 
@@ -68,21 +79,18 @@ def inference_memory(
         windows: how many make a batch.
         accumulator: as in the model's `forward`, or `"strips"` for `segment(in_strips=True)`.
         itemsize: bytes of a number in the encoder.
-
-    Returns:
-        The sum for `"cpu"`, too, part of which is in the machine's memory: `4 * num_labels * height * width`.
     """
+    device = torch.device(device)
     edge_y, edge_x = min(config.window_size, height), min(config.window_size, width)
-    pixels, row_of_windows = config.num_labels * height * width, config.num_labels * edge_y * width
-    kept = {
-        "device": 2 * 4 * pixels,
-        "cpu": 4 * pixels + 3 * 4 * row_of_windows,
-        "half": 2 * pixels + 3 * 4 * row_of_windows,
-        "strips": 3 * 4 * row_of_windows,
-    }[accumulator]
-    parts = 3 * 4 * min(max(PART_VALUES, height * width), pixels)
+    logits, row_of_windows = 4 * config.num_labels * height * width, 4 * config.num_labels * edge_y * width
+    if accumulator == "device" or (accumulator == "cpu" and device.type == "cpu"):
+        kept = 2 * logits
+    else:
+        kept = 3 * row_of_windows + (logits if keeps_coarse_whole(device) else 0)
+        kept += logits // 2 if accumulator == "half" else 0
+    parts = 3 * max(4 * PART_VALUES, row_of_windows, 4 * height * width)
     masks = 6 * height * width  # certain and unusable pixels, labels, confidence
-    return kept + masks + max(windows * window_memory(config, edge_y, edge_x, itemsize), parts)
+    return kept + masks + max(windows * window_memory(config, edge_y, edge_x, itemsize), min(parts, 3 * logits))
 
 
 def free_memory(device: torch.device) -> int | None:
