@@ -12,6 +12,7 @@ from transformers import (
     EomtForUniversalSegmentation,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
+    PreTrainedConfig,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SwinConfig,
@@ -20,28 +21,13 @@ from transformers import (
 from ..resizing_vfmseg import resize_bilinear
 
 
-class LinearHead(nn.Module):
-    """DINOv2 with patches of 16 pixels and a linear classifier on their tokens: logits at 1/16."""
-
-    def __init__(self, config: Dinov2Config, num_labels: int):
-        super().__init__()
-        self.patch = config.patch_size
-        self.encoder, self.classifier = Dinov2Model(config), nn.Linear(config.hidden_size, num_labels)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        rows, columns = (edge // self.patch for edge in pixel_values.shape[-2:])
-        tokens = self.encoder(pixel_values).last_hidden_state[:, 1:]
-        return self.classifier(tokens).transpose(1, 2).unflatten(2, (rows, columns))
-
-
-def segformer_b5(num_labels: int) -> nn.Module:
-    config = SegformerConfig(
+def segformer_b5(num_labels: int) -> SegformerConfig:
+    return SegformerConfig(
         depths=[3, 6, 40, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768, num_labels=num_labels
     )
-    return SegformerForSemanticSegmentation(config)
 
 
-def mask2former_swin_large(num_labels: int) -> nn.Module:
+def mask2former_swin_large(num_labels: int) -> Mask2FormerConfig:
     backbone = SwinConfig(
         embed_dim=192,
         depths=[2, 2, 18, 2],
@@ -50,36 +36,65 @@ def mask2former_swin_large(num_labels: int) -> nn.Module:
         image_size=384,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    return Mask2FormerForUniversalSegmentation(
-        Mask2FormerConfig(backbone_config=backbone, num_queries=200, num_labels=num_labels)
-    )
+    return Mask2FormerConfig(backbone_config=backbone, num_queries=200, num_labels=num_labels)
 
 
-def eomt_large(num_labels: int) -> nn.Module:
+def eomt_large(num_labels: int) -> EomtConfig:
     """Takes square pictures of one size only: a picture goes through it in squares of its height, as its authors do."""
-    return EomtForUniversalSegmentation(
-        EomtConfig(
-            hidden_size=1024,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=1024,
-            num_queries=100,
-            num_labels=num_labels,
-        )
+    return EomtConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=1024,
+        num_queries=100,
+        num_labels=num_labels,
     )
 
 
-def dinov2_large_linear(num_labels: int) -> nn.Module:
-    config = Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=16, image_size=512)
-    return LinearHead(config, num_labels)
+def dinov2_large(num_labels: int) -> Dinov2Config:
+    """With patches of 16 pixels."""
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    return Dinov2Config(**sizes, patch_size=16, image_size=512, num_labels=num_labels)
 
 
-OTHER_MODELS: dict[str, Callable[[int], nn.Module]] = {
+OTHER_MODELS: dict[str, Callable[[int], PreTrainedConfig]] = {
     "SegFormer-B5": segformer_b5,
     "Mask2Former Swin-L": mask2former_swin_large,
     "EoMT-L": eomt_large,
-    "DINOv2-L, linear head": dinov2_large_linear,
+    "DINOv2-L, linear head": dinov2_large,
 }
+
+
+class LinearHead(nn.Module):
+    """DINOv2 with a linear classifier on its patch tokens: logits at the size of the patch grid."""
+
+    def __init__(self, config: Dinov2Config):
+        super().__init__()
+        self.patch = config.patch_size
+        self.encoder, self.classifier = Dinov2Model(config), nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        rows, columns = (edge // self.patch for edge in pixel_values.shape[-2:])
+        tokens = self.encoder(pixel_values).last_hidden_state[:, 1:]
+        return self.classifier(tokens).transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def build_model(config: PreTrainedConfig) -> nn.Module:
+    """
+    A model with random weights, in eval mode.
+
+    Raises:
+        ImportError: Mask2Former and EoMT without scipy, which their losses import.
+    """
+    if isinstance(config, Dinov2Config):
+        return LinearHead(config).eval()
+    if isinstance(config, SegformerConfig):
+        return SegformerForSemanticSegmentation(config).eval()
+    if isinstance(config, Mask2FormerConfig):
+        return Mask2FormerForUniversalSegmentation(config).eval()
+    model = EomtForUniversalSegmentation(config).eval()
+    model.attn_mask_probs.zero_()  # trained models attend without masks
+    return model
 
 
 def segment_with(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -87,7 +102,7 @@ def segment_with(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     Class ids of every pixel of a picture, `int64` `[B, height, width]`, the way each model is meant to be used.
 
     Args:
-        model: one of `OTHER_MODELS`, built.
+        model: from [`build_model`].
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`).
     """
     size = pixel_values.shape[-2:]

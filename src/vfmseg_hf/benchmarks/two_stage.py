@@ -26,7 +26,7 @@ from ..quantization import quantize_int8
 from ..resizing_vfmseg import coarse_size
 from ..windows_vfmseg import plan_windows
 from .measuring import ModuleClock, PeakMemory, count_operations, matmul_peak, synchronize
-from .other_models import OTHER_MODELS, segment_with
+from .other_models import OTHER_MODELS, build_model, segment_with
 from .reference_loop import reference_inference
 
 
@@ -300,8 +300,8 @@ def check_float32(rows: list[dict[str, object]]) -> None:
 def measure_others(picture: torch.Tensor, num_labels: int, repeats: int) -> list[dict[str, object]]:
     """Seconds per picture of other models, one after the other so that each fits."""
     rows = []
-    for name, build in OTHER_MODELS.items():
-        model = build(num_labels).eval().to(picture.device)
+    for name, configuration in OTHER_MODELS.items():
+        model = build_model(configuration(num_labels)).to(picture.device)
         with PeakMemory(picture.device) as memory:
             seconds = [time_other(model, picture) for _ in range(repeats)]
         parameters = sum(parameter.numel() for parameter in model.parameters())
