@@ -19,7 +19,7 @@ from vfmseg_hf.benchmarks.other_models import OTHER_MODELS, build_model, segment
 def arguments(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(two_stage, "matmul_peak", partial(matmul_peak, size=256))
     lively(tiny_model()).save_pretrained(tmp_path / "model")
-    VFMSegImageProcessorPil().save_pretrained(tmp_path / "model")
+    VFMSegImageProcessorPil(do_resize=False).save_pretrained(tmp_path / "model")
     parser = argparse.ArgumentParser()
     BENCHMARKS["two-stage"].add_arguments(parser)
     fixed = ["--model", str(tmp_path / "model"), "--size", "96x160", "--device", "cpu"]
@@ -106,3 +106,15 @@ def test_memory_and_time_are_measured():
     counted = clock.seconds
     module(held[:64])
     assert 0 < clock.seconds == counted
+
+
+def test_budgets_between_none_and_all(arguments):
+    parser = argparse.ArgumentParser()
+    BENCHMARKS["refine-budget"].add_arguments(parser)
+    command = ["--model", arguments().model, "--data", "streets:night?n=2&size=96x160", "--budgets", "0", "0.5", "1"]
+    rows = BENCHMARKS["refine-budget"].run(parser.parse_args([*command, "--device", "cpu"]))["rows"]
+    assert [row["windows refined"] for row in rows] == [0, 0.5, 1]
+    assert rows[0]["mean IoU"] == rows[0]["coarse mean IoU"] == rows[2]["coarse mean IoU"]
+    assert rows[2]["mean IoU"] != rows[1]["mean IoU"] != rows[0]["mean IoU"]
+    with pytest.raises(ValueError, match="refine_budget=1.5"):
+        BENCHMARKS["refine-budget"].run(parser.parse_args([*command[:-3], "1.5", "--device", "cpu"]))

@@ -475,8 +475,9 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """The budget in force, after a check of both arguments."""
         if not (refine is None or isinstance(refine, bool) or refine == "all"):
             raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
+        refine_budget = self.config.refine_budget if refine_budget is None else refine_budget
         check_refine_budget(refine_budget)
-        return self.config.refine_budget if refine_budget is None else refine_budget
+        return refine_budget
 
 
 __all__ = [

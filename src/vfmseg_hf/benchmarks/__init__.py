@@ -8,7 +8,7 @@ becomes the table, one column per key. The first line of its docstring is its he
 
 from types import ModuleType
 
-from . import two_stage
+from . import refine_budget, two_stage
 
 
-BENCHMARKS: dict[str, ModuleType] = {"two-stage": two_stage}
+BENCHMARKS: dict[str, ModuleType] = {"two-stage": two_stage, "refine-budget": refine_budget}
