@@ -5,6 +5,7 @@ Each check returns its disagreements by name, in units of atol = rtol = 1e-4: up
 
 import json
 import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vfmseg_hf import VFMSegForSemanticSegmentation
+from vfmseg_hf.benchmarks.reference_loop import reference_inference
 from vfmseg_hf.convert import convert_official, get_published_encoder
 from vfmseg_hf.convert.base import LORA_FACTOR, reason_to_drop
 from vfmseg_hf.convert.heads import rename_head
@@ -204,9 +206,17 @@ def run_inference(model, case: GoldenCase):
         return model(case.picture(case.meta["inference"]["image"])[None])
 
 
-def inference_disagreements(model, case: GoldenCase) -> dict[str, float]:
+def run_reference(model, case: GoldenCase):
+    """The same fields from the published loop."""
+    with torch.no_grad():
+        result = reference_inference(model, case.picture(case.meta["inference"]["image"])[None])
+    tensors = {name: torch.tensor(getattr(result, name)) for name in ("certainty", "refined")}
+    return replace(result, windows=torch.tensor(result.windows)[None], **tensors)
+
+
+def inference_disagreements(model, case: GoldenCase, run=run_inference) -> dict[str, float]:
     recorded, meta = case.inference, case.meta["inference"]
-    output = run_inference(model, case)
+    output = run(model, case)
     image = case.picture(meta["image"])[None]
     full = F.interpolate(output.coarse_logits, size=meta["image_size"], mode="bilinear", align_corners=False)
     top, left, bottom, right = output.windows[0, meta["first_refined_window"]].tolist()

@@ -19,6 +19,7 @@ from golden import (
     inference_disagreements,
     probe_disagreements,
     run_inference,
+    run_reference,
     training_disagreements,
 )
 from safetensors.torch import load_file
@@ -86,6 +87,15 @@ def test_trainable_parameters_are_the_published_ones_with_an_effect(backbone, ca
     assert sorted(trainable) == sorted(name for names in own.values() for name in names)
     gradients = case.meta["training"]["grad_norm"]
     assert {name for name in own if not own[name]} == {name for name in gradients if gradients[name] is None}
+
+
+@every_backbone
+@both_forms
+def test_the_reference_loop_reproduces_the_recording(form, backbone, cases):
+    """What the benchmarks compare with is what the authors published, with LoRA merged and as it is attached."""
+    case = cases(backbone)
+    result = inference_disagreements(case.model(form, for_inference=True).eval(), case, run_reference)
+    assert agree(result), result
 
 
 def test_final_logits_do_not_depend_on_the_window_batch(cases):

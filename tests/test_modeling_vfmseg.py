@@ -5,77 +5,12 @@ import pickle
 
 import pytest
 import torch
-from conftest import disagreement
+from conftest import disagreement, lively
 from torch import nn
 from torch.nn import functional as F
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegModel
-from vfmseg_hf.inference_vfmseg import coarse_size
-
-
-def lively(model, factor: float = 60.0):
-    """Classifiers start near zero; scaled up, the logits and the certainty vary over the picture."""
-    for head in (model.coarse_head, model.refine_head):
-        head.classifier.weight.data.mul_(factor)
-    return model
-
-
-def balance_gate(model, pictures):
-    """Put theta and C_tau between the values that occur, so that some windows are kept and some refined."""
-    with torch.no_grad():
-        probability = model(pictures, refine=False).logits.softmax(1).amax(1)
-        model.config.confidence_threshold = float(probability.median())
-        model.config.certainty_threshold = float(model(pictures, refine=False).certainty.median())
-    return model
-
-
-def reference_inference(model, pixel_values, refine):
-    """Two-stage inference one picture and one window at a time, from the paper's text."""
-    config = model.config
-    height, width = pixel_values.shape[-2:]
-    size = coarse_size((height, width), config.coarse_size, 16)
-    small = F.interpolate(pixel_values, size=size, mode="bilinear", align_corners=False)
-    coarse = model.coarse_head(model.model(small).feature_maps)
-    coarse = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-    total, count = torch.zeros_like(coarse), torch.zeros(1, 1, height, width)
-
-    def starts(length):
-        last = max(length - config.window_size, 0)
-        return sorted({min(start, last) for start in range(0, last + config.window_stride, config.window_stride)})
-
-    for top in starts(height):
-        for left in starts(width):
-            rows, columns = slice(top, top + config.window_size), slice(left, left + config.window_size)
-            logits = coarse[..., rows, columns]
-            certain = (logits.softmax(1).amax(1) > config.confidence_threshold).float().mean()
-            if refine == "all" or (refine is not False and certain <= config.certainty_threshold):
-                h, w = logits.shape[-2:]
-                pad = (0, -w % 16, 0, -h % 16)
-                window = F.pad(pixel_values[..., rows, columns], pad, mode="replicate")
-                refined = model.refine_head(model.model(window).feature_maps, F.pad(logits, pad, mode="replicate"))
-                refined = F.interpolate(refined, size=window.shape[-2:], mode="bilinear", align_corners=False)
-                logits = refined[..., :h, :w]
-            total[..., rows, columns] += logits
-            count[..., rows, columns] += 1
-    return total / count
-
-
-@pytest.mark.parametrize("refine", [None, True, False, "all"])
-@pytest.mark.parametrize("size", [(112, 160), (96, 71), (17, 33), (40, 360)], ids=str)
-def test_inference_equals_one_window_at_a_time(size, refine, tiny_model):
-    pictures = torch.randn(2, 3, *size)
-    model = balance_gate(lively(tiny_model(window_batch_size=3)), pictures)
-    with torch.no_grad():
-        output = model(pictures, refine=refine)
-        expected = torch.cat([reference_inference(model, picture[None], refine) for picture in pictures])
-    assert output.logits.shape == (2, 19, *size)
-    assert disagreement(output.logits, expected, tolerance=1e-5) <= 1
-    if refine == "all":
-        assert output.refined.all()
-    elif refine is False:
-        assert not output.refined.any()
-    elif output.refined.numel() > 2:
-        assert 0 < output.refined.sum() < output.refined.numel(), "both kinds of windows should occur"
+from vfmseg_hf.resizing_vfmseg import coarse_size
 
 
 @pytest.mark.parametrize("size", [(512, 910), (360, 480), (17, 33), (64, 576)], ids=str)

@@ -20,7 +20,7 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from vfmseg_hf import VFMSegImageProcessor
+from vfmseg_hf import VFMSegImageProcessor, lora_config
 from vfmseg_hf.prediction import find_pictures, load_model, predict_files, predict_picture
 from vfmseg_hf.visualization import class_colours, distinct_colours
 
@@ -171,8 +171,9 @@ def test_labels_are_the_best_class_at_the_pictures_own_size(model_directory, tmp
 
 def test_coarse_pass_and_windows_are_the_models(loaded):
     model, processor = loaded
-    # A threshold in the middle of what occurs makes windows of both kinds.
-    model.config.confidence_threshold = float(np.median(predict_picture(model, processor, noise(100, 200)).confidence))
+    # A threshold in the middle of what occurs, between two steps of the confidence, makes windows of both kinds.
+    step = int(np.median(predict_picture(model, processor, noise(100, 200)).confidence))
+    model.config.confidence_threshold = (step + 0.5) / 255
     prediction = predict_picture(model, processor, noise(100, 200))
     pixel_values = processor(noise(100, 200), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -181,7 +182,7 @@ def test_coarse_pass_and_windows_are_the_models(loaded):
     assert 0 < prediction.refined.sum() < len(prediction.refined)
     assert np.array_equal(prediction.refined, prediction.certainty <= model.config.certainty_threshold)
     for (top, left, bottom, right), share in zip(prediction.windows, prediction.certainty, strict=True):
-        certain = prediction.confidence[top:bottom, left:right] > model.config.confidence_threshold
+        certain = prediction.confidence[top:bottom, left:right] > step
         assert certain.mean() == pytest.approx(share, abs=1e-3)
 
 
@@ -260,6 +261,64 @@ def test_a_full_disk_ends_the_run_without_half_files(loaded, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         list(predict_files(*loaded, find_pictures([path], "out"), tmp_path / "out"))
     assert files_below(tmp_path / "out") == ["labels/a.png"]
+
+
+@pytest.mark.parametrize("batch_size, num_workers", [(3, 0), (2, 2)])
+def test_batches_and_workers_give_the_same_files_in_order(loaded, tmp_path, batch_size, num_workers):
+    """Also with pictures of other sizes, broken ones and ones that the model refuses in the batch."""
+    folder = tmp_path / "in"
+    for number, size in enumerate([(64, 96), (97, 203), (64, 96), (192, 96), (64, 96)]):
+        saved(folder / f"{number}.png", noise(*size, seed=number))
+    (folder / "1b.png").write_bytes(b"no picture")
+    saved(folder / "2b.png", noise(3000, 1))
+    pictures = find_pictures([folder], "out")
+    alone = list(predict_files(*loaded, pictures, tmp_path / "alone"))
+    together = list(
+        predict_files(*loaded, pictures, tmp_path / "together", batch_size=batch_size, num_workers=num_workers)
+    )
+    assert together == alone
+    assert [bool(report.error) for report in alone] == [name in ("1b", "2b") for name in pictures.values()]
+    files = files_below(tmp_path / "alone")
+    assert files == files_below(tmp_path / "together") and len(files) == 15
+    for name in files:
+        first, second = (np.asarray(PIL.Image.open(tmp_path / kind / name)) for kind in ("alone", "together"))
+        assert np.mean(first != second) < 1e-3, name
+
+
+def test_results_are_written_while_the_next_picture_is_read(loaded, tmp_path):
+    """No more than a batch waits to be written."""
+    for number in range(5):
+        saved(tmp_path / "in" / f"{number}.png", noise(64, 96, seed=number))
+    reports = predict_files(
+        *loaded, find_pictures([tmp_path / "in"], "out"), tmp_path / "out", batch_size=1, num_workers=1
+    )
+    next(reports)
+    assert len(files_below(tmp_path / "out" / "labels")) < 5
+    reports.close()
+
+
+def test_lora_is_merged_to_predict(tiny_model, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    model = type(model).from_pretrained(tmp_path / "base")
+    model.add_adapter(lora_config(model.config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    VFMSegImageProcessor().save_pretrained(tmp_path / "adapter")
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = load_model(str(tmp_path / "adapter"), "cpu", dtype)[0]
+        assert not any("lora" in name for name, _ in loaded.named_parameters()) and loaded.dtype == dtype
+    assert (
+        load_model(str(tmp_path / "adapter"), "cpu", torch.int8)[0](torch.randn(1, 3, 64, 64)).logits.isfinite().all()
+    )
+    loaded = load_model(str(tmp_path / "adapter"), "cpu")[0]
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        adapted = model.eval()(picture, refine="all").logits
+        torch.testing.assert_close(loaded(picture, refine="all").logits, adapted, atol=1e-5, rtol=1e-4)
 
 
 # --- the script -------------------------------------------------------------------------------------------------------

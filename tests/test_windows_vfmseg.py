@@ -7,7 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from vfmseg_hf.heads_vfmseg import mask_features
-from vfmseg_hf.windows_vfmseg import draw_crop_box, merge_windows, plan_windows, select_windows, window_certainty
+from vfmseg_hf.windows_vfmseg import (
+    WindowAverage,
+    certain_pixels,
+    count_certain,
+    draw_crop_box,
+    plan_windows,
+    select_windows,
+    window_budget,
+    window_certainty,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +32,8 @@ def corner_order(boxes: list[list[int]]) -> list[tuple[int, ...]]:
 
 def decide(logits, case, keep_at_threshold=True, scope="batch"):
     boxes = plan_windows(*case["image"], case["window"], case["stride"])
-    certainty = window_certainty(logits, boxes, case["threshold"])
-    return boxes, select_windows(certainty, case["confidence"], keep_at_threshold, scope)
+    certainty = window_certainty(count_certain(certain_pixels(logits, case["threshold"]), boxes), boxes, scope)
+    return boxes, select_windows(certainty, case["confidence"], keep_at_threshold)
 
 
 def test_recorded_decisions(gate):
@@ -58,10 +67,14 @@ def test_recorded_overlap_average(gate):
     case = next(case for case in meta["decision_cases"] if case["name"] == "overlap")
     logits = tensors["overlap"]
     boxes, refined = decide(logits, case)
-    numbers = refined.nonzero().tolist()
-    zeros = torch.zeros(len(numbers), logits.shape[1], case["window"], case["window"])
-    merged = merge_windows(logits, [(numbers, zeros)], boxes, refined)
-    torch.testing.assert_close(merged, tensors["overlap_result_refined_zero"], atol=1e-6, rtol=1e-6)
+    merged = []
+    for picture, decisions in zip(logits, refined.tolist(), strict=True):
+        average = WindowAverage(picture, boxes, decisions)
+        for box, is_refined in zip(boxes, decisions, strict=True):
+            if is_refined:
+                average.add(box, torch.zeros(logits.shape[1], case["window"], case["window"]))
+        merged.append(average.finish())
+    torch.testing.assert_close(torch.stack(merged), tensors["overlap_result_refined_zero"], atol=1e-6, rtol=1e-6)
 
 
 def test_recorded_crop_offsets(gate):
@@ -112,7 +125,7 @@ def test_certainty_counts_pixels():
     """Against a loop over the pixels, with probabilities that straddle the threshold."""
     logits = torch.randn(2, 3, 13, 21) * 2
     boxes = plan_windows(13, 21, 8, 5)
-    certainty = window_certainty(logits, boxes, 0.6)
+    certainty = window_certainty(count_certain(certain_pixels(logits, 0.6), boxes), boxes)
     for picture in range(2):
         for number, (top, left, bottom, right) in enumerate(boxes):
             top_probability = logits[picture, :, top:bottom, left:right].softmax(0).amax(0)
@@ -121,26 +134,53 @@ def test_certainty_counts_pixels():
     assert 0 < certainty.min() < certainty.max() < 1
 
 
-def test_merge_averages_with_equal_weight():
-    coarse = torch.randn(2, 4, 11, 17)
-    boxes = plan_windows(11, 17, 8, 6)
-    refined = torch.rand(2, len(boxes)) > 0.5
-    numbers = refined.nonzero().tolist()
-    windows = torch.randn(len(numbers), 4, 8, 8)
-    merged = merge_windows(coarse, [(numbers[:3], windows[:3]), (numbers[3:], windows[3:])], boxes, refined)
-    total, count = torch.zeros_like(coarse), torch.zeros(2, 1, 11, 17)
-    for picture in range(2):
-        for number, (top, left, bottom, right) in enumerate(boxes):
-            part = coarse[picture, :, top:bottom, left:right]
-            if refined[picture, number]:
-                part = windows[numbers.index([picture, number])]
-            total[picture, :, top:bottom, left:right] += part
-            count[picture, :, top:bottom, left:right] += 1
-    assert 0 < refined.sum() < refined.numel()
-    torch.testing.assert_close(merged, total / count)
+@pytest.mark.parametrize("in_strips", [False, True])
+def test_average_has_equal_weights(in_strips):
+    coarse = torch.randn(4, 23, 17)
+    boxes = plan_windows(23, 17, 8, 6)
+    refined = (torch.rand(len(boxes)) > 0.5).tolist()
+    windows = torch.randn(len(boxes), 4, 8, 8)
+    total, count = torch.zeros_like(coarse), torch.zeros(1, 23, 17)
+    for (top, left, bottom, right), is_refined, window in zip(boxes, refined, windows, strict=True):
+        total[:, top:bottom, left:right] += window if is_refined else coarse[:, top:bottom, left:right]
+        count[:, top:bottom, left:right] += 1
+    assert 0 < sum(refined) < len(refined)
+
+    average = WindowAverage(coarse[:, :8] if in_strips else coarse, boxes, refined)
+    done, last_top = [], 0
+    for (top, left, bottom, right), is_refined, window in zip(boxes, refined, windows, strict=True):
+        if in_strips and top > last_top:
+            done.append(average.pop(top))
+            average.extend(coarse[:, average.bottom : bottom])
+            last_top = top
+        if is_refined:
+            average.add((top, left, bottom, right), window)
+    done.append(average.finish())
+    assert len(done) == (4 if in_strips else 1)
+    torch.testing.assert_close(torch.cat(done, dim=1), total / count)
 
 
 def test_scope_decides_alone_or_together():
-    certainty = torch.tensor([[0.9, 0.2], [0.6, 0.4]])
-    assert select_windows(certainty, 0.7, False, "image").tolist() == [[False, True], [True, True]]
-    assert select_windows(certainty, 0.7, False, "batch").tolist() == [[False, True], [False, True]]
+    boxes = [(0, 0, 5, 2), (0, 2, 5, 4)]
+    counts = torch.tensor([[9, 2], [6, 4]], dtype=torch.int32)
+    alone, together = (window_certainty(counts, boxes, scope) for scope in ("image", "batch"))
+    assert select_windows(alone, 0.7, False).tolist() == [[False, True], [True, True]]
+    assert select_windows(together, 0.7, False).tolist() == [[False, True], [False, True]]
+    at_threshold = torch.tensor([[1, 1], [1, 1], [1, 2]], dtype=torch.int32)  # 0.1 is no sum of rounded shares
+    assert select_windows(window_certainty(at_threshold, boxes, "batch"), 0.1, True)[0].tolist() == [False, False]
+
+
+def test_budget_takes_the_least_certain_first():
+    certainty = torch.tensor([[0.5, 0.1, 0.9, 0.1, 0.3], [0.9, 0.9, 0.9, 0.9, 0.2]])
+    two = [[False, True, False, True, False], [False, False, False, False, True]]
+    assert select_windows(certainty, 0.7, False, budget=2).tolist() == two
+    assert select_windows(certainty, 0.7, False, budget=1)[0].tolist() == [False, True, False, False, False]
+    assert not select_windows(certainty, 0.7, False, budget=0).any()
+    everything = select_windows(certainty, 0.7, False)
+    assert torch.equal(select_windows(certainty, 0.7, False, budget=99), everything)
+
+
+def test_budget_is_a_number_or_a_share():
+    assert window_budget(None, 18) is None and window_budget(7, 18) == 7
+    assert [window_budget(share, 100) for share in (0.0, 0.29, 0.5, 1.0)] == [0, 29, 50, 100]
+    assert window_budget(0.5, 3) == 1

@@ -16,8 +16,8 @@ from .modeling_vfmseg import (
     VFMSegForSemanticSegmentation,
     VFMSegModel,
     VFMSegPreTrainedModel,
-    VFMSegSemanticSegmenterOutput,
 )
+from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ __all__ = [
     "VFMSegForSemanticSegmentation",
     "VFMSegImageProcessor",
     "VFMSegImageProcessorPil",
+    "VFMSegLabelMap",
     "VFMSegModel",
     "VFMSegPreTrainedModel",
     "VFMSegSemanticSegmenterOutput",

@@ -25,10 +25,20 @@ def check_pixel_values(
             f"pictures must be at least one patch ({minimum} pixels) high and wide, got "
             f"{pixel_values.shape[-2]}x{pixel_values.shape[-1]}; enlarge them first"
         )
-    if finite and not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
-        bad = (~torch.isfinite(pixel_values)).flatten(1).sum(1).tolist()
+    if finite and not torch.compiler.is_compiling():
+        check_unusable_pixels(unusable_pixels(pixel_values).tolist())
+
+
+def unusable_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
+    """How many values of each picture are NaN or infinite: `int64` `[B]`, on the pictures' device."""
+    return (~torch.isfinite(pixel_values)).flatten(1).sum(1)
+
+
+def check_unusable_pixels(counts: list[int]) -> None:
+    """Raise a `ValueError` unless the counts of [`unusable_pixels`] are zero."""
+    if any(counts):
         raise ValueError(
-            f"pixel_values hold NaN or infinite values (per picture of the batch: {bad}); check the decoding and "
+            f"pixel_values hold NaN or infinite values (per picture of the batch: {counts}); check the decoding and "
             "normalisation of these pictures"
         )
 

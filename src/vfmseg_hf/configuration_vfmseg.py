@@ -138,7 +138,10 @@ class VFMSegConfig(PreTrainedConfig):
         certainty_threshold (`float`, defaults to 0.8):
             *C_tau*: a window is kept as it is if more than this share of its pixels is certain.
         window_batch_size (`int`, *optional*):
-            Windows refined at once in inference. Default: 4.
+            Windows refined at once in inference. Default: as the free memory has it, within what makes it faster.
+        refine_budget (`int` or `float`, *optional*):
+            At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
+            least certain first: a bound on the time that a picture takes. Default: no limit.
         semantic_loss_ignore_index (`int`, defaults to 255):
             Label id that no loss counts.
         coarse_mode (`"whole"` or `"sliding"`, defaults to `"whole"`):
@@ -209,6 +212,7 @@ class VFMSegConfig(PreTrainedConfig):
     confidence_threshold: float | int = 0.968
     certainty_threshold: float | int = 0.8
     window_batch_size: int | None = None
+    refine_budget: int | float | None = None
     semantic_loss_ignore_index: int = 255
     coarse_mode: Literal["whole", "sliding"] = "whole"
     loss_normalization: Literal["valid", "all"] = "valid"
@@ -403,6 +407,7 @@ class VFMSegConfig(PreTrainedConfig):
             )
         if self.window_batch_size is not None:
             _check(self, "window_batch_size", self.window_batch_size >= 1, "at least 1, or None")
+        check_refine_budget(self.refine_budget)
         sizes = [self.coarse_size] if isinstance(self.coarse_size, int) else list(self.coarse_size)
         valid = [nearest_multiple(size, self.patch_size) for size in sizes]
         if (len(sizes) != 2 and not isinstance(self.coarse_size, int)) or sizes != valid:
@@ -425,6 +430,22 @@ class VFMSegConfig(PreTrainedConfig):
 def _check(config: VFMSegConfig, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {expected}, got {getattr(config, name)}")
+
+
+def check_refine_budget(budget: int | float | None) -> None:
+    """Raise a `ValueError` unless `budget` is a number of windows, a share of them, or `None`."""
+    if budget is None:
+        return
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget >= 0:
+        raise ValueError(
+            "refine_budget must be a number of windows (int, at least 0), a share of them (float, 0..1), or None for "
+            f"no limit, got {budget!r}; 0 refines none"
+        )
+    if isinstance(budget, float) and budget > 1:
+        raise ValueError(
+            f"refine_budget={budget!r} is a float and so a share of the windows, at most 1.0; a number of windows is "
+            "an int"
+        )
 
 
 def check_backbone_type(backbone_config: dict) -> None:

@@ -1,26 +1,28 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """VFMSeg: a vision foundation model with a coarse head (VFMNet) and a mask-guided refine head (MGRNet)."""
 
-import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput, ModelOutput
-from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ADAPTER_CONFIG_NAME
+from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
-from .configuration_vfmseg import VFMSegConfig, check_field_names, nearest_multiple, preset_fields
+from .configuration_vfmseg import (
+    VFMSegConfig,
+    check_field_names,
+    check_refine_budget,
+    nearest_multiple,
+    preset_fields,
+)
 from .encoders_vfmseg import get_encoder_family
 from .foundation_vfmseg import (
     ENCODER_PREFIX,
@@ -30,101 +32,13 @@ from .foundation_vfmseg import (
     place_of_weights,
     pop_hub_kwargs,
 )
-from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
-from .inference_vfmseg import two_stage_inference
+from .heads_vfmseg import VFMSegCoarseHead, VFMSegRefineHead
+from .inference_vfmseg import ACCUMULATORS, two_stage_inference
+from .label_maps_vfmseg import segment_pictures
 from .objective_vfmseg import joint_objective, segmentation_loss
+from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 from .presets_vfmseg import get_preset
-
-
-@dataclass
-class VFMSegSemanticSegmenterOutput(ModelOutput):
-    """
-    Output of [`VFMSegForSemanticSegmentation`].
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` are given):
-            content loss + lambda * detail loss.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, height, width)`):
-            Final logits at the size of `pixel_values`. In training mode the refine head's raw logits of the crop,
-            `(batch_size, num_labels, crop_height / 16, crop_width / 16)`.
-        coarse_logits (`torch.FloatTensor` of shape `(batch_size, num_labels, coarse_height / 4, coarse_width / 4)`):
-            The coarse head's raw logits. With `coarse_mode="sliding"` merged at the size of the coarse picture.
-        content_loss, detail_loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` are given):
-            Cross entropy of the coarse and of the final (in training: crop) logits.
-        windows (`torch.LongTensor` of shape `(batch_size, num_windows, 4)`):
-            The windows as (top, left, bottom, right) in pixels of `pixel_values`, exclusive ends; the same for each
-            picture. In training mode the crop box.
-        certainty (`torch.FloatTensor` of shape `(batch_size, num_windows)`, eval mode only):
-            Share of each window's pixels whose best coarse class is more probable than *theta*, in 0..1.
-        refined (`torch.BoolTensor` of shape `(batch_size, num_windows)`, eval mode only):
-            Which windows the refine head has redone.
-        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Those of the encoder in the coarse pass, when asked for. None with `coarse_mode="sliding"`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    coarse_logits: torch.FloatTensor | None = None
-    content_loss: torch.FloatTensor | None = None
-    detail_loss: torch.FloatTensor | None = None
-    windows: torch.LongTensor | None = None
-    certainty: torch.FloatTensor | None = None
-    refined: torch.BoolTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class VFMSegPreTrainedModel(PreTrainedModel):
-    config_class = VFMSegConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _no_split_modules = ["VFMSegRefineLayer"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Classifiers, coarse fusion and mask token as published; everything else as torch initialises it."""
-        if isinstance(module, VFMSegClassifier):
-            init.normal_(module.weight, std=0.01)
-            init.zeros_(module.bias)
-        elif isinstance(module, VFMSegCoarseFusion):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                # torch counts the inputs of a transposed convolution by the second axis of its weight as well.
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, VFMSegRefineHead):
-            init.normal_(module.mask_token)
-        else:
-            super()._init_weights(module)
-
-    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
-        """
-        As [`~PreTrainedModel.save_pretrained`], but key names are written as the modules have them.
-
-        Trainer resumes with a plain `load_state_dict`, which knows nothing of the encoders' historical names that
-        `save_original_format=True` would write.
-
-        Raises:
-            ValueError: if peft's layers are in the model, or an adapter in the directory.
-        """
-        if any(".base_layer." in name for name, _ in self.named_parameters()):
-            raise ValueError(
-                "peft's layers are in this model, but it is not the one that they were attached to. Save that one: a "
-                "PeftModel with vfmseg_hf.save_adapter(peft_model, directory), a segmentation model with its own "
-                "save_pretrained; or call merge_and_unload() on it first"
-            )
-        if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
-            # Loading would find both and put the adapter on weights that it was not trained on.
-            raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+from .pretrained_vfmseg import VFMSegPreTrainedModel
 
 
 class VFMSegModel(VFMSegPreTrainedModel):
@@ -247,6 +161,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     # The file or Hub id that holds the encoder's weights as they are, and their fingerprint: the base of an adapter.
     adapter_base: str | None = None
     adapter_base_fingerprint: str | None = None
+
+    # Windows at once that fit into memory, once more have not; and whether batches of windows have one shape.
+    window_batch_limit: int | None = None
+    windows_are_compiled: bool = False
 
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
@@ -432,6 +350,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         labels: torch.LongTensor | None = None,
         refine: bool | str | None = None,
         detail_crop_box: tuple[int, int, int, int] | None = None,
+        refine_budget: int | float | None = None,
+        accumulator: Literal["device", "cpu", "half"] = "device",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -448,37 +368,121 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             detail_crop_box (`tuple[int]`, *optional*, training mode only):
                 (top, left, bottom, right) of the refine head's crop instead of a random one: its height and width in
                 multiples of `config.patch_size`, its offsets even.
+            refine_budget (`int` or `float`, *optional*, eval mode only):
+                At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
+                least certain first. Default: `config.refine_budget`.
+            accumulator (`"device"`, `"cpu"` or `"half"`, defaults to `"device"`, eval mode only):
+                Where `logits` are, for pictures too large for the device: `"cpu"` in the machine's memory, `"half"` on
+                the device in float16. The average is computed in float32 on the device in any case. Labels alone take
+                less memory still: [`segment`](VFMSegForSemanticSegmentation.segment).
             output_hidden_states, output_attentions, return_dict: as everywhere in transformers.
 
         Raises:
             ValueError: on inputs that do not fit (channels, sizes, label ids, non-finite pixels); the message names
                 the value and what would be right.
         """
-        check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size, finite=True)
+        # In eval mode the pixels are checked where inference waits for the device anyway.
+        check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size, finite=self.training)
         if labels is not None:
             check_labels(labels, pixel_values, self.config)
         if self.training:
             if labels is None:
                 raise ValueError("labels are needed in training mode; call model.eval() for predictions without them")
             return VFMSegSemanticSegmenterOutput(**joint_objective(self, pixel_values, labels, detail_crop_box))
-        if not (refine is None or isinstance(refine, bool) or refine == "all"):
-            raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
+        if accumulator not in ACCUMULATORS:
+            raise ValueError(f"accumulator must be one of {ACCUMULATORS}, got {accumulator!r}")
+        refine_budget = self._refine_budget(refine, refine_budget)
         encoder_kwargs = {
             key: value
             for key, value in (("output_hidden_states", output_hidden_states), ("output_attentions", output_attentions))
             if value is not None
         }
-        fields = two_stage_inference(self, pixel_values, refine, encoder_kwargs)
+        fields = two_stage_inference(self, pixel_values, refine, refine_budget, accumulator, encoder_kwargs)
         if labels is not None:
             content_loss = segmentation_loss(fields["coarse_logits"], labels, self.config)
-            detail_loss = segmentation_loss(fields["logits"], labels, self.config)
+            detail_loss = segmentation_loss(fields["logits"].to(labels.device), labels, self.config)
             loss = content_loss + self.config.detail_loss_weight * detail_loss
             fields.update(loss=loss, content_loss=content_loss, detail_loss=detail_loss)
         return VFMSegSemanticSegmenterOutput(**fields)
 
+    @torch.no_grad()
+    def segment(
+        self,
+        pictures: torch.Tensor | Sequence[torch.Tensor],
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        refine: bool | str | None = None,
+        refine_budget: int | float | None = None,
+        in_strips: bool = False,
+    ) -> list[VFMSegLabelMap]:
+        """
+        Label maps of pictures, the same as those of `forward`'s logits, computed where the model is.
+
+        Args:
+            pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
+                Normalised pictures, of different sizes if need be; their windows are refined in common batches.
+            target_sizes (`list[tuple[int, int]]`, *optional*):
+                Height and width of each label map, for instance the picture's before it was resized.
+            refine, refine_budget: as in `forward`.
+            in_strips (`bool`, defaults to `False`):
+                Whether to finish pictures from top to bottom and keep nothing of the finished rows but labels. It
+                takes the least memory, for one picture after the other; labels have the pictures' sizes then.
+
+        Raises:
+            ValueError: on inputs that do not fit; the message names the value and what would be right.
+
+        Example:
+
+        ```python
+        >>> result = model.segment(processor(image, return_tensors="pt")["pixel_values"], [image.size[::-1]])[0]
+        >>> result.labels.cpu().numpy()
+        ```
+        """
+        if self.training:
+            raise ValueError("segment needs the model in eval mode; call model.eval() first")
+        if in_strips and target_sizes is not None:
+            raise ValueError("in_strips finishes labels at the pictures' sizes: leave target_sizes out")
+        if target_sizes is not None and len(target_sizes) != len(pictures):
+            raise ValueError(f"got {len(target_sizes)} target sizes for {len(pictures)} pictures; give one for each")
+        refine_budget = self._refine_budget(refine, refine_budget)
+        for picture in pictures:
+            check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
+        return segment_pictures(self, list(pictures), target_sizes, refine, refine_budget, in_strips)
+
+    def refine_windows(self, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """
+        The second stage on a batch of windows.
+
+        Args:
+            windows (`torch.Tensor` of shape `(batch_size, 3, height, width)`): cut from the picture, whole patches.
+            context (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): coarse logits of the same area.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_labels, height / 16, width / 16)`: logits.
+        """
+        return self.refine_head(self.model(windows, return_dict=True).feature_maps, context)
+
+    def compile_windows(self, **options) -> None:
+        """
+        Compile the second stage; from then on every batch has `window_batch_size` windows, so that one graph does.
+
+        Args:
+            options: those of `torch.compile`, e.g. `mode="reduce-overhead"` for CUDA graphs.
+        """
+        self.refine_windows = torch.compile(type(self).refine_windows.__get__(self), dynamic=False, **options)
+        self.windows_are_compiled = True
+
+    def _refine_budget(self, refine: bool | str | None, refine_budget: int | float | None) -> int | float | None:
+        """The budget in force, after a check of both arguments."""
+        if not (refine is None or isinstance(refine, bool) or refine == "all"):
+            raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
+        refine_budget = self.config.refine_budget if refine_budget is None else refine_budget
+        check_refine_budget(refine_budget)
+        return refine_budget
+
 
 __all__ = [
     "VFMSegForSemanticSegmentation",
+    "VFMSegLabelMap",
     "VFMSegModel",
     "VFMSegPreTrainedModel",
     "VFMSegSemanticSegmenterOutput",

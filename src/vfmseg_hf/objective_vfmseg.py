@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
-from .inference_vfmseg import resize_bilinear
+from .resizing_vfmseg import resize_bilinear
 from .windows_vfmseg import Box, draw_crop_box
 
 

@@ -2,8 +2,9 @@
 """From picture files to label maps, overlays and panels on disk; what `scripts/predict.py` runs."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from .configuration_vfmseg import VFMSegConfig
 from .files import encode_picture, write_file
 from .image_inputs_vfmseg import open_picture, picture_to_tensor
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
-from .inference_vfmseg import resize_bilinear
+from .label_maps_vfmseg import label_map
 from .labels import IGNORE_INDEX
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
+from .quantization import quantize_int8
 from .visualization import class_colours, label_image, overlay_image, panel_image
 
 
@@ -36,7 +38,7 @@ class Prediction:
         picture: the input as RGB, upright, of its own size.
         labels: class ids of the picture's pixels, `[picture height, picture width]`.
         coarse_labels: class ids after the coarse pass, `[height, width]` at the size that the model saw.
-        confidence: coarse probability of each pixel's best class, floats `[height, width]` in 0..1.
+        confidence: coarse probability of each pixel's best class, `uint8` `[height, width]`, 255 for 1.
         windows: `[N, 4]`, (top, left, bottom, right) in pixels of `confidence`, exclusive ends.
         certainty: floats `[N]` in 0..1.
         refined: bools `[N]`.
@@ -129,18 +131,20 @@ def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
 
 
 def load_model(
-    name_or_path: str, device: str = "auto"
+    name_or_path: str, device: str = "auto", dtype: torch.dtype = torch.float32
 ) -> tuple[VFMSegForSemanticSegmentation, VFMSegImageProcessorMixin]:
     """
-    A model ready to predict, and its image processor.
+    A model ready to predict, and its image processor. LoRA is folded into the encoder, which takes less work.
 
     Args:
         name_or_path: directory or Hub id with both.
         device: as torch names it, or `"auto"` for the machine's accelerator, if it has one.
+        dtype: what the model computes in; windows are averaged in float32 in any case. `torch.int8`, on a CPU only:
+            linear layers in 8 bits ([`quantize_int8`]).
 
     Raises:
         `ValueError`: there is no such model, it is not a VFMSeg model, it has more than 255 classes, or the device is
-            not available.
+            not available or does not compute in `dtype`.
     """
     if device == "auto":
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -160,10 +164,55 @@ def load_model(
         raise ValueError(
             f"{name_or_path} has {model.config.num_labels} classes; label maps as 8-bit pictures hold {IGNORE_INDEX}"
         )
-    return model.to(device).eval(), processor
+    if model._hf_peft_config_loaded:
+        model.merge_and_unload()  # before the weights are rounded
+    model = model.to(device).eval()
+    return quantize_int8(model) if dtype == torch.int8 else model.to(dtype), processor
+
+
+@dataclass
+class PreparedPicture:
+    """A picture as RGB, upright, of its own size, and what the model sees of it, `[3, height, width]`."""
+
+    picture: Image.Image
+    pixel_values: torch.Tensor
+
+
+def prepare_picture(processor: VFMSegImageProcessorMixin, image: Image.Image) -> PreparedPicture:
+    """
+    Turn upright, resize and normalise: what a loader's workers do while the device computes.
+
+    Raises:
+        `ValueError`: if the image processor does not take the picture.
+    """
+    # The processor's own reading of the file, so that the picture shown is the one that was segmented.
+    picture = Image.fromarray(picture_to_tensor(image).permute(1, 2, 0).numpy())
+    return PreparedPicture(picture, processor(image, return_tensors="pt")["pixel_values"][0])
 
 
 @torch.inference_mode()
+def predict_pictures(
+    model: VFMSegForSemanticSegmentation, prepared: Sequence[PreparedPicture], refine: bool | str = True
+) -> list[Prediction]:
+    """
+    Segment several pictures, of different sizes if need be, at their own sizes.
+
+    Args:
+        model: in eval mode.
+        prepared: from [`prepare_picture`].
+        refine: as for the model's `forward`.
+    """
+    inputs = [item.pixel_values.to(model.device, model.dtype, non_blocking=True) for item in prepared]
+    results = model.segment(inputs, [item.picture.size[::-1] for item in prepared], refine)
+    predictions = []
+    for item, result in zip(prepared, results, strict=True):
+        coarse_labels, confidence = label_map(result.coarse_logits, item.pixel_values.shape[-2:])
+        maps = (maps.cpu().numpy() for maps in (result.labels, coarse_labels, confidence))
+        gate = (np.array(values) for values in (result.windows, result.certainty, result.refined))
+        predictions.append(Prediction(item.picture, *maps, *gate))
+    return predictions
+
+
 def predict_picture(
     model: VFMSegForSemanticSegmentation,
     processor: VFMSegImageProcessorMixin,
@@ -178,23 +227,23 @@ def predict_picture(
         image: of any mode that the image processor takes; its EXIF orientation is applied.
         refine: as for the model's `forward`.
     """
-    pixel_values = processor(image, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
-    # The processor's own reading of the file, so that the picture shown is the one that was segmented.
-    picture = Image.fromarray(picture_to_tensor(image).permute(1, 2, 0).numpy())
-    outputs = model(pixel_values, refine=refine)
-    outputs.logits = outputs.logits.float()  # resized in half precision, classes would tie along every border
-    labels = processor.post_process_semantic_segmentation(outputs, [picture.size[::-1]])[0]
-    coarse = resize_bilinear(outputs.coarse_logits[:1].float(), pixel_values.shape[-2:]).softmax(dim=1)
-    confidence, coarse_labels = coarse[0].max(dim=0)
-    return Prediction(
-        picture=picture,
-        labels=labels.cpu().numpy(),
-        coarse_labels=coarse_labels.cpu().numpy(),
-        confidence=confidence.cpu().numpy(),
-        windows=outputs.windows[0].cpu().numpy(),
-        certainty=outputs.certainty[0].cpu().numpy(),
-        refined=outputs.refined[0].cpu().numpy(),
-    )
+    return predict_pictures(model, [prepare_picture(processor, image)], refine)[0]
+
+
+class PictureFiles(torch.utils.data.Dataset):
+    """Picture files, decoded and prepared: a [`PreparedPicture`], or in words why there is none."""
+
+    def __init__(self, paths: Sequence[Path], processor: VFMSegImageProcessorMixin):
+        self.paths, self.processor = paths, processor
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> PreparedPicture | str:
+        try:
+            return prepare_picture(self.processor, open_picture(self.paths[index]))
+        except (OSError, ValueError) as error:
+            return str(error)
 
 
 def predict_files(
@@ -203,31 +252,71 @@ def predict_files(
     pictures: Mapping[Path, str],
     output: str | os.PathLike,
     refine: bool | str = True,
+    batch_size: int = 1,
+    num_workers: int = 0,
 ) -> Iterator[PictureReport]:
     """
-    Segment picture files one by one and write `labels/`, `overlays/` and `panels/` under `output`.
+    Segment picture files and write `labels/`, `overlays/` and `panels/` under `output`.
 
     Args:
         pictures: files and the names of their results, from [`find_pictures`].
         output: folder to write to; made where it is missing, files of the same names are replaced.
         refine: as for the model's `forward`.
+        batch_size: pictures segmented together; the results are the same.
+        num_workers: processes that decode and resize pictures while the model computes, and threads that draw and
+            encode results. With 0 nothing is done beside the model's work.
 
     Yields:
-        One [`PictureReport`] per file. A picture that cannot be read or segmented gets an `error` and no results.
+        One [`PictureReport`] per file, in order. A picture that cannot be read or segmented gets an `error` and no
+        results.
 
     Raises:
         `OSError`: the results cannot be written.
     """
-    for path, name in pictures.items():
-        try:
-            prediction = predict_picture(model, processor, open_picture(path), refine)
-            files = render_files(prediction, name, path.name, model.config)
-        except (OSError, ValueError, torch.OutOfMemoryError) as error:
-            yield PictureReport(path, error=str(error))
-            continue
-        for relative, content in files.items():
-            write_file(Path(output) / relative, content)
-        yield PictureReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
+    paths = list(pictures)
+    loader = torch.utils.data.DataLoader(
+        PictureFiles(paths, processor), batch_size, num_workers=min(num_workers, len(paths) - 1), collate_fn=list
+    )
+    remaining, saving = iter(paths), deque()
+    with ThreadPoolExecutor(max(num_workers, 1)) as threads:
+        for batch in loader:
+            for prediction, path in zip(predict_what_can_be(model, batch, refine), remaining, strict=False):
+                saving.append(threads.submit(save_prediction, prediction, path, pictures[path], output, model.config))
+            # One batch is drawn and encoded while the next is computed; more would pile up.
+            while len(saving) > (batch_size if num_workers else 0):
+                yield saving.popleft().result()
+        while saving:
+            yield saving.popleft().result()
+
+
+def save_prediction(
+    prediction: Prediction | str, path: Path, name: str, output: str | os.PathLike, config: VFMSegConfig
+) -> PictureReport:
+    """Draw and write the results of a picture, unless there is only a reason why it has none."""
+    if isinstance(prediction, str):
+        return PictureReport(path, error=prediction)
+    try:
+        files = render_files(prediction, name, path.name, config)
+    except (OSError, ValueError) as error:
+        return PictureReport(path, error=str(error))
+    for relative, content in files.items():
+        write_file(Path(output) / relative, content)
+    return PictureReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
+
+
+def predict_what_can_be(
+    model: VFMSegForSemanticSegmentation, batch: Sequence[PreparedPicture | str], refine: bool | str
+) -> list[Prediction | str]:
+    """The predictions of a batch's pictures; in words why not, for those that fail alone or were not read at all."""
+    good = [item for item in batch if not isinstance(item, str)]
+    try:
+        predictions = iter(predict_pictures(model, good, refine) if good else [])
+    except (ValueError, torch.OutOfMemoryError) as error:
+        if len(good) == 1:
+            predictions = iter([str(error)])
+        else:
+            predictions = iter([predict_what_can_be(model, [item], refine)[0] for item in good])
+    return [item if isinstance(item, str) else next(predictions) for item in batch]
 
 
 def draw_panel(
@@ -237,7 +326,7 @@ def draw_panel(
     return panel_image(
         prediction.picture,
         prediction.coarse_labels,
-        prediction.confidence,
+        prediction.confidence / np.float32(255),
         prediction.windows,
         prediction.certainty,
         prediction.refined,

@@ -5,7 +5,6 @@ A box is (top, left, bottom, right) in pixels with exclusive ends.
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 
@@ -32,28 +31,65 @@ def plan_windows(height: int, width: int, window_size: int, stride: int) -> list
     ]
 
 
-def window_certainty(coarse_logits: torch.Tensor, boxes: list[Box], confidence_threshold: float) -> torch.Tensor:
+def grid_spans(boxes: list[Box]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(top, bottom) of each row of windows and (left, right) of each column, in order, of [`plan_windows`]' boxes."""
+    rows = sorted({(top, bottom) for top, _, bottom, _ in boxes})
+    columns = sorted({(left, right) for _, left, _, right in boxes})
+    return rows, columns
+
+
+def certain_pixels(coarse_logits: torch.Tensor, confidence_threshold: float) -> torch.Tensor:
     """
-    Certainty C_k of every window: the share of its pixels whose best class has a probability above *theta*.
+    Pixels whose best class has a probability above *theta*; the comparison is strict.
 
     Args:
-        coarse_logits (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): at the picture's size.
-        boxes: windows inside the picture.
-        confidence_threshold: *theta*; the comparison is strict.
+        coarse_logits (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`).
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, height, width)`, bool.
+    """
+    return coarse_logits.float().softmax(dim=1).amax(dim=1) > confidence_threshold
+
+
+def count_certain(certain: torch.Tensor, boxes: list[Box]) -> torch.Tensor:
+    """
+    How many pixels of every window are certain: integers, so that no decision depends on the order of a sum.
+
+    They are counted by columns of windows first: what is kept is a number per row of pixels and column of windows.
+
+    Args:
+        certain (`torch.Tensor` of shape `(batch_size, height, width)`): bool, from [`certain_pixels`].
+        boxes: the windows of [`plan_windows`].
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, len(boxes))`, int32.
+    """
+    rows, columns = grid_spans(boxes)
+    by_column = torch.stack([certain[:, :, left:right].sum(2, dtype=torch.int32) for left, right in columns], dim=2)
+    counts = [by_column[:, top:bottom].sum(1, dtype=torch.int32) for top, bottom in rows]
+    return torch.stack(counts, dim=1).flatten(1)
+
+
+def window_certainty(counts: torch.Tensor, boxes: list[Box], scope: str = "image") -> torch.Tensor:
+    """
+    Certainty C_k of every window: the share of its pixels that are certain.
+
+    Args:
+        counts (`torch.Tensor` of shape `(batch_size, len(boxes))`): from [`count_certain`].
+        scope: `"image"`, or `"batch"` for the share in all pictures of the batch, the same for each.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, len(boxes))`, float32 in 0..1.
     """
-    certain = coarse_logits.float().softmax(dim=1).amax(dim=1) > confidence_threshold
-    # Counts by inclusion-exclusion on a summed-area table: integers, so that no window's share depends on rounding.
-    table = torch.nn.functional.pad(certain.to(torch.int32).cumsum(1).cumsum(2), (1, 0, 1, 0))
-    top, left, bottom, right = torch.tensor(boxes, device=table.device).unbind(1)
-    counts = table[:, bottom, right] - table[:, top, right] - table[:, bottom, left] + table[:, top, left]
-    return counts.float() / ((bottom - top) * (right - left)).float()
+    top, left, bottom, right = boxes[0]
+    area = (bottom - top) * (right - left)  # all windows of a picture have one size
+    if scope == "batch":
+        return (counts.sum(dim=0, keepdim=True).float() / (len(counts) * area)).expand_as(counts)
+    return counts.float() / area
 
 
 def select_windows(
-    certainty: torch.Tensor, certainty_threshold: float, keep_at_threshold: bool, scope: str
+    certainty: torch.Tensor, certainty_threshold: float, keep_at_threshold: bool, budget: int | None = None
 ) -> torch.Tensor:
     """
     Which windows to refine: those that are not certain enough (C_k against C_tau).
@@ -62,48 +98,84 @@ def select_windows(
         certainty (`torch.Tensor` of shape `(batch_size, num_windows)`): from [`window_certainty`].
         certainty_threshold: C_tau.
         keep_at_threshold: whether a window with exactly C_tau is kept.
-        scope: `"image"`, or `"batch"` to decide by the mean over the pictures of a batch, for all of them alike.
+        budget: at most so many windows per picture, the least certain first; of equals the first in reading order.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, num_windows)`, bool; True where the window is refined.
     """
-    if scope == "batch":
-        certainty = certainty.mean(dim=0, keepdim=True).expand_as(certainty)
-    kept = certainty >= certainty_threshold if keep_at_threshold else certainty > certainty_threshold
-    return ~kept
+    refined = ~(certainty >= certainty_threshold if keep_at_threshold else certainty > certainty_threshold)
+    return refined if budget is None else refined & (certainty_ranks(certainty) < budget)
 
 
-def merge_windows(
-    coarse_logits: torch.Tensor,
-    refined_logits: Iterable[tuple[list[list[int]], torch.Tensor]],
-    boxes: list[Box],
-    refined: torch.Tensor,
-) -> torch.Tensor:
+def certainty_ranks(certainty: torch.Tensor) -> torch.Tensor:
+    """Place of every window in the order from the least to the most certain, 0-based, `[B, num_windows]`."""
+    return certainty.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def window_budget(budget: int | float | None, num_windows: int) -> int | None:
+    """How many windows of a picture may be refined: their number (`int`), or a share of all (`float`), rounded down."""
+    return int(budget * num_windows + 1e-6) if isinstance(budget, float) else budget  # 0.29 * 100 is 28.999...
+
+
+def count_windows(boxes: list[Box], top: int, bottom: int, width: int, like: torch.Tensor) -> torch.Tensor:
+    """How many of the boxes cover each pixel of the rows `top` to `bottom`: `[bottom - top, width]`, as `like` is."""
+    counts = torch.zeros(bottom - top, width, dtype=like.dtype, device=like.device)
+    for box_top, left, box_bottom, right in boxes:
+        if box_top < bottom and box_bottom > top:
+            counts[max(box_top - top, 0) : box_bottom - top, left:right] += 1
+    return counts
+
+
+class WindowAverage:
     """
-    Average overlapping windows with equal weight; a window that was not refined contributes its coarse logits.
+    Average of overlapping windows with equal weight, accumulated in place over some rows of one picture.
+
+    A window that is not refined contributes its coarse logits. [`add`](WindowAverage.add) every refined one, then take
+    [`finish`](WindowAverage.finish).
 
     Args:
-        coarse_logits (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): at the picture's size.
-        refined_logits: batches of M windows, each as their (picture, box) numbers and logits `[M, num_labels, h, w]`;
-            read one by one, so that a generator keeps only one batch in memory.
-        boxes: all windows; together they cover the picture.
-        refined (`torch.Tensor` of shape `(batch_size, len(boxes))`): True for the windows found in `refined_logits`.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, num_labels, height, width)`.
+        coarse_logits (`torch.Tensor` of shape `(num_labels, rows, width)`): the first rows, at the picture's size.
+        boxes: all windows of the picture; together they cover it.
+        refined: for each box whether it will be added.
+        out (`torch.Tensor` of the shape of `coarse_logits`, *optional*): where to accumulate.
     """
-    batch, _, height, width = coarse_logits.shape
-    kept = torch.zeros(batch, 1, height, width, dtype=coarse_logits.dtype, device=coarse_logits.device)
-    total = torch.zeros(1, 1, height, width, dtype=coarse_logits.dtype, device=coarse_logits.device)
-    for (top, left, bottom, right), keep in zip(boxes, (~refined).to(coarse_logits.dtype).unbind(1), strict=True):
-        total[..., top:bottom, left:right] += 1
-        kept[..., top:bottom, left:right] += keep[:, None, None, None]
-    merged = coarse_logits * kept
-    for numbers, logits in refined_logits:
-        for (picture, box), window in zip(numbers, logits, strict=True):
-            top, left, bottom, right = boxes[box]
-            merged[picture, :, top:bottom, left:right] += window
-    return merged / total
+
+    def __init__(
+        self, coarse_logits: torch.Tensor, boxes: list[Box], refined: list[bool], out: torch.Tensor | None = None
+    ):
+        self.boxes, self.top, self.width = boxes, 0, coarse_logits.shape[2]
+        self.kept = [box for box, is_refined in zip(boxes, refined, strict=True) if not is_refined]
+        self.total = coarse_logits.clone() if out is None else out.copy_(coarse_logits)
+        self.total.mul_(self._counts(self.kept, self.total))
+
+    @property
+    def bottom(self) -> int:
+        """The row of the picture after the last one held."""
+        return self.top + self.total.shape[1]
+
+    def add(self, box: Box, logits: torch.Tensor) -> None:
+        """Add the refined logits `[num_labels, window height, window width]` of a window."""
+        top, left, bottom, right = box
+        self.total[:, top - self.top : bottom - self.top, left:right] += logits
+
+    def extend(self, coarse_logits: torch.Tensor) -> None:
+        """Take in further rows of coarse logits, `[num_labels, rows, width]`, below those there are."""
+        counts = count_windows(self.kept, self.bottom, self.bottom + coarse_logits.shape[1], self.width, coarse_logits)
+        self.total = torch.cat([self.total, coarse_logits * counts], dim=1)
+
+    def pop(self, bottom: int) -> torch.Tensor:
+        """Give out the averages of the rows above `bottom`, `[num_labels, rows, width]`, and forget these rows."""
+        done, self.total = self.total[:, : bottom - self.top], self.total[:, bottom - self.top :]
+        averages = done / count_windows(self.boxes, self.top, bottom, self.width, done)
+        self.top = bottom
+        return averages
+
+    def finish(self) -> torch.Tensor:
+        """The averages of all rows, in place: `[num_labels, rows, width]`."""
+        return self.total.div_(self._counts(self.boxes, self.total))
+
+    def _counts(self, boxes: list[Box], rows: torch.Tensor) -> torch.Tensor:
+        return count_windows(boxes, self.top, self.top + rows.shape[1], self.width, rows)
 
 
 def draw_crop_box(height: int, width: int, crop_height: int, crop_width: int, stride: int, includes_end: bool) -> Box:

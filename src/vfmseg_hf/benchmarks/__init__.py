@@ -8,7 +8,12 @@ becomes the table, one column per key. The first line of its docstring is its he
 
 from types import ModuleType
 
-from . import evaluation_memory, mean_iou
+from . import evaluation_memory, mean_iou, refine_budget, two_stage
 
 
-BENCHMARKS: dict[str, ModuleType] = {"mean-iou": mean_iou, "evaluation-memory": evaluation_memory}
+BENCHMARKS: dict[str, ModuleType] = {
+    "mean-iou": mean_iou,
+    "evaluation-memory": evaluation_memory,
+    "two-stage": two_stage,
+    "refine-budget": refine_budget,
+}

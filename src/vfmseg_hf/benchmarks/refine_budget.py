@@ -1,0 +1,50 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What a limit on the refined windows costs: mean IoU and seconds per picture of a trained model for several budgets.
+
+The least certain windows are refined first, whatever the thresholds say, so that a budget of 1 refines all.
+"""
+
+import argparse
+import time
+
+from ..corpora import load_corpus
+from ..evaluation import evaluate_domain, mean_over_domains
+from ..prediction import load_model
+from ..training import EvaluationPictures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="directory of a trained model")
+    parser.add_argument("--data", nargs="+", required=True, metavar="SPEC[@SPLIT]", help="corpora to score it on")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0, 0.1, 0.25, 0.5, 0.75, 1], help="shares")
+    parser.add_argument("--device", default="auto", help="e.g. cpu or cuda:0")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, object]:
+    """
+    Scores of every budget, the domains' mean.
+
+    Raises:
+        ValueError: if a budget is no share, or a corpus cannot be scored.
+    """
+    model, processor = load_model(arguments.model, arguments.device)
+    domains = {}
+    for item in arguments.data:
+        spec, _, split = item.partition("@")
+        domains[item] = EvaluationPictures(load_corpus(spec, split=split) if split else load_corpus(spec), processor)
+    rows = []
+    for budget in arguments.budgets:
+        model.config.refine_budget = budget
+        start = time.perf_counter()
+        scores = {name: evaluate_domain(model, pictures, name, refine="all") for name, pictures in domains.items()}
+        seconds = time.perf_counter() - start
+        rows.append(
+            {
+                "budget": budget,
+                "windows refined": sum(score.refined for score in scores.values()) / len(scores),
+                "mean IoU": mean_over_domains(scores),
+                "coarse mean IoU": mean_over_domains(scores, "coarse"),
+                "seconds per picture": seconds / sum(score.pictures for score in scores.values()),
+            }
+        )
+    return {"model": arguments.model, "data": arguments.data, "rows": rows}

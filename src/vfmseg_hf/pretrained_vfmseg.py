@@ -1,0 +1,67 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What both models share: how weights are initialised and saved."""
+
+import math
+import os
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME
+
+from .configuration_vfmseg import VFMSegConfig
+from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegRefineHead
+
+
+class VFMSegPreTrainedModel(PreTrainedModel):
+    config_class = VFMSegConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["VFMSegRefineLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Classifiers, coarse fusion and mask token as published; everything else as torch initialises it."""
+        if isinstance(module, VFMSegClassifier):
+            init.normal_(module.weight, std=0.01)
+            init.zeros_(module.bias)
+        elif isinstance(module, VFMSegCoarseFusion):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                # torch counts the inputs of a transposed convolution by the second axis of its weight as well.
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, VFMSegRefineHead):
+            init.normal_(module.mask_token)
+        else:
+            super()._init_weights(module)
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """
+        As [`~PreTrainedModel.save_pretrained`], but key names are written as the modules have them.
+
+        Trainer resumes with a plain `load_state_dict`, which knows nothing of the encoders' historical names that
+        `save_original_format=True` would write.
+
+        Raises:
+            ValueError: if peft's layers are in the model, or an adapter in the directory.
+        """
+        if any(".base_layer." in name for name, _ in self.named_parameters()):
+            raise ValueError(
+                "peft's layers are in this model, but it is not the one that they were attached to. Save that one: a "
+                "PeftModel with vfmseg_hf.save_adapter(peft_model, directory), a segmentation model with its own "
+                "save_pretrained; or call merge_and_unload() on it first"
+            )
+        if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
+            # Loading would find both and put the adapter on weights that it was not trained on.
+            raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)

@@ -1,0 +1,82 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Windows through encoder and head, in batches of one shape whatever pictures they come from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.utils import logging
+
+from .memory_vfmseg import choose_window_batch_size, is_out_of_memory
+from .resizing_vfmseg import pad_to_patches, resize_bilinear
+
+
+if TYPE_CHECKING:
+    from .modeling_vfmseg import VFMSegForSemanticSegmentation
+
+logger = logging.get_logger(__name__)
+
+
+def run_windows(
+    model: "VFMSegForSemanticSegmentation",
+    step: Callable[..., torch.Tensor],
+    windows: Sequence[tuple[torch.Tensor, ...]],
+    fill: bool = False,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """
+    Logits of some windows, batch by batch.
+
+    A batch that does not fit into memory is halved, and so are those after it, with one warning.
+
+    Args:
+        model: decides how many windows make a batch.
+        step: from stacked inputs to logits `[M, num_labels, any height, any width]`.
+        windows: the inputs of each window, each a view `[channels, height, width]`. Windows of one size share batches;
+            they are padded to whole patches at the bottom and right by repeating the border.
+        fill: whether the last batch is filled up, so that all have one shape; the surplus is dropped.
+
+    Yields:
+        The numbers of the M windows of a batch, and their logits `[M, num_labels, height, width]`, float32, at the
+        windows' size.
+    """
+    of_size: dict[tuple[int, int], list[int]] = {}
+    for number, inputs in enumerate(windows):
+        of_size.setdefault(tuple(inputs[0].shape[-2:]), []).append(number)
+    for (height, width), numbers in of_size.items():
+        size = choose_window_batch_size(model.config, windows[numbers[0]][0])
+        size = min(size, model.window_batch_limit or size)
+        while numbers:
+            batch = numbers[:size]
+            filled = batch + batch[-1:] * (size - len(batch)) if fill else batch
+            try:
+                logits = run_batch(step, [windows[number] for number in filled], model.config.patch_size)
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                logits = None
+            if logits is None:  # outside the handler, whose traceback would hold on to the memory
+                size = halve_window_batch(model, size, windows[numbers[0]][0].device)
+                continue
+            yield batch, logits[: len(batch), :, :height, :width]
+            numbers = numbers[size:]
+
+
+def run_batch(
+    step: Callable[..., torch.Tensor], windows: Sequence[tuple[torch.Tensor, ...]], patch_size: int
+) -> torch.Tensor:
+    """Logits `[M, num_labels, height, width]`, float32, of windows padded to whole patches."""
+    stacked = [pad_to_patches(torch.stack(views), patch_size) for views in zip(*windows, strict=True)]
+    return resize_bilinear(step(*stacked).float().contiguous(), stacked[0].shape[-2:])
+
+
+def halve_window_batch(model: "VFMSegForSemanticSegmentation", size: int, device: torch.device) -> int:
+    """Remember that `size` windows do not fit, with a warning the first time; returns how many to try next."""
+    if model.window_batch_limit is None:
+        logger.warning(
+            f"{size} windows at once do not fit into the memory of {device}: going on with half as many. Set "
+            "config.window_batch_size to a number that fits to avoid the failed attempt."
+        )
+    model.window_batch_limit = max(size // 2, 1)
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+    return model.window_batch_limit

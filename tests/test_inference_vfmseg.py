@@ -1,0 +1,417 @@
+"""Two-stage inference: plan, run, merge, against one window at a time."""
+
+import random
+
+import pytest
+import torch
+from conftest import disagreement, lively
+from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vfmseg_hf import inference_vfmseg
+from vfmseg_hf.benchmarks.measuring import PeakMemory
+from vfmseg_hf.benchmarks.reference_loop import reference_inference
+from vfmseg_hf.label_maps_vfmseg import label_map
+from vfmseg_hf.memory_vfmseg import choose_window_batch_size, inference_memory, window_memory
+
+
+def rounded(model):
+    """
+    Coarse logits in steps of 1/16: the encoder rounds a picture differently alone and in a batch, which would tell
+    pixels apart that are exactly at theta.
+    """
+    model.coarse_head.register_forward_hook(lambda module, inputs, logits: (logits * 16).round() / 16)
+    return model
+
+
+def balance_gate(model, pictures):
+    """Put theta and C_tau between the values that occur, so that some windows are kept and some refined."""
+    with torch.no_grad():
+        probability = model(pictures, refine=False).logits.softmax(1).amax(1)
+        model.config.confidence_threshold = float(probability.median())
+        model.config.certainty_threshold = float(model(pictures, refine=False).certainty.median())
+    return model
+
+
+def assert_like_the_reference(model, pictures, refine=None):
+    with torch.no_grad():
+        output = model(pictures, refine=refine)
+        expected = reference_inference(model, pictures, refine)
+    assert output.refined.tolist() == expected.refined
+    assert [list(map(tuple, boxes)) for boxes in output.windows.tolist()] == [expected.windows] * len(pictures)
+    certainty = output.certainty
+    if model.config.certainty_scope == "batch":
+        torch.testing.assert_close(certainty.mean(0), torch.tensor(expected.certainty[0]))
+    else:
+        assert torch.equal(certainty, torch.tensor(expected.certainty))
+    assert disagreement(output.logits, expected.logits, tolerance=1e-5) <= 1
+    return output
+
+
+@pytest.mark.parametrize("refine", [None, True, False, "all"])
+@pytest.mark.parametrize("size", [(112, 160), (96, 71), (17, 33), (40, 360)], ids=str)
+def test_inference_equals_one_window_at_a_time(size, refine, tiny_model):
+    pictures = torch.randn(2, 3, *size)
+    model = balance_gate(rounded(lively(tiny_model(window_batch_size=3))), pictures)
+    output = assert_like_the_reference(model, pictures, refine)
+    assert output.logits.shape == (2, 19, *size)
+    if refine == "all":
+        assert output.refined.all()
+    elif refine is False:
+        assert not output.refined.any()
+
+
+def random_case(draw, make):
+    """
+    A model, pictures and options at random: thresholds often equal what occurs, some windows exceed the picture.
+
+    The modules compute in float64, so that what is compared is the loop and not how a matrix product rounds.
+    """
+    window = draw.choice([32, 48, 64, 40])
+    stride = draw.choice([window, window // 2, 20, 27])
+    model = lively(
+        make(
+            num_labels=draw.choice([2, 5]),
+            window_size=window,
+            window_stride=stride,
+            window_batch_size=draw.choice([None, 1, 2, 3, 7]),
+            certainty_scope=draw.choice(["image", "image", "batch"]),
+            keep_at_threshold=draw.random() < 0.5,
+            coarse_mode=draw.choice(["whole", "whole", "sliding"]),
+            coarse_size=draw.choice([48, 64, [64, 96]]),
+        )
+    ).double()
+    size = draw.randint(17, 130), draw.randint(17, 130)
+    pictures = torch.randn(draw.randint(1, 3), 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        probability = model(pictures, refine=False).logits.softmax(1).amax(1).flatten()
+        model.config.confidence_threshold = float(probability[draw.randrange(len(probability))])
+        certainty = model(pictures, refine=False).certainty
+        if model.config.certainty_scope == "batch":
+            certainty = certainty.mean(0)
+        values = certainty.flatten().sort().values
+        tie = float(values[len(values) // 2])
+        model.config.certainty_threshold = draw.choice([tie, tie, min(tie + 1e-3, 1.0)])
+    return model, pictures
+
+
+def test_random_cases_equal_one_window_at_a_time(tiny_model):
+    """Sizes, strides, windows larger than the picture, batch sizes, scopes, and ties at both thresholds."""
+    draw, mixed, ties, cases = random.Random(0), 0, 0, 60
+    for _ in range(cases):
+        model, pictures = random_case(draw, tiny_model)
+        output = assert_like_the_reference(model, pictures)
+        mixed += int(0 < output.refined.sum() < output.refined.numel())
+        ties += int((output.certainty == model.config.certainty_threshold).any())
+    assert mixed >= cases / 2, f"only {mixed} of {cases} cases kept some windows and refined some"
+    assert ties >= cases / 4, f"only {ties} of {cases} cases had a window exactly at the threshold"
+
+
+@pytest.mark.parametrize("size", [(112, 160), (40, 360), (30, 50)], ids=str)
+def test_pictures_do_not_depend_on_their_batch(size, tiny_model):
+    """Each picture as if it were alone, also one of which no window is refined while others' are."""
+    pictures = torch.randn(3, 3, *size)
+    model = balance_gate(lively(tiny_model(num_labels=3)), pictures)
+    with torch.no_grad():
+        certainty = model(pictures, refine=False).certainty.amin(1).sort().values
+        model.config.certainty_threshold = float(certainty[:2].mean())
+        together = model(pictures)
+        assert together.refined.any(1).sum() == 1
+        for number, picture in enumerate(pictures):
+            alone = model(picture[None]).logits[0]
+            assert disagreement(together.logits[number], alone, tolerance=1e-5) <= 1
+
+
+def test_gradients_flow_in_eval_mode(tiny_model):
+    model = lively(tiny_model())
+    pictures = torch.randn(1, 3, 80, 96, requires_grad=True)
+    model(pictures, refine="all").logits.square().mean().backward()
+    assert pictures.grad.abs().sum() > 0
+
+
+# ------------------------------------------------------------------------------------------- one wait for the device
+
+
+class CountWaits(TorchDispatchMode):
+    """Counts the operations that make the host wait for a device, or copy to or from it."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "item")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        boolean_index = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
+        if any(wait in name for wait in self.WAITS) or boolean_index:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("refine", [None, False, "all"])
+def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
+    pictures = torch.randn(3, 3, 112, 160)
+    model = balance_gate(lively(tiny_model()), pictures)
+    reads = []
+    read = inference_vfmseg.read_decisions
+    monkeypatch.setattr(inference_vfmseg, "read_decisions", lambda plans: reads.append(len(plans)) or read(plans))
+    with torch.no_grad(), CountWaits() as waits:
+        model(pictures, refine=refine)
+    assert reads == [1] and waits.names == []
+    with CountWaits() as waits:
+        bool((pictures > 0).any())
+    assert waits.names, "the counter sees a wait"
+
+
+# ------------------------------------------------------------------------------------------------------------- budget
+
+
+@pytest.mark.parametrize("refine", [None, "all"])
+@pytest.mark.parametrize("budget, most", [(0, 0), (2, 2), (0.5, 6), (1.0, 12), (100, 12)])
+def test_budget_refines_the_least_certain_windows(refine, budget, most, tiny_model):
+    pictures = torch.randn(2, 3, 112, 160)
+    model = balance_gate(lively(tiny_model()), pictures)
+    with torch.no_grad():
+        free = model(pictures, refine=refine)
+        output = model(pictures, refine=refine, refine_budget=budget)
+        model.config.refine_budget = budget
+        assert torch.equal(model(pictures, refine=refine).refined, output.refined)
+        assert torch.equal(model(pictures, refine=refine, refine_budget=12).refined, free.refined)
+    assert free.refined.shape[1] == 12
+    for certainty, refined, wanted in zip(output.certainty, output.refined, free.refined, strict=True):
+        assert refined.sum() == min(most, wanted.sum())
+        assert not (refined & ~wanted).any()
+        if 0 < refined.sum() < wanted.sum():
+            assert certainty[refined].max() <= certainty[wanted & ~refined].min()
+
+
+@pytest.mark.parametrize("budget", [-1, -0.1, 1.5, True, "all", float("nan")])
+def test_a_budget_that_is_none_is_refused(budget, tiny_model, tiny_config):
+    with pytest.raises(ValueError, match="refine_budget"):
+        tiny_model()(torch.randn(1, 3, 64, 64), refine_budget=budget)
+    with pytest.raises(ValueError, match="refine_budget"):
+        tiny_model().segment(torch.randn(1, 3, 64, 64), refine_budget=budget)
+    with pytest.raises(StrictDataclassError, match="refine_budget"):
+        tiny_config(refine_budget=budget)
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Everything that is worked off in parts is, at these sizes too."""
+    monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2 * 112 * 160)
+
+
+@pytest.fixture(params=["as on a CPU", "as on an accelerator"])
+def coarse_whole(request, monkeypatch):
+    """Whether strips keep the coarse logits or resize them anew."""
+    monkeypatch.setattr(inference_vfmseg, "keeps_coarse_whole", lambda device: request.param == "as on a CPU")
+
+
+@pytest.mark.parametrize("refine", [None, False, "all"])
+@pytest.mark.parametrize("coarse_mode", ["whole", "sliding"])
+def test_strips_are_exactly_equal(refine, coarse_mode, tiny_model, small_parts, coarse_whole):
+    """Bit for bit, if windows go through the encoder in the same batches: one by one."""
+    pictures = torch.randn(2, 3, 112, 160)
+    model = balance_gate(lively(tiny_model(window_batch_size=1, coarse_mode=coarse_mode)), pictures)
+    with torch.no_grad():
+        expected = model(pictures, refine=refine)
+        assert torch.equal(model(pictures, refine=refine, accumulator="cpu").logits, expected.logits)
+        half = model(pictures, refine=refine, accumulator="half")
+    assert torch.equal(half.logits, expected.logits.half()) and torch.equal(half.refined, expected.refined)
+    for in_strips in (False, True):
+        for number, result in enumerate(model.segment(pictures, refine=refine, in_strips=in_strips)):
+            assert torch.equal(result.labels, expected.logits[number].argmax(0).to(torch.uint8))
+            assert result.refined == expected.refined[number].tolist()
+            assert result.certainty == expected.certainty[number].tolist()
+            probability = expected.logits[number].softmax(0).amax(0)
+            assert (result.confidence.float() / 255 - probability).abs().max() <= 0.5 / 255 + 1e-6
+            assert result.confidence.dtype == torch.uint8 and 0 < result.confidence.float().std()
+
+
+def test_strips_give_the_same_labels_with_other_batches(tiny_model, small_parts):
+    pictures = torch.randn(2, 3, 200, 130)
+    model = balance_gate(lively(tiny_model(window_batch_size=5)), pictures)
+    with torch.no_grad():
+        expected = model(pictures).logits.argmax(1)
+    for number, result in enumerate(model.segment(pictures, in_strips=True)):
+        assert torch.equal(result.labels.long(), expected[number])
+
+
+@pytest.mark.parametrize("window, stride", [(64, 64), (50, 50), (50, 33), (500, 320)])
+def test_any_window_and_stride_in_strips(window, stride, tiny_model):
+    """Also where they are no multiples of the patch, and where windows exceed the picture."""
+    pictures = torch.randn(1, 3, 150, 100)
+    model = balance_gate(lively(tiny_model(window_size=window, window_stride=stride, window_batch_size=1)), pictures)
+    with torch.no_grad():
+        expected = reference_inference(model, pictures, "all").logits
+        whole, strips = (model(pictures, refine="all", accumulator=kind).logits for kind in ("device", "half"))
+    assert torch.equal(whole.half(), strips)
+    assert disagreement(whole, expected, tolerance=1e-5) <= 1
+
+
+@pytest.mark.parametrize("num_labels", [2, 19, 300])
+@pytest.mark.parametrize("size", [None, (37, 90), (200, 150)])
+def test_label_map_is_the_argmax(num_labels, size, small_parts):
+    logits = torch.randn(num_labels, 60, 40).mul(3).round() / 2  # with ties
+    resized = F.interpolate(logits[None], size=size or (60, 40), mode="bilinear", align_corners=False)[0]
+    labels, confidence = label_map(logits, size)
+    assert labels.dtype == (torch.uint8 if num_labels <= 256 else torch.int32)
+    assert torch.equal(labels.long(), resized.argmax(0))
+    assert (confidence.float() / 255 - resized.softmax(0).amax(0)).abs().max() <= 0.5 / 255 + 1e-5
+
+
+def test_pictures_of_different_sizes_share_batches(tiny_model, monkeypatch):
+    """Windows of all pictures in common batches, and for each picture what it gives alone."""
+    pictures = [torch.randn(3, *size) for size in ((112, 160), (96, 71), (112, 160), (30, 50), (70, 200))]
+    model = balance_gate(lively(tiny_model(window_batch_size=8)), pictures[0][None])
+    sizes = [(224, 320), (96, 71), (50, 60), (17, 33), (70, 200)]
+    batches = []
+    model.refine_head.register_forward_hook(lambda module, inputs, output: batches.append(len(output)))
+    results = model.segment(pictures, sizes, refine_budget=3)
+    refined = [sum(result.refined) for result in results]
+    small = refined.pop(3)  # all but this picture have windows of one size
+    assert sum(refined) > 8 and batches == [8, sum(refined) - 8] + [1] * small
+    for picture, size, result in zip(pictures, sizes, results, strict=True):
+        with torch.no_grad():
+            output = model(picture[None], refine_budget=3)
+        logits = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)[0]
+        differing = (result.labels.long() != logits.argmax(0)).float().mean()
+        assert result.labels.shape == size and differing < 1e-3
+        assert result.windows == [tuple(box) for box in output.windows[0].tolist()]
+        assert result.refined == output.refined[0].tolist()
+        torch.testing.assert_close(result.coarse_logits, output.coarse_logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_segment_refuses(tiny_model):
+    model = tiny_model()
+    picture = torch.randn(1, 3, 64, 64)
+    with pytest.raises(ValueError, match="in_strips"):
+        model.segment(picture, [(32, 32)], in_strips=True)
+    with pytest.raises(ValueError, match="got 2 target sizes for 1 pictures"):
+        model.segment(picture, [(32, 32), (1, 1)])
+    with pytest.raises(ValueError, match="at least one patch"):
+        model.segment([picture[0], torch.randn(3, 5, 5)])
+    with pytest.raises(ValueError, match=r"NaN or infinite values .*\[0, 7\]"):
+        broken = torch.cat([picture, picture])
+        broken[1, 0, 0, :7] = float("nan")
+        model.segment(broken)
+    with pytest.raises(ValueError, match="eval mode"):
+        model.train().segment(picture)
+    with pytest.raises(ValueError, match="accumulator must be one of"):
+        model.eval()(picture, accumulator="disk")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["accelerator", "cpu"],
+)
+def test_a_batch_that_does_not_fit_is_halved_with_one_warning(error, tiny_model, loading_log):
+    picture = torch.randn(1, 3, 112, 160)
+    model = lively(tiny_model(window_batch_size=8))
+    with torch.no_grad():
+        expected = model(picture, refine="all").logits
+        sizes = []
+
+        def fail(module, inputs):
+            sizes.append(len(inputs[1]))
+            if sizes[-1] > 2:
+                raise error
+
+        model.refine_head.register_forward_pre_hook(fail)
+        output = model(picture, refine="all").logits
+        assert sizes == [8, 4] + [2] * 6
+        assert disagreement(output, expected, tolerance=1e-5) <= 1
+        sizes.clear()
+        model(picture, refine="all")
+    assert sizes == [2] * 6, "what does not fit is not tried again"
+    assert sum("do not fit into the memory" in record.message for record in loading_log.records) == 1
+
+
+@pytest.mark.parametrize(
+    "most, error, batches",
+    [(0, torch.OutOfMemoryError("none left"), [4, 2, 1]), (1, RuntimeError("shapes do not match"), [4])],
+    ids=["one window does not fit", "another error"],
+)
+def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_model):
+    model, sizes = tiny_model(window_batch_size=4), []
+
+    def fail(module, inputs):
+        sizes.append(len(inputs[1]))
+        if sizes[-1] > most:
+            raise error
+
+    model.refine_head.register_forward_pre_hook(fail)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=str(error)):
+        model(torch.randn(1, 3, 112, 160), refine="all")
+    assert sizes == batches
+
+
+@pytest.mark.parametrize("accumulator", ["device", "cpu", "half", "strips"])
+def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tiny_model, monkeypatch):
+    """With a factor for what the allocator holds back."""
+    monkeypatch.setattr("vfmseg_hf.memory_vfmseg.PART_VALUES", 2**20)
+    monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2**20)
+    picture, peaks = torch.randn(1, 3, 768, 640), []
+    for stride in (128, 32):
+        model = tiny_model(num_labels=60, window_size=128, window_stride=stride, window_batch_size=2)
+        stated = inference_memory(model.config, 768, 640, 2, accumulator)
+        with torch.no_grad():
+            model(picture[..., :128, :128], refine="all")  # what torch sets up once
+            with PeakMemory(picture.device, interval=0.001) as memory:
+                if accumulator == "strips":
+                    model.segment(picture, refine="all", refine_budget=6, in_strips=True)
+                else:
+                    model(picture, refine="all", refine_budget=6, accumulator=accumulator)
+        peaks.append(memory.peak)
+        assert memory.peak <= 1.1 * stated + 2**24, f"{memory.peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
+    assert peaks[1] <= 1.1 * peaks[0] + 2**24, "more windows take no more memory"
+
+
+def test_what_large_pictures_take(tiny_config):
+    config = tiny_config(window_size=512, window_stride=320)
+    kinds = ("device", "half", "cpu", "strips")
+    on_cpu, on_cuda = (
+        [inference_memory(config, 4096, 8192, 1, kind, device) for kind in kinds] for device in ("cpu", "cuda")
+    )
+    assert on_cpu[0] == on_cpu[2] > on_cpu[1] > on_cpu[3] and max(on_cpu) < 24 * 2**30
+    assert on_cuda[0] > on_cuda[1] > on_cuda[2] == on_cuda[3] and on_cuda[3] < 0.4 * on_cuda[0]
+
+
+def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
+    config, window = tiny_config(), torch.empty(3, 64, 64)
+    needed = window_memory(config, 64, 64, 4)
+    for free, expected in ((needed * 5, 2), (needed, 1), (0, 1), (needed * 1000, 64), (None, 64)):
+        monkeypatch.setattr("vfmseg_hf.memory_vfmseg.free_memory", lambda device, free=free: free)
+        assert choose_window_batch_size(config, window) == expected
+    assert choose_window_batch_size(tiny_config(window_batch_size=9), window) == 9
+
+
+# ------------------------------------------------------------------------------------------------------------ compile
+
+
+def test_compiled_windows_have_one_shape(tiny_model):
+    """One graph for all batches: the last one is filled up, and the surplus dropped."""
+    pictures = torch.randn(2, 3, 112, 160)
+    model = balance_gate(lively(tiny_model(window_batch_size=5)), pictures)
+    with torch.no_grad():
+        expected = model(pictures)
+        everything = model(pictures, refine="all").logits
+    assert expected.refined.sum() % 5
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile_windows(backend=backend, fullgraph=True)
+    with torch.no_grad():
+        output = model(pictures)
+        assert disagreement(output.logits, expected.logits, tolerance=1e-4) <= 1
+        assert disagreement(model(pictures, refine="all").logits, everything, tolerance=1e-4) <= 1
+    assert len(graphs) == 1
