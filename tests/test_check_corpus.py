@@ -644,6 +644,11 @@ class TestChart:
         ]
         assert sizes[1][0] > 2 * sizes[0][0] and sizes[1][1] > 1.2 * sizes[0][1]
 
+    def test_long_titles_stay_in_the_picture(self):
+        title = f"train\n6996 of 7000 pairs without {', '.join(bdd100k.WRONG_VIEW)}"
+        chart = PIL.Image.open(BytesIO(class_chart({title: np.array([0.6, 0.1])}, {0: "a", 1: "b"}, "")))
+        assert (np.asarray(chart.convert("L"))[:, [0, -1]] == 255).all()
+
     def test_nothing_to_draw(self):
         for shares in ({}, {"train": np.zeros(2)}):
             with pytest.raises(ValueError, match="nothing to draw"):

@@ -2,6 +2,7 @@
 """Charts of what is in a corpus."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from io import BytesIO
 
@@ -13,6 +14,7 @@ from .visualization import class_colours
 
 
 COLUMNS = 4  # panels side by side, at most
+TITLE_WIDTH = 42  # characters above a panel
 LOWEST_SHARE = 1e-5  # where the axis starts, unless something is rarer
 
 
@@ -56,7 +58,8 @@ def class_chart(shares: Mapping[str, np.ndarray], id2label: Mapping[int, str], t
         axis.set_yticks(places, names, parse_math=False)
         axis.minorticks_off()
         axis.tick_params(labelbottom=True)  # of shared axes, only the lowest ones have labels
-        axis.set_title(name, size="medium", parse_math=False)
+        lines = [part for line in name.splitlines() for part in textwrap.wrap(line, TITLE_WIDTH)]
+        axis.set_title("\n".join(lines), size="medium", parse_math=False)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
     content = BytesIO()
