@@ -287,6 +287,17 @@ def test_pictures_of_different_sizes_share_batches(tiny_model, monkeypatch):
         torch.testing.assert_close(result.coarse_logits, output.coarse_logits[0], atol=1e-4, rtol=1e-4)
 
 
+def test_pictures_of_a_sequence_decide_alone(tiny_model):
+    """Where the scope is the batch: a tensor is one, a sequence is none."""
+    pictures = torch.randn(3, 3, 112, 160)
+    model = balance_gate(lively(tiny_model(certainty_scope="batch")), pictures)
+    together, alone = model.segment(pictures), model.segment(list(pictures))
+    assert together[0].refined == together[1].refined == together[2].refined
+    assert alone[0].refined != alone[1].refined
+    for picture, result in zip(pictures, alone, strict=True):
+        assert result.refined == model.segment(picture[None])[0].refined
+
+
 def test_what_segment_refuses(tiny_model):
     model = tiny_model()
     picture = torch.randn(1, 3, 64, 64)
@@ -331,6 +342,20 @@ def test_a_batch_that_does_not_fit_is_halved_with_one_warning(error, tiny_model,
         model(picture, refine="all")
     assert sizes == [2] * 6, "what does not fit is not tried again"
     assert sum("do not fit into the memory" in record.message for record in loading_log.records) == 1
+
+
+def test_a_batch_smaller_than_allowed_is_halved_as_well(tiny_model):
+    model, sizes = tiny_model(window_batch_size=100), []
+
+    def fail(module, inputs):
+        sizes.append(len(inputs[1]))
+        if sizes[-1] > 5:
+            raise torch.OutOfMemoryError("no memory left")
+
+    model.refine_head.register_forward_pre_hook(fail)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 112, 160), refine="all")
+    assert sizes == [12, 6, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def segment_pictures(
     refine: bool | str | None,
     refine_budget: int | float | None,
     in_strips: bool,
+    alone: bool,
 ) -> list[VFMSegLabelMap]:
     """
     Label maps of pictures; pictures of one size share the coarse pass, and windows of all pictures share batches.
@@ -73,18 +74,19 @@ def segment_pictures(
         target_sizes: height and width of each label map. Default: the pictures'.
         refine, refine_budget: as in the model's `forward`.
         in_strips: whether to finish each picture row of windows by row of windows, and to keep its labels only.
+        alone: whether each picture has a coarse pass and decisions of its own.
     """
-    of_size: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for number, picture in enumerate(pictures):
-        of_size.setdefault(tuple(picture.shape[-2:]), []).append(number)
+        groups.setdefault((*picture.shape, number if alone else 0), []).append(number)
     plans = [
         plan_refinement(model, torch.stack([pictures[number] for number in numbers]), refine, refine_budget, in_strips)
-        for numbers in of_size.values()
+        for numbers in groups.values()
     ]
     read_decisions(plans)
     results: dict[int, VFMSegLabelMap] = {}
     final = [None] * len(plans) if in_strips else refine_plans(model, plans)
-    for numbers, plan, logits in zip(of_size.values(), plans, final, strict=True):
+    for numbers, plan, logits in zip(groups.values(), plans, final, strict=True):
         if not in_strips:
             plan.coarse.whole = None  # it has served, and is as large as the result
         certainty = plan.certainty.tolist()

@@ -419,7 +419,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
 
         Args:
             pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
-                Normalised pictures, of different sizes if need be; their windows are refined in common batches.
+                Normalised pictures, of different sizes if need be; their windows are refined in common batches. With
+                `certainty_scope="batch"` the pictures of a tensor decide together, those of a sequence each alone.
             target_sizes (`list[tuple[int, int]]`, *optional*):
                 Height and width of each label map, for instance the picture's before it was resized.
             refine, refine_budget: as in `forward`.
@@ -446,7 +447,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         refine_budget = self._refine_budget(refine, refine_budget)
         for picture in pictures:
             check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
-        return segment_pictures(self, list(pictures), target_sizes, refine, refine_budget, in_strips)
+        alone = self.config.certainty_scope == "batch" and not isinstance(pictures, torch.Tensor)
+        return segment_pictures(self, list(pictures), target_sizes, refine, refine_budget, in_strips, alone)
 
     def refine_windows(self, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """

@@ -51,11 +51,11 @@ def run_windows(
             try:
                 logits = run_batch(step, [windows[number] for number in filled], model.config.patch_size)
             except RuntimeError as error:
-                if size == 1 or not is_out_of_memory(error):
+                if len(filled) == 1 or not is_out_of_memory(error):
                     raise
                 logits = None
             if logits is None:  # outside the handler, whose traceback would hold on to the memory
-                size = halve_window_batch(model, size, windows[numbers[0]][0].device)
+                size = halve_window_batch(model, len(filled), windows[numbers[0]][0].device)
                 continue
             yield batch, logits[: len(batch), :, :height, :width]
             numbers = numbers[size:]
