@@ -39,7 +39,9 @@ def main() -> None:
     arguments, data = parse_arguments()
     rest = arguments.train_arguments
     runs = plan_runs(arguments.output_dir, arguments.vary, arguments.seeds, rest)
-    results = list(execute(runs, Path(__file__).with_name("train.py"), arguments.jobs))
+    results = sorted(
+        execute(runs, Path(__file__).with_name("train.py"), arguments.jobs), key=lambda item: runs.index(item[0])
+    )
     prior = prior_scores(parse_domain(data.train), evaluation_domains(data.domains))
     table = summarise(results, prior)
     record = {

@@ -103,7 +103,8 @@ def find_checkpoint(output_dir: str, resume: bool) -> str | None:
 
 def main() -> None:
     own, arguments = parse_arguments()
-    checkpoint, recipe = find_checkpoint(arguments.output_dir, own.resume), get_recipe(own.recipe)
+    checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
+    recipe = get_recipe(own.recipe)
     set_seed(arguments.seed)
     source, domains = parse_domain(own.train), evaluation_domains(own.domains)
     info = corpus_info(source.spec)

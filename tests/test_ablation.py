@@ -116,6 +116,7 @@ def test_the_command(tiny_config, tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "| with photometric |" in done.stdout and (tmp_path / "out" / "table.md").read_text() in done.stdout + "\n"
+    assert "with one seed, so that nothing tells it from chance" in done.stdout and "±" not in done.stdout
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {run["photometric"] for run in record["runs"]} == {True, False} and record["position_prior"]["rain"] > 0
     curves = list((tmp_path / "out").rglob("curves.png"))

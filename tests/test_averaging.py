@@ -103,6 +103,8 @@ def test_the_best_average_is_loaded(tmp_path):
 def test_what_does_not_fit(tiny_model, tmp_path):
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0.999, got 1.5"):
         WeightAverage(tiny_model(), 1.5)
+    with pytest.raises(ValueError, match="save_only_model would lose the weights"):
+        run(str(tmp_path / "only"), steps=1, ema_decay=0.5, save_only_model=True)
     run(str(tmp_path / "plain"), steps=1)
     with pytest.raises(ValueError, match="trained without ema_decay, this run is with it"):
         run(str(tmp_path / "plain"), steps=2, ema_decay=0.5, resume=True)

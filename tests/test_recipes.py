@@ -75,7 +75,7 @@ def test_a_training_by_the_recipe_differs_from_it_in_nothing(name, tiny_model, t
     trainer = make_trainer(tiny_model(**RECIPES[name].model), tmp_path, name)
     assert describe_training(trainer, RECIPES[name]) == f"recipe {name}, unchanged"
     other = next(recipe for recipe in RECIPES.values() if recipe.name != name)
-    found = differences(training_settings(trainer), other)
+    found = differences(training_settings(trainer), other, None)
     assert {item.split()[0] for item in found} == {
         "training.encoder_learning_rate", "model.loss_normalization", "model.detail_crop_includes_end"
     }  # fmt: skip
@@ -97,8 +97,23 @@ def test_what_differs_is_said_and_kept(tiny_model, tmp_path):
     for folder in ("checkpoint-1", "final"):
         record = json.loads((tmp_path / folder / RECORD_NAME).read_text())
         assert record["settings"]["training"]["learning_rate"] == 3e-4 and record["settings"]["lora"]["r"] == 32
-        assert len(record["differences"]["paper"]) == 5 and record["run"]["seed"] == 5 and record["run"]["step"] == 1
+        assert (
+            len(record["differences"]["paper"]) == 5
+            and record["run"]["seed"] == 5
+            and record["run"]["step"] == 1
+            and record["run"]["tune"] == "lora"
+        )
         assert record["data"]["pictures"] == 4 and record["versions"]["torch"]
+
+
+def test_the_size_before_the_crop_belongs_to_the_recipe(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model(), tmp_path, "paper")
+    settings, paper = training_settings(trainer), RECIPES["paper"]
+    (found,) = differences(settings, paper, "gtav")
+    assert found == "augmentation.resize None instead of [1440, 2560]"
+    trainer.train_dataset.augmentation = Augmentation(resize=(1440, 2560))
+    assert differences(training_settings(trainer), paper, "gtav") == []
+    assert differences(training_settings(trainer), paper, "bdd100k")
 
 
 def test_the_published_code_on_a_foundation_model(tiny_model, tmp_path):

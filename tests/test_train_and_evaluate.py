@@ -32,7 +32,10 @@ def test_domains_are_named(text, expected):
     assert tuple(parse_domain(text)) == expected
 
 
-@pytest.mark.parametrize("text, message", [("", "expected"), ("night=", "expected"), ("a b=camvid:/x", "'a b'")])
+@pytest.mark.parametrize(
+    "text, message",
+    [("", "expected"), ("night=", "expected"), ("a b=camvid:/x", "'a b'"), ("coarse=camvid:/x", "named 'coarse'")],
+)
 def test_bad_domains(text, message):
     with pytest.raises(ValueError, match=message):
         parse_domain(text)

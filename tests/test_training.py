@@ -1,6 +1,8 @@
 """The Trainer: recipe, logs, evaluation over domains, exact resume, and what ends a training."""
 
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from blocks import rows
 from PIL import Image
 from torch.nn import functional as F
 from training_job import run
-from transformers import TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
 from vfmseg_hf.corpora import EvaluationGroups
@@ -337,6 +339,61 @@ def test_resume_is_exact(interrupted_at, lora, tiny_config, tmp_path):
     assert [key for key in expected if not torch.equal(expected[key], actual[key])] == []
     losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}, {"lora": True}])
+def test_resume_of_a_finished_run_changes_nothing(options, tmp_path):
+    """Four steps end in the middle of an epoch of three."""
+    finished = run(str(tmp_path), steps=4, **options)
+    expected = {key: value.clone() for key, value in finished.model.state_dict().items()}
+    again = run(str(tmp_path), steps=4, resume=True, **options)
+    actual = again.model.state_dict()
+    assert again.state.global_step == 4 and not (tmp_path / "checkpoint-5").exists()
+    assert [key for key in expected if not torch.equal(expected[key], actual[key])] == []
+
+
+def test_sigterm_saves_whatever_else_is_due(tmp_path):
+    """Also where only the best models are saved, and an evaluation would have had to tell first."""
+    stopped = run(str(tmp_path), steps=4, stop_at=1, save_strategy="best", eval_strategy="steps", eval_steps=1)
+    assert stopped.state.global_step == 2 and (tmp_path / "checkpoint-2" / "trainer_state.json").is_file()
+    evaluated = [entry["step"] for entry in stopped.state.log_history if "eval_mean_iou" in entry]
+    assert evaluated == [1]
+
+
+def test_sigterm_in_the_last_evaluation_ends_the_process(tiny_model, tmp_path):
+    class Ask(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    evaluation = {"a": EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False))}
+    trainer = make_trainer(
+        tiny_model(), tmp_path, [Ask()], eval_dataset=evaluation, max_steps=1, eval_strategy="steps", eval_steps=1
+    )
+    with pytest.raises(SystemExit) as raised:
+        trainer.train()
+    assert raised.value.code == 128 + signal.SIGTERM and (tmp_path / "checkpoint-1").is_dir()
+
+
+def test_early_stopping_follows_the_mean_over_domains(tiny_model, tmp_path):
+    evaluation = {"a": EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False))}
+    trainer = make_trainer(
+        tiny_model(), tmp_path, [EarlyStoppingCallback(early_stopping_patience=1)], eval_dataset=evaluation,
+        learning_rate=1e-14, encoder_learning_rate=1e-14, eval_strategy="steps", eval_steps=1,
+        load_best_model_at_end=True,
+    )  # fmt: skip
+    for module in trainer.model.modules():  # its statistics would still move
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_settings_of_the_decay_go_with_its_shape(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model(), tmp_path, max_steps=2, save_strategy="no", lr_scheduler_type="cosine")
+    trainer.train()
+    assert [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry] == [
+        pytest.approx(1e-4), pytest.approx(0.5e-4)
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ trouble

@@ -134,12 +134,15 @@ def run(
         assert stop_at and exit.code == 128 + signal.SIGTERM
         return trainer
     trainer.save_model(os.path.join(output_dir, "final"))
+    total = sum(float(weight.detach().double().sum()) for weight in trainer.model.parameters())
+    state = {"weights": total, "best": trainer.state.best_model_checkpoint, "step": trainer.state.best_global_step}
+    Path(output_dir, f"rank{trainer.args.process_index}.json").write_text(json.dumps(state))
     if trainer.is_world_process_zero():
         logs = [entry for entry in trainer.state.log_history if "loss" in entry]
         result = {
             "losses": [[entry[key] for key in ("loss", "content_loss", "detail_loss")] for entry in logs],
             "scores": scores,
-            "unused": trainer.args.ddp_find_unused_parameters,
+            "unused": getattr(trainer.model_wrapped, "find_unused_parameters", None),
         }
         Path(output_dir, "result.json").write_text(json.dumps(result))
     return trainer

@@ -12,7 +12,7 @@ def write_file(path: str | os.PathLike, content: bytes | str) -> None:
     """All of the file or none of it: whoever stops the run finds no truncated result. Missing folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # others may write the same file now
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)

@@ -26,7 +26,7 @@ def parse_domain(text: str) -> Domain:
     Reads `[name=]spec[@split]`. Without a name it is the corpus's, or its domain's or split's where there is one.
 
     Raises:
-        ValueError: if there is no spec, or the name is not made of letters, digits, `-` and `_`.
+        ValueError: if there is no spec, or the name is not made of letters, digits, `-` and `_`, or ends with "coarse".
     """
     name, place = re.fullmatch(r"(?:([^=:?/]+)=)?(.*)", text).groups()
     spec, split = parse_place(place)
@@ -38,6 +38,8 @@ def parse_domain(text: str) -> Domain:
         name = split or (domain if corpus == "streets" else corpus.rpartition("/")[2])
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"the name of a domain is made of letters, digits, - and _, got {name!r} in {text!r}")
+    if name == "coarse" or name.endswith("_coarse"):
+        raise ValueError(f"no domain can be named {name!r}, which would be taken for the scores of coarse results")
     return Domain(name, spec, split)
 
 

@@ -122,7 +122,7 @@ def summarise(results: Sequence[tuple[Run, Scores]], prior: Mapping[str, float])
     if it does not exceed the standard deviation of runs that differ in the seed alone.
     """
     domains = list(prior)
-    variants = list(dict.fromkeys(run.switches for run, _ in sorted(results, key=lambda item: item[0].seed)))
+    variants = list(dict.fromkeys(run.switches for run, _ in results))
     head = [*(f"{domain}, coarse" for domain in domains), *domains]
     lines = ["| | " + " | ".join(head) + " |", "| --- |" + " --- |" * len(head)]
     cells = ["", *[""] * (len(domains) - 1), *(f"{100 * prior[domain]:.2f}" for domain in domains)]
@@ -131,7 +131,7 @@ def summarise(results: Sequence[tuple[Run, Scores]], prior: Mapping[str, float])
         cells = []
         for key in (*(f"eval_{domain}_coarse_mean_iou" for domain in domains), *map(_final, domains)):
             values = 100 * _values(results, variant, key)
-            cells.append(f"{values.mean():.2f} ± {_std(values):.2f}")
+            cells.append(f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""))
         lines.append(f"| {describe(variant)} | " + " | ".join(cells) + " |")
     sentences = [_against_prior(results, domain, prior[domain]) for domain in domains]
     names = [name for name, _ in variants[0]]
@@ -158,20 +158,19 @@ def _effect(results, variants, name: str, domain: str) -> str:
         if dict(switches)[name]:
             without = tuple((other, on and other != name) for other, on in switches)
             pairs.append(score - scores[without, seed])
-    spread = float(np.sqrt(np.mean([_std(100 * _values(results, v, _final(domain))) ** 2 for v in variants])))
-    change = float(np.mean(pairs))
-    verdict = f"more than the spread of the seeds ({spread:.2f})"
-    if abs(change) <= spread:
-        verdict = f"no difference beyond the spread of the seeds ({spread:.2f})"
-    return f"{name.replace('_', ' ')}, {domain}: {change:+.2f} points, {verdict}."
+    change = f"{name.replace('_', ' ')}, {domain}: {np.mean(pairs):+.2f} points"
+    seeds = {seed for _, seed in scores}
+    if len(seeds) < 2:
+        return f"{change} with one seed, so that nothing tells it from chance."
+    variances = [(100 * _values(results, variant, _final(domain))).var(ddof=1) for variant in variants]
+    spread = float(np.sqrt(np.mean(variances)))
+    if abs(np.mean(pairs)) <= spread:
+        return f"{change}, no difference beyond the spread of the seeds ({spread:.2f})."
+    return f"{change}, more than the spread of the seeds ({spread:.2f})."
 
 
 def _values(results, variant, key: str) -> np.ndarray:
     return np.array([scores[key] for run, scores in results if run.switches == variant])
-
-
-def _std(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def _final(domain: str) -> str:

@@ -9,6 +9,9 @@ from transformers.integrations import is_tensorboard_available
 from ..corpora.class_statistics import MIN_PIXELS
 
 
+POLYNOMIAL = {"power": 0.9, "lr_end": 0.0}
+
+
 @dataclass
 class VFMSegTrainingArguments(TrainingArguments):
     """
@@ -56,7 +59,7 @@ class VFMSegTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip gradients to this norm; 0 does not clip."})
     lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Shape of the learning rate decay."})
     lr_scheduler_kwargs: dict | str | None = field(
-        default_factory=lambda: {"power": 0.9, "lr_end": 0.0}, metadata={"help": "Settings of the decay, as JSON."}
+        default_factory=lambda: dict(POLYNOMIAL), metadata={"help": "Settings of the decay, as JSON."}
     )
     max_steps: int = field(default=40_000, metadata={"help": "Optimizer steps in all."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Pictures per device and step."})
@@ -75,6 +78,8 @@ class VFMSegTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == POLYNOMIAL:
+            self.lr_scheduler_kwargs = None  # they are no settings of another shape
         if self.report_to is None:
             self.report_to = ["tensorboard"] if is_tensorboard_available() else []
         super().__post_init__()

@@ -3,7 +3,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ class FollowSteps(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._since_log = time.perf_counter()
+        self.trainer.restart_log()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.trainer.train_sampler is not None:
@@ -44,21 +43,20 @@ class FollowSteps(TrainerCallback):
 class StopOnSigterm(TrainerCallback):
     """
     After SIGTERM, as schedulers send it before they take a machine away, the running step is finished, a checkpoint
-    written and the training ended. All processes of a distributed run stop at the same step, whichever was told. An
-    evaluation that is due or running is finished first.
+    written and the training ended. All processes of a distributed run stop at the same step, whichever was told.
 
-    Attributes:
-        stopped: whether the training ended so.
+    An evaluation that has begun is finished first; one that is due after the last step is left out, because the time
+    that is left is short: `torchrun` kills its processes 30 seconds after it was told.
     """
 
     def __init__(self, device: torch.device, world_size: int):
         self.device, self.world_size = device, world_size
-        self.asked = self.stopped = False
+        self.asked = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """SIGTERM is heeded inside, and does afterwards what it did before."""
-        self.asked = self.stopped = False
+        self.asked = False
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
             yield
             return
@@ -71,12 +69,18 @@ class StopOnSigterm(TrainerCallback):
     def _ask(self, number, frame) -> None:
         self.asked = True
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; all processes call this together."""
+        if self.world_size == 1:
+            return self.asked
         asked = torch.tensor(float(self.asked), device=self.device)
-        if self.world_size > 1:
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-        if asked:
-            self.stopped = control.should_save = control.should_training_stop = True
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        return bool(asked)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.agreed():
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
             if state.is_world_process_zero:
                 logger.warning("SIGTERM: saving a checkpoint at step %d and stopping", state.global_step)
 

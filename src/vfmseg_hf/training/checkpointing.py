@@ -15,7 +15,7 @@ from .averaging import FILE as TRAINING_WEIGHTS
 from .averaging import WeightAverage
 
 
-UNFINISHED = ".unfinished"  # folder in output_dir; no resume looks into it
+UNFINISHED = "_unfinished"  # folder in output_dir; no resume looks into it, and names with _ are not pushed
 
 
 class CheckpointedTrainer(Trainer):
@@ -26,6 +26,7 @@ class CheckpointedTrainer(Trainer):
     """
 
     average: WeightAverage | None = None
+    best_loaded: bool = False  # whether the weights are those of the best step, no longer of the last
     _unfinished: str | None = None
 
     # --- saving
@@ -33,47 +34,53 @@ class CheckpointedTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         run_dir = self._get_output_dir(trial)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        unfinished = os.path.join(run_dir, UNFINISHED)
-        if self.args.should_save:
+        unfinished, target = os.path.join(run_dir, UNFINISHED), os.path.join(run_dir, name)
+        first_on_machine = self.args.local_process_index == 0
+        if first_on_machine:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that died
         self.accelerator.wait_for_everyone()
         self._unfinished = unfinished
         try:
             super()._save_checkpoint(model, trial)
             self._unfinished = None
+            self._place_of_best(run_dir)
+            if self.args.should_save:
+                self.state.save_to_json(os.path.join(unfinished, name, TRAINER_STATE_NAME))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self._finish_checkpoint(run_dir, name)
-            self.accelerator.wait_for_everyone()
+                shutil.rmtree(
+                    target, ignore_errors=True
+                )  # a run that went on from an earlier checkpoint comes by again
+                os.replace(os.path.join(unfinished, name), target)
         except BaseException as error:
             self._unfinished = None
             shutil.rmtree(unfinished, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
             raise OSError(
-                f"the checkpoint {os.path.join(run_dir, name)} could not be written and was removed ({error}); "
-                f"{self._last_checkpoint()}"
+                f"the checkpoint {target} could not be written and was removed ({error}); {self._last_checkpoint()}"
             ) from error
+        self.accelerator.wait_for_everyone()
+        if first_on_machine:
+            if os.path.isdir(os.path.join(unfinished, name)):  # of a machine with a disk of its own
+                os.replace(os.path.join(unfinished, name), target)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(os.path.join(run_dir, name))
+            super()._push_from_checkpoint(target)
 
-    def _finish_checkpoint(self, run_dir: str, name: str) -> None:
-        source, target = os.path.join(run_dir, UNFINISHED, name), os.path.join(run_dir, name)
+    def _place_of_best(self, run_dir: str) -> None:
+        """Every process learns where the best checkpoint will be, which is not in the folder it is written in."""
         best = self.state.best_global_step
-        if best:
-            folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{best}")
-            if best == self.state.global_step or os.path.isdir(folder):
-                self.state.best_model_checkpoint = folder
-            self.state.save_to_json(os.path.join(source, TRAINER_STATE_NAME))
-        shutil.rmtree(target, ignore_errors=True)  # a run that went on from an earlier checkpoint comes by again
-        os.replace(source, target)
-        os.rmdir(os.path.dirname(source))
-        rotate_checkpoints(
-            output_dir=run_dir,
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+        folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{best}")
+        if best and (best == self.state.global_step or os.path.isdir(folder)):
+            self.state.best_model_checkpoint = folder
 
     def _get_output_dir(self, trial) -> str:
         return self._unfinished or super()._get_output_dir(trial)
@@ -118,12 +125,20 @@ class CheckpointedTrainer(Trainer):
                 self.average.load_weights(resume_from_checkpoint)
         return prepared
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """Nothing where all steps are made: Trainer would make one more, if a finished run is resumed."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _load_best_model(self) -> None:
         if getattr(self.model, "_hf_peft_config_loaded", False):
             read_adapter_weights(self.model, self.state.best_model_checkpoint, self.model.active_adapters()[0])
         else:
             super()._load_best_model()
         self.average = None  # it is in the model now
+        self.best_loaded = True
 
     def _finalize_training(self, *args, **kwargs):
         output = super()._finalize_training(*args, **kwargs)

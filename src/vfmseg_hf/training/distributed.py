@@ -28,11 +28,12 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
 
 def has_unused_parameters(model: nn.Module) -> bool:
     """
-    Whether weights train that no loss reaches, such as a foundation model's last norm: DDP has to look for them.
-
-    With LoRA or trained heads every trained weight gets a gradient at every step.
+    Whether weights train that no loss reaches, so that DDP has to look for them: a foundation model's last norm, or the
+    mask token where no feature is masked. With LoRA, or heads only, every other trained weight gets its gradient.
     """
+    unmasked = model.config.feature_mask_ratio == 0
     return any(
-        parameter.requires_grad and "model.encoder." in name and ".lora_" not in name
+        parameter.requires_grad
+        and (("model.encoder." in name and ".lora_" not in name) or (unmasked and name.endswith("mask_token")))
         for name, parameter in model.named_parameters()
     )

@@ -4,6 +4,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from ..configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
@@ -150,49 +151,63 @@ def training_settings(trainer: "VFMSegTrainer") -> dict[str, dict[str, object]]:
     }
 
 
-def differences(settings: Settings, recipe: Recipe) -> list[str]:
-    """In words, where `settings` are not those of a recipe; a part that is empty differs as a whole."""
+def differences(settings: Settings, recipe: Recipe, corpus: str | None) -> list[str]:
+    """
+    In words, where `settings` are not those of a recipe; a part that is empty differs as a whole.
+
+    Args:
+        corpus: name of what is trained on, which decides the size before the crop.
+    """
     found = []
     for part, expected in recipe.settings.items():
         actual = settings[part]
         if not actual:
             found.append(f"no {part}")
             continue
+        if part == "augmentation":
+            expected = {**expected, "resize": recipe.resize.get(corpus)}
         for key, value in expected.items():
             if _plain(actual[key]) != _plain(value):
                 found.append(f"{part}.{key} {_plain(actual[key])} instead of {_plain(value)}")
     return found
 
 
+def corpus_description(trainer: "VFMSegTrainer") -> str:
+    """What the corpus of a trainer says of itself, beginning with its name; empty where it says nothing."""
+    info = getattr(getattr(trainer.train_dataset, "dataset", None), "info", None)
+    return getattr(info, "description", "")
+
+
 def describe_training(trainer: "VFMSegTrainer", recipe: Recipe) -> str:
     """A sentence for the start of a training: the recipe, and in what the run differs from it."""
-    found = differences(training_settings(trainer), recipe)
+    found = differences(training_settings(trainer), recipe, corpus_description(trainer).partition(",")[0])
     return f"recipe {recipe.name}" + (", but " + ", ".join(found) if found else ", unchanged")
 
 
 def record_training(trainer: "VFMSegTrainer") -> str:
-    """
-    JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions.
-
-    Differences leave out the size before the crop, which depends on the corpus.
-    """
-    args, settings = trainer.args, training_settings(trainer)
-    corpus = getattr(getattr(trainer.train_dataset, "dataset", None), "info", None)
+    """JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions."""
+    args, settings, corpus = trainer.args, training_settings(trainer), corpus_description(trainer)
+    trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+    whole_encoder = any("model.encoder." in name and ".lora_" not in name for name in trained)
     record = {
         "settings": settings,
-        "differences": {name: differences(settings, recipe) for name, recipe in RECIPES.items()},
-        "data": {"corpus": getattr(corpus, "description", None), "pictures": len(trainer.train_dataset)}
-        if trainer.train_dataset is not None
-        else None,
+        "differences": {
+            name: differences(settings, recipe, corpus.partition(",")[0]) for name, recipe in RECIPES.items()
+        },
+        "data": {
+            "corpus": corpus or None,
+            "pictures": None if trainer.train_dataset is None else len(trainer.train_dataset),
+        },
         "run": {
             "seed": args.seed,
-            "step": trainer.state.global_step,
+            "step": trainer.state.best_global_step if trainer.best_loaded else trainer.state.global_step,
+            "tune": "lora" if settings["lora"] else "full" if whole_encoder else "heads",
+            "trained_parameters": trainer.get_num_trainable_parameters(),
             "processes": args.world_size,
             "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
             "gradient_checkpointing": args.gradient_checkpointing,
-            "trained_parameters": trainer.get_num_trainable_parameters(),
         },
-        "versions": software_versions(),
+        "versions": {**software_versions(), **{name: version(name) for name in ("peft", "accelerate")}},
     }
     return json.dumps(record, indent=2, default=str) + "\n"
 

@@ -36,26 +36,42 @@ class VFMSegTrainer(CheckpointedTrainer):
     saved model has a `recipe.json` that says what it was trained with.
 
     Raises:
-        ValueError: `ema_decay` outside (0, 1), or together with FSDP or DeepSpeed, which hold parts of the weights.
+        ValueError: `ema_decay` outside (0, 1), or together with FSDP, DeepSpeed or `save_only_model`; several GPUs for
+            one process.
     """
 
     args: VFMSegTrainingArguments
 
     def __init__(self, model=None, args: VFMSegTrainingArguments | None = None, data_collator=None, **kwargs):
+        args = VFMSegTrainingArguments(output_dir="trainer_output") if args is None else args
+        if args.ddp_find_unused_parameters is None and model is not None:
+            args.ddp_find_unused_parameters = has_unused_parameters(model)
         super().__init__(model, args, data_collator=data_collator or collate, **kwargs)
+        self._check_arguments()
         self.train_sampler: EpochSampler | None = None
-        self._sums, self._since_log = defaultdict(float), time.perf_counter()
-        if self.args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("ema_decay averages whole weights; it does not work with FSDP or DeepSpeed, leave it out")
+        self.restart_log()
         if self.args.world_size > 1:
             synchronise_batch_norm(self.model, self.args.device)
-        if self.args.ddp_find_unused_parameters is None:
-            self.args.ddp_find_unused_parameters = has_unused_parameters(self.model)
         if self.pop_callback(ProgressCallback):
             self.add_callback(RecipeProgress())
         self.termination = StopOnSigterm(self.args.device, self.args.world_size)
         self.add_callback(FollowSteps(self))
         self.add_callback(self.termination)
+
+    def _check_arguments(self) -> None:
+        args = self.args
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process cannot train on {args.n_gpu} GPUs: start one for each, torchrun --nproc_per_node "
+                f"{args.n_gpu} scripts/train.py ..., or show it one of them, CUDA_VISIBLE_DEVICES=0"
+            )
+        if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("ema_decay averages whole weights; it does not work with FSDP or DeepSpeed, leave it out")
+        if args.ema_decay is not None and args.save_only_model:
+            raise ValueError(
+                "with ema_decay a checkpoint's model is the average, and save_only_model would lose the weights that "
+                "train on; leave one of them out"
+            )
 
     def train(self, *args, **kwargs):
         """
@@ -68,7 +84,8 @@ class VFMSegTrainer(CheckpointedTrainer):
         self._forget_evaluation()
         with self.termination.listening():
             output = super().train(*args, **kwargs)
-        if self.termination.stopped:
+            stopped = self.termination.agreed()  # also where it came after the last step
+        if stopped:
             raise SystemExit(128 + signal.SIGTERM)
         return output
 
@@ -170,10 +187,13 @@ class VFMSegTrainer(CheckpointedTrainer):
             logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
             ratio = self.args.encoder_learning_rate / self.args.learning_rate if self.args.learning_rate else 0.0
             logs["encoder_learning_rate"] = logs["learning_rate"] * ratio
-            now = time.perf_counter()
-            logs["images_per_second"] = round(images / (now - self._since_log), 2)
-            self._sums, self._since_log = defaultdict(float), now
+            logs["images_per_second"] = round(images / (time.perf_counter() - self._since_log), 2)
+            self.restart_log()
         super().log(logs, start_time)
+
+    def restart_log(self) -> None:
+        """What is logged next is of the batches from now on."""
+        self._sums, self._since_log = defaultdict(float), time.perf_counter()
 
     # --- evaluation
 
@@ -213,6 +233,8 @@ class VFMSegTrainer(CheckpointedTrainer):
             }
             self.log(dict(means))
             metrics.update(means)
+            # Trainer has told the callbacks of every domain, but early stopping waits for the mean.
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._since_log = time.perf_counter()
         return metrics
 
@@ -220,4 +242,5 @@ class VFMSegTrainer(CheckpointedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
-        write_file(os.path.join(output_dir or self.args.output_dir, RECORD_NAME), record_training(self))
+        if self.args.should_save:
+            write_file(os.path.join(output_dir or self.args.output_dir, RECORD_NAME), record_training(self))
