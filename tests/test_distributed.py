@@ -56,7 +56,7 @@ def test_two_processes_are_one(lora, tmp_path):
         one, two = (tmp_path / kind / name for kind in ("one", "two"))
         losses = torch.tensor(result(one)["losses"])
         torch.testing.assert_close(torch.tensor(result(two)["losses"]), losses, atol=1e-5, rtol=1e-5)
-        assert losses.shape == (20, 3) and losses[-1, 0] < losses[0, 0] - 1
+        assert losses.shape == (20, 3) and losses[-5:, 0].mean() < losses[:5, 0].mean()
         expected, actual = weights(one / "final"), weights(two / "final")
         cancelled = {"adamw": ("k_proj.bias", "conv1.bias", "conv2.bias")}.get(name, ())
         compared = [key for key in expected if not key.endswith(cancelled)] if cancelled else list(expected)
