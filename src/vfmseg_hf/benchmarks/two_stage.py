@@ -21,6 +21,7 @@ from ..configuration_vfmseg import VFMSegConfig
 from ..corpora import load_corpus
 from ..image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..plotting import new_figure
 from ..prediction import load_model
 from ..quantization import quantize_int8
 from ..resizing_vfmseg import coarse_size
@@ -333,14 +334,9 @@ def plot_seconds(result: dict[str, object], path: str) -> None:
     Raises:
         ImportError: without matplotlib; the message names the extra.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("charts need matplotlib: pip install 'vfmseg-hf[train]'") from error
     bars = {row["mode"]: row["seconds"] for row in result["rows"]}
     bars |= {row["model"]: row["seconds"] for row in result.get("others", [])}
-    figure = Figure(figsize=(8, 0.5 + 0.35 * len(bars)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(8, 0.5 + 0.35 * len(bars))
     drawn = axes.barh(list(bars), list(bars.values()))
     axes.bar_label(drawn, fmt="%.3g", padding=3)
     axes.invert_yaxis()
