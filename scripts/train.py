@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
+from vfmseg_hf.processes import leave_processes
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
@@ -145,6 +146,7 @@ def main() -> None:
             plot_curves(trainer.state.log_history, os.path.join(arguments.output_dir, "curves.png"))
         except ImportError as error:
             print(f"no curves are drawn: {error}")
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Two-stage inference: plan, run, merge, against one window at a time."""
 
+import copy
+import pickle
 import random
 
 import pytest
@@ -440,3 +442,22 @@ def test_compiled_windows_have_one_shape(tiny_model):
         assert disagreement(output.logits, expected.logits, tolerance=1e-4) <= 1
         assert disagreement(model(pictures, refine="all").logits, everything, tolerance=1e-4) <= 1
     assert len(graphs) == 1
+
+
+def test_a_copy_of_a_compiled_model_is_its_own(tiny_model):
+    """Copies, and so models in 8 bits or on another device, refine with their own weights; they can be pickled."""
+    model, picture = tiny_model(), torch.randn(1, 3, 96, 96)
+    model.compile_windows(backend="eager")
+    expected = model(picture, refine="all").logits
+    for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert disagreement(clone(picture, refine="all").logits, expected) <= 1 and not clone.windows_are_compiled
+        for parameter in clone.refine_head.parameters():
+            parameter.data.zero_()
+        assert disagreement(clone(picture, refine="all").logits, expected) > 1
+    assert model.windows_are_compiled and torch.equal(model(picture, refine="all").logits, expected)
+
+
+@pytest.mark.parametrize("pictures", [[], torch.empty(0, 3, 64, 64)])
+def test_nothing_to_segment(pictures, tiny_model):
+    with pytest.raises(ValueError, match="the batch is empty"):
+        tiny_model().segment(pictures)

@@ -440,6 +440,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         if self.training:
             raise ValueError("segment needs the model in eval mode; call model.eval() first")
+        if len(pictures) == 0:
+            raise ValueError("there are no pictures to segment; the batch is empty")
         if in_strips and target_sizes is not None:
             raise ValueError("in_strips finishes labels at the pictures' sizes: leave target_sizes out")
         if target_sizes is not None and len(target_sizes) != len(pictures):
@@ -472,6 +474,13 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         self.refine_windows = torch.compile(type(self).refine_windows.__get__(self), dynamic=False, **options)
         self.windows_are_compiled = True
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy is not compiled: what `compile_windows` makes belongs to the weights that it was made with."""
+        state = self.__dict__.copy()
+        state.pop("refine_windows", None)
+        state.pop("windows_are_compiled", None)
+        return state
 
     def _refine_budget(self, refine: bool | str | None, refine_budget: int | float | None) -> int | float | None:
         """The budget in force, after a check of both arguments."""

@@ -20,6 +20,7 @@ from .image_inputs_vfmseg import open_picture, picture_to_tensor
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .label_maps_vfmseg import label_map
 from .labels import IGNORE_INDEX
+from .memory_vfmseg import is_out_of_memory
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
 from .quantization import quantize_int8
 from .visualization import class_colours, label_image, overlay_image, panel_image
@@ -310,12 +311,15 @@ def predict_what_can_be(
     """The predictions of a batch's pictures; in words why not, for those that fail alone or were not read at all."""
     good = [item for item in batch if not isinstance(item, str)]
     try:
-        predictions = iter(predict_pictures(model, good, refine) if good else [])
-    except (ValueError, torch.OutOfMemoryError) as error:
-        if len(good) == 1:
-            predictions = iter([str(error)])
-        else:
-            predictions = iter([predict_what_can_be(model, [item], refine)[0] for item in good])
+        predictions, reason = iter(predict_pictures(model, good, refine) if good else []), None
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        reason = str(error)
+    if reason is not None and len(good) == 1:
+        predictions = iter([reason])
+    elif reason is not None:  # outside the handler, whose traceback would hold on to the memory of the batch
+        predictions = iter([predict_what_can_be(model, [item], refine)[0] for item in good])
     return [item if isinstance(item, str) else next(predictions) for item in batch]
 
 

@@ -29,8 +29,9 @@ def join_processes(device: str) -> str:
 
 
 def leave_processes() -> None:
-    """Ends what [`join_processes`] began."""
+    """Ends what [`join_processes`], or a trainer, began; all processes call this together."""
     if distributed.is_initialized():
+        distributed.barrier()  # nobody leaves while another one still sends
         distributed.destroy_process_group()
 
 

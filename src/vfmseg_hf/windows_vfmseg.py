@@ -83,9 +83,11 @@ def window_certainty(counts: torch.Tensor, boxes: list[Box], scope: str = "image
     """
     top, left, bottom, right = boxes[0]
     area = (bottom - top) * (right - left)  # all windows of a picture have one size
+    pixels, total = area, counts
     if scope == "batch":
-        return (counts.sum(dim=0, keepdim=True).float() / (len(counts) * area)).expand_as(counts)
-    return counts.float() / area
+        pixels, total = len(counts) * area, counts.sum(dim=0, keepdim=True)
+    # By a tensor: by a number, CUDA multiplies with the reciprocal, which misses ties with the threshold by a bit.
+    return (total.float() / torch.full_like(total, pixels, dtype=torch.float32)).expand_as(counts)
 
 
 def select_windows(
