@@ -379,6 +379,16 @@ def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_m
     assert sizes == batches
 
 
+def least_peak(call) -> int:
+    """Bytes that a call needs: the least of three runs, because the allocator and other threads only ever add."""
+    peaks = []
+    for _ in range(3):
+        with PeakMemory(torch.device("cpu"), interval=0.001) as memory:
+            call()
+        peaks.append(memory.peak)
+    return min(peaks)
+
+
 @pytest.mark.parametrize("accumulator", ["device", "cpu", "half", "strips"])
 def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tiny_model, monkeypatch):
     """With a factor for what the allocator holds back."""
@@ -390,13 +400,15 @@ def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tin
         stated = inference_memory(model.config, 768, 640, 2, accumulator)
         with torch.no_grad():
             model(picture[..., :128, :128], refine="all")  # what torch sets up once
-            with PeakMemory(picture.device, interval=0.001) as memory:
-                if accumulator == "strips":
+            peak = least_peak(
+                lambda model=model: (
                     model.segment(picture, refine="all", refine_budget=6, in_strips=True)
-                else:
-                    model(picture, refine="all", refine_budget=6, accumulator=accumulator)
-        peaks.append(memory.peak)
-        assert memory.peak <= 1.1 * stated + 2**24, f"{memory.peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
+                    if accumulator == "strips"
+                    else model(picture, refine="all", refine_budget=6, accumulator=accumulator)
+                )
+            )
+        peaks.append(peak)
+        assert peak <= 1.1 * stated + 2**24, f"{peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
     assert peaks[1] <= 1.1 * peaks[0] + 2**24, "more windows take no more memory"
 
 
