@@ -394,10 +394,11 @@ def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tin
     """With a factor for what the allocator holds back."""
     monkeypatch.setattr("vfmseg_hf.memory_vfmseg.PART_VALUES", 2**20)
     monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2**20)
-    picture, peaks = torch.randn(1, 3, 768, 640), []
+    picture, bounds = torch.randn(1, 3, 768, 640), set()
     for stride in (128, 32):
         model = tiny_model(num_labels=60, window_size=128, window_stride=stride, window_batch_size=2)
         stated = inference_memory(model.config, 768, 640, 2, accumulator)
+        bounds.add(stated)
         with torch.no_grad():
             model(picture[..., :128, :128], refine="all")  # what torch sets up once
             peak = least_peak(
@@ -407,9 +408,8 @@ def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tin
                     else model(picture, refine="all", refine_budget=6, accumulator=accumulator)
                 )
             )
-        peaks.append(peak)
         assert peak <= 1.1 * stated + 2**24, f"{peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
-    assert peaks[1] <= 1.1 * peaks[0] + 2**24, "more windows take no more memory"
+    assert max(bounds) <= 1.1 * min(bounds), "more windows may take no more memory"
 
 
 def test_what_large_pictures_take(tiny_config):
