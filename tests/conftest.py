@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from tiny import BACKBONE, REFINER
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
@@ -53,25 +54,8 @@ def tiny_config():
     from vfmseg_hf import VFMSegConfig
 
     def make(**overrides):
-        backbone = {
-            "model_type": "dinov2",
-            "hidden_size": 32,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "patch_size": 16,
-            "image_size": 64,
-            **overrides.pop("backbone_config", {}),
-        }
-        settings = {
-            "refine_hidden_size": 128,
-            "refine_num_layers": 1,
-            "refine_num_attention_heads": 2,
-            "refine_head_dim": 16,
-            "coarse_size": 64,
-            "window_size": 64,
-            "window_stride": 40,
-            **overrides,
-        }
+        backbone = {**BACKBONE, **overrides.pop("backbone_config", {})}
+        settings = {**REFINER, **overrides}
         return VFMSegConfig(backbone_config=backbone, **settings)
 
     return make

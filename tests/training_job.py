@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from blocks import rows
+from tiny import BACKBONE, REFINER
 from transformers import TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
@@ -26,23 +27,6 @@ from vfmseg_hf.training import (
 )
 
 
-BACKBONE = {
-    "model_type": "dinov2",
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "patch_size": 16,
-    "image_size": 64,
-}
-REFINER = {
-    "refine_hidden_size": 128,
-    "refine_num_layers": 1,
-    "refine_num_attention_heads": 2,
-    "refine_head_dim": 16,
-    "coarse_size": 64,
-    "window_size": 64,
-    "window_stride": 40,
-}
 NOTHING_RANDOM = {"refine_dropout": 0.0, "head_dropout": 0.0, "feature_mask_ratio": 0.0}
 
 
