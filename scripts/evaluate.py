@@ -54,6 +54,7 @@ class EvaluateArguments:
     flip: bool = field(
         default=False, metadata={"help": "Average the probabilities of each picture and its mirror image."}
     )
+    batch_size: int = field(default=1, metadata={"help": "Pictures, of any sizes, that go through the model together."})
     num_workers: int = field(
         default=0, metadata={"help": "Processes that read and resize pictures while the model computes."}
     )
@@ -75,12 +76,26 @@ def main() -> None:
     about = {
         "model": arguments.model,
         "protocol": describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
-        "run": {"device": str(model.device), "processes": processes, "num_workers": arguments.num_workers},
+        "run": {
+            "device": str(model.device),
+            "processes": processes,
+            "num_workers": arguments.num_workers,
+            "batch_size": arguments.batch_size,
+        },
     }
     for name, domain in pictures.items():
         progress = partial(tqdm, desc=name, unit="picture", disable=rank > 0)
         refine = REFINE_MODES[arguments.refine]
-        results[name] = evaluate_domain(model, domain, name, refine, arguments.flip, arguments.num_workers, progress)
+        results[name] = evaluate_domain(
+            model,
+            domain,
+            name,
+            refine,
+            flip=arguments.flip,
+            num_workers=arguments.num_workers,
+            progress=progress,
+            batch_size=arguments.batch_size,
+        )
         if rank == 0:
             print(f"{corpora[name]['corpus']}@{corpora[name]['split']}\n{format_classes(name, results[name])}\n")
             if arguments.output:  # what is finished is kept if a later domain fails

@@ -221,6 +221,36 @@ def test_a_domain_is_the_sum_of_its_pictures(scored):
     assert seen == ["0", "1", "2", "3", "4"], "workers keep the order"
 
 
+@pytest.mark.parametrize("batch_size", [3, 7])
+def test_batches_of_any_sizes_score_the_same(scored, batch_size):
+    """Windows of pictures of three sizes go through the refine head together."""
+    model, pictures = scored
+    model.config.window_batch_size = 100
+    batches = []
+    model.refine_head.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0][0])))
+    expected = evaluate_domain(model, pictures, "noise")
+    alone, _ = batches.copy(), batches.clear()
+    seen = []
+    progress = lambda items: (seen.append(item["file_name"]) or item for item in items)  # noqa: E731
+    same_scores(evaluate_domain(model, pictures, "noise", progress=progress, batch_size=batch_size), expected)
+    assert seen == ["0", "1", "2", "3", "4"]
+    assert sum(batches) == sum(alone) and len(batches) < len(alone)
+    flipped = evaluate_domain(model, pictures, "noise", flip=True)
+    same_scores(evaluate_domain(model, pictures, "noise", flip=True, batch_size=batch_size), flipped)
+
+
+def test_a_wrapped_model_scores_the_same(scored):
+    model, pictures = scored
+    items = [pictures[index] for index in range(len(pictures))]
+    inputs = [item["pixel_values"] for item in items], [item["labels"] for item in items]
+    wrapper = torch.nn.Sequential(model)
+    wrapper.forward = model.forward
+    for actual, expected in zip(
+        count_pictures(wrapper, *inputs, 19, 255), count_pictures(model, *inputs, 19, 255), strict=True
+    ):
+        assert torch.equal(actual, expected)
+
+
 def test_nothing_is_kept_of_a_picture(scored):
     """Neither the picture, its logits nor a matrix of its own: as many tensors live after the last as after a few."""
     model, pictures = scored
@@ -261,6 +291,8 @@ def test_what_cannot_be_scored_is_said(scored, rows, tiny_model):
     ignored = [{**row, "label": np.full_like(row["label"], 255)} for row in rows]
     with pytest.raises(ValueError, match="no pixel of the domain 'noise' has a class: all 5 label maps are ignored"):
         evaluate_domain(model, EvaluationPictures(ignored, pictures.processor), "noise")
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        evaluate_domain(model, pictures, "noise", batch_size=0)
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,14 @@ def evaluate(monkeypatch, *arguments: object):
 def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, capsys):
     arguments = ["--model", saved_model, "--flip", "--data"]
     arguments += ["night=streets:night?n=3&size=64x128", "streets:rain?n=2&size=64x128"]
-    assert evaluate(monkeypatch, *arguments, "--output", tmp_path / "one.json") is None
+    assert evaluate(monkeypatch, *arguments, "--output", tmp_path / "one.json", "--batch_size", 2) is None
     launcher, script = ["-m", "torch.distributed.run", "--nproc_per_node", 2], REPOSITORY / "scripts" / "evaluate.py"
     command = [sys.executable, *launcher, script, *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     together = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert together.returncode == 0, together.stderr
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    assert (one["run"]["processes"], two["run"]["processes"]) == (1, 2)
+    assert [(each["run"]["processes"], each["run"]["batch_size"]) for each in (one, two)] == [(1, 2), (2, 1)]
     for result in (one, two):
         del result["run"]
         for domain in result["domains"].values():

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..inference_vfmseg import resize_bilinear
 from ..metrics import confusion_matrix
+from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..resizing_vfmseg import resize_bilinear
 
 
 STAGES = ("coarse", "final")
-LOGITS = {"coarse": "coarse_logits", "final": "logits"}
 
 
 @torch.no_grad()
@@ -28,7 +28,8 @@ def count_pictures(
 
     Args:
         model: a [`VFMSegForSemanticSegmentation`] in eval mode, or a wrapper of one.
-        pixel_values: pictures `[3, h, w]` of any sizes; runs of one size go through the model together.
+        pixel_values: pictures `[3, h, w]` of any sizes. Those of one size share the coarse pass, windows of all share
+            batches; with `flip`, or in a wrapper, windows of neighbours of one size only.
         labels: label maps of any sizes.
         refine: as for the model's `forward`.
         flip: average the probabilities of each picture and its mirror image, in both stages. Probabilities at the
@@ -38,24 +39,48 @@ def count_pictures(
         `int64` `[B, 2, num_labels, num_labels]` (coarse, final; labelled, predicted), and `int64` `[B, 2]`: windows
         refined, and windows.
     """
+    # A wrapper has to be called, only then does it gather the weights that it has spread; FSDP's is a subclass.
+    together = type(model) is VFMSegForSemanticSegmentation and not flip
+    predict = (
+        predict_together(model, pixel_values, labels, refine)
+        if together
+        else predict_by_size(model, pixel_values, labels, refine, flip)
+    )
     matrices, windows = [], []
+    for label, (predictions, refined) in zip(labels, predict, strict=True):
+        matrices.append(torch.stack([confusion_matrix(each, label, num_labels, ignore_index) for each in predictions]))
+        windows.append([sum(refined), len(refined)])
+    return torch.stack(matrices), torch.tensor(windows, device=matrices[0].device)
+
+
+def predict_together(
+    model: VFMSegForSemanticSegmentation,
+    pixel_values: Sequence[torch.Tensor],
+    labels: Sequence[torch.Tensor],
+    refine: bool | str | None,
+) -> Iterator[tuple[list[torch.Tensor], list[bool]]]:
+    """Class ids of both stages at the labels' sizes, and which windows were refined, of each picture."""
+    results = model.segment(pixel_values, [tuple(label.shape) for label in labels], refine)
+    for label, result in zip(labels, results, strict=True):
+        yield [best_classes([result.coarse_logits], label.shape), result.labels], result.refined
+
+
+def predict_by_size(
+    model: torch.nn.Module,
+    pixel_values: Sequence[torch.Tensor],
+    labels: Sequence[torch.Tensor],
+    refine: bool | str | None,
+    flip: bool,
+) -> Iterator[tuple[list[torch.Tensor], list[bool]]]:
+    """The same from the logits of the model's `forward`, with or without the mirror images."""
     for start, end in _runs_of_one_size(pixel_values):
         pictures = torch.stack(list(pixel_values[start:end]))
         outputs = [model(each, refine=refine, return_dict=True) for each in ([pictures, pictures.flip(-1)][: 1 + flip])]
+        refined = torch.cat([output.refined for output in outputs], dim=1).tolist()
         for number, label in enumerate(labels[start:end]):
-            pair = [
-                confusion_matrix(
-                    best_classes([output[LOGITS[stage]][number] for output in outputs], label.shape),
-                    label,
-                    num_labels,
-                    ignore_index,
-                )
-                for stage in STAGES
-            ]
-            matrices.append(torch.stack(pair))
-        refined = torch.cat([output.refined for output in outputs], dim=1)
-        windows.append(torch.stack([refined.sum(1), torch.full_like(refined.sum(1), refined.shape[1])], 1))
-    return torch.stack(matrices), torch.cat(windows)
+            coarse = best_classes([output.coarse_logits[number] for output in outputs], label.shape)
+            final = best_classes([output.logits[number] for output in outputs], label.shape)
+            yield [coarse, final], refined[number]
 
 
 def _runs_of_one_size(pixel_values: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:

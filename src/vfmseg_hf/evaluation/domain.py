@@ -2,8 +2,9 @@
 """Scores of a model on one domain, in one process or in several that share the pictures."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -88,9 +89,10 @@ def evaluate_domain(
     flip: bool = False,
     num_workers: int = 0,
     progress: Callable[[Iterable], Iterable] | None = None,
+    batch_size: int = 1,
 ) -> DomainScores:
     """
-    Score a model on the pictures of one domain, one by one; nothing is kept of them but sums of counts.
+    Score a model on the pictures of one domain; nothing is kept of them but sums of counts.
 
     In a distributed run every process calls this, takes its share of the pictures, and gets the scores of all.
 
@@ -99,11 +101,17 @@ def evaluate_domain(
         refine, flip: as for [`count_pictures`].
         num_workers: processes that read and resize pictures while the model computes, each at most two ahead.
         progress: wraps the iteration over this process's share, e.g. `tqdm`.
+        batch_size: pictures, of different sizes if need be, that go through the model together. Each decides alone
+            which of its windows are refined, but rounding in larger products can change the class of a pixel where
+            two are equally likely.
 
     Raises:
-        ValueError: if the model has other classes than the domain, or no pixel is labelled with a class.
+        ValueError: if the model has other classes than the domain, no pixel is labelled with a class, or `batch_size`
+            is not positive.
     """
     check_classes(model, pictures.evaluation, name)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     classes = model.config.num_labels
     rank, processes = process_rank()
     loader = DataLoader(
@@ -117,22 +125,29 @@ def evaluate_domain(
     matrices = torch.zeros(len(STAGES), classes, classes, dtype=torch.int64, device=model.device)
     windows = torch.zeros(2, dtype=torch.int64, device=model.device)
     start = time.perf_counter()
-    for item in (progress or iter)(loader):
+    for batch in _batches((progress or iter)(loader), batch_size):
         counts = count_pictures(
             model,
-            [item["pixel_values"].to(model.device, model.dtype, non_blocking=True)],
-            [item["labels"].to(model.device, non_blocking=True)],
+            [item["pixel_values"].to(model.device, model.dtype, non_blocking=True) for item in batch],
+            [item["labels"].to(model.device, non_blocking=True) for item in batch],
             classes,
             model.config.semantic_loss_ignore_index,
             refine,
             flip,
         )
-        matrices += counts[0][0]
-        windows += counts[1][0]
+        matrices += counts[0].sum(0)
+        windows += counts[1].sum(0)
     matrices, windows = (sum_over_processes(counts).cpu().numpy() for counts in (matrices, windows))
     domain = _score_sums(matrices, windows, len(pictures), pictures.evaluation, name)
     domain.seconds = time.perf_counter() - start
     return domain
+
+
+def _batches(items: Iterable[dict], size: int) -> Iterator[list[dict]]:
+    # Single pictures come from the loader, so that workers are ahead by pictures and progress shows pictures.
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 def mean_over_domains(domains: Mapping[str, DomainScores], stage: str = "final", key: str = "mean_iou") -> float:
