@@ -370,7 +370,7 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 multiples of `config.patch_size`, its offsets even.
             refine_budget (`int` or `float`, *optional*, eval mode only):
                 At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
-                least certain first. Default: `config.refine_budget`.
+                least certain first; with `refine="all"` too. Default: `config.refine_budget`.
             accumulator (`"device"`, `"cpu"` or `"half"`, defaults to `"device"`, eval mode only):
                 Where `logits` are, for pictures too large for the device: `"cpu"` in the machine's memory, `"half"` on
                 the device in float16. The average is computed in float32 on the device in any case. Labels alone take
@@ -468,6 +468,9 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     def compile_windows(self, **options) -> None:
         """
         Compile the second stage; from then on every batch has `window_batch_size` windows, so that one graph does.
+
+        Pictures smaller than a window compile a graph for each of their sizes, up to torch's limit
+        (`torch._dynamo.config.recompile_limit`); further sizes run as they did before.
 
         Args:
             options: those of `torch.compile`, e.g. `mode="reduce-overhead"` for CUDA graphs.
