@@ -155,6 +155,29 @@ def test_bfloat16_autocast(lora, tmp_path):
     torch.testing.assert_close(half[0], plain[0], atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_step_is_one_pass_and_a_fused_update(bf16, tiny_model, tmp_path):
+    """Of twice the batch; with `bf16` its products are in bfloat16, of weights and with gradients in float32."""
+    model = tiny_model()
+    model.add_adapter(lora_config(model.config, r=2))
+    trainer = make_trainer(model, tmp_path, max_steps=1, save_strategy="no", bf16=bf16)
+    seen, products = [], set()
+
+    def watch_update(optimizer, args, kwargs):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        seen.append({(parameter.dtype, parameter.grad.dtype) for parameter in parameters})
+        seen.extend({(type(optimizer), group["fused"]) for group in optimizer.param_groups})
+
+    model.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.register_forward_hook(lambda module, inputs, output: products.add(output.dtype))
+    trainer.create_optimizer().register_step_pre_hook(watch_update)
+    trainer.train()
+    assert products == {torch.bfloat16 if bf16 else torch.float32}
+    assert seen == [4, {(torch.float32, torch.float32)}, (torch.optim.AdamW, True)]
+
+
 def test_tensorboard_where_it_is_installed(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(), tmp_path, max_steps=1, save_strategy="no", report_to=None)
     assert trainer.args.report_to == ["tensorboard"]

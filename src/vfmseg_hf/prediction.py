@@ -131,6 +131,21 @@ def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
             names[path] = longer
 
 
+def choose_device(name: str = "auto") -> torch.device:
+    """
+    The device of a name as torch has them, or for `"auto"` the machine's accelerator, if it has one.
+
+    Raises:
+        `ValueError`: the device is not available.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name} is not available: {error}") from error
+
+
 def load_model(
     name_or_path: str, device: str = "auto", dtype: torch.dtype = torch.float32
 ) -> tuple[VFMSegForSemanticSegmentation, VFMSegImageProcessorMixin]:
@@ -139,7 +154,7 @@ def load_model(
 
     Args:
         name_or_path: directory or Hub id with both.
-        device: as torch names it, or `"auto"` for the machine's accelerator, if it has one.
+        device: as for [`choose_device`].
         dtype: what the model computes in; windows are averaged in float32 in any case. `torch.int8`, on a CPU only:
             linear layers in 8 bits ([`quantize_int8`]).
 
@@ -147,12 +162,7 @@ def load_model(
         `ValueError`: there is no such model, it is not a VFMSeg model, it has more than 255 classes, or the device is
             not available or does not compute in `dtype`.
     """
-    if device == "auto":
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} is not available: {error}") from error
+    device = choose_device(device)
     try:
         model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
         processor = AutoImageProcessor.from_pretrained(name_or_path)

@@ -8,7 +8,7 @@ becomes the table, one column per key. The first line of its docstring is its he
 
 from types import ModuleType
 
-from . import evaluation_memory, mean_iou, refine_budget, two_stage
+from . import evaluation_memory, mean_iou, refine_budget, training_step, two_stage
 
 
 BENCHMARKS: dict[str, ModuleType] = {
@@ -16,4 +16,5 @@ BENCHMARKS: dict[str, ModuleType] = {
     "evaluation-memory": evaluation_memory,
     "two-stage": two_stage,
     "refine-budget": refine_budget,
+    "training-step": training_step,
 }

@@ -22,12 +22,13 @@ from ..corpora import load_corpus
 from ..image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from ..modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..plotting import new_figure
-from ..prediction import load_model
+from ..prediction import choose_device, load_model
 from ..quantization import quantize_int8
 from ..resizing_vfmseg import coarse_size
 from ..windows_vfmseg import plan_windows
 from .measuring import ModuleClock, PeakMemory, count_operations, matmul_peak, synchronize
 from .other_models import OTHER_MODELS, build_model, segment_with
+from .random_weights import attach_random_lora, random_model
 from .reference_loop import reference_inference
 
 
@@ -79,11 +80,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         ValueError: on arguments that do not fit, or if a mode in float32 decides or labels otherwise than the loop.
     """
     height, width = (int(edge) for edge in arguments.size.split("x"))
-    device = torch.device(
-        (torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        if arguments.device == "auto"
-        else arguments.device
-    )
+    device = choose_device(arguments.device)
     torch.manual_seed(0)
     pictures = draw_pictures(arguments.pictures, arguments.size, device)
     adapted, model = make_models(arguments.model, arguments.preset, device)
@@ -133,18 +130,12 @@ def make_models(
     directory: str | None, preset: str, device: torch.device
 ) -> tuple[VFMSegForSemanticSegmentation, VFMSegForSemanticSegmentation]:
     """The same model twice: with LoRA attached, as it is trained, and merged, as this library predicts."""
-    if directory is None:
-        model = VFMSegForSemanticSegmentation(VFMSegConfig.from_preset(preset)).eval().to(device)
-        for head in (model.coarse_head, model.refine_head):  # otherwise no class stands out
-            head.classifier.weight.data.mul_(60)
-    else:
-        model, _ = load_model(directory, str(device))
+    model = random_model(preset).eval().to(device) if directory is None else load_model(directory, str(device))[0]
     adapted = copy.deepcopy(model)
-    adapted.add_adapter(lora_config(model.config))
     if directory is None:
-        for name, parameter in adapted.named_parameters():
-            if ".lora_B." in name:
-                torch.nn.init.normal_(parameter, std=0.02)
+        attach_random_lora(adapted)
+    else:
+        adapted.add_adapter(lora_config(model.config))
     return adapted.eval(), copy.deepcopy(adapted).merge_and_unload().eval()
 
 
