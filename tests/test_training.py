@@ -93,6 +93,14 @@ def test_parameter_groups(lora, tiny_model, tmp_path):
     assert any(name.endswith("mask_token") for name in decaying) and any(name.endswith("bias") for name in decaying)
 
 
+def test_another_optimizer_gets_the_same_groups(tiny_model, tmp_path):
+    chosen = (torch.optim.SGD, {"momentum": 0.5})
+    arguments = VFMSegTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    optimizer = VFMSegTrainer(tiny_model(), arguments, optimizer_cls_and_kwargs=chosen).create_optimizer()
+    assert type(optimizer) is torch.optim.SGD
+    assert {(group["lr"], group["momentum"]) for group in optimizer.param_groups} == {(1e-4, 0.5), (1e-5, 0.5)}
+
+
 def test_learning_rates_decay_to_zero(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(), tmp_path, max_steps=4)
     trainer.train()

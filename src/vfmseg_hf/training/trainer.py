@@ -124,7 +124,9 @@ class VFMSegTrainer(CheckpointedTrainer):
                         if ("model.encoder." in name) == of_encoder and (name in decaying) == decays
                     ]
                     groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model
+            )
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **settings)
         return self.optimizer
 
