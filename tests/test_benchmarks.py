@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from vfmseg_hf.benchmarks import BENCHMARKS, evaluation_memory, mean_iou
+from vfmseg_hf.benchmarks import BENCHMARKS, evaluation_memory, mean_iou, own_process
 from vfmseg_hf.benchmarks.report import describe_machine, format_rows
 from vfmseg_hf.metrics import load_mean_iou
 
@@ -62,7 +62,7 @@ def test_evaluation_memory_measures_the_process_that_evaluates(monkeypatch, caps
         exec(command[2], {})
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
 
-    monkeypatch.setattr(evaluation_memory.subprocess, "run", run_here)
+    monkeypatch.setattr(own_process.subprocess, "run", run_here)
     (row,) = evaluation_memory.run(argparse.Namespace(pictures=[2], size="64x128"))["rows"]
     assert row["pictures"] == 2 and row["peak MiB"] >= row["of it before"] > 50 and row["seconds"] > 0
 
@@ -72,13 +72,13 @@ def test_evaluation_memory_compares_the_most_with_the_fewest(monkeypatch):
         count = int(re.search(r"n=(\d+)&size=8x8", command[-1])[1])
         return subprocess.CompletedProcess(command, 0, f'a notice\n{{"peak MiB": {100 + count / 2}}}\n', "")
 
-    monkeypatch.setattr(evaluation_memory.subprocess, "run", measured)
+    monkeypatch.setattr(own_process.subprocess, "run", measured)
     result = evaluation_memory.run(argparse.Namespace(pictures=[30, 10], size="8x8"))
     assert result["rows"] == [{"pictures": 10, "peak MiB": 105.0}, {"pictures": 30, "peak MiB": 115.0}]
     assert result["growth_mib"] == 10
     failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nValueError: no size\n")
-    monkeypatch.setattr(evaluation_memory.subprocess, "run", lambda *a, **k: failed)
-    with pytest.raises(ValueError, match="evaluation of 10 pictures failed: ValueError: no size"):
+    monkeypatch.setattr(own_process.subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(ValueError, match="n=10&size=8x8.* failed in its own process: ValueError: no size"):
         evaluation_memory.run(argparse.Namespace(pictures=[30, 10], size="8x8"))
 
 

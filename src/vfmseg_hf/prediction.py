@@ -131,6 +131,15 @@ def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
             names[path] = longer
 
 
+def choose_device(name: str) -> torch.device:
+    """The device that torch names so, or for `"auto"` the machine's accelerator, if it has one; `ValueError` if not."""
+    device = (torch.accelerator.current_accelerator(check_available=True) or "cpu") if name == "auto" else name
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device} is not available: {error}") from error
+
+
 def load_model(
     name_or_path: str, device: str = "auto", dtype: torch.dtype = torch.float32
 ) -> tuple[VFMSegForSemanticSegmentation, VFMSegImageProcessorMixin]:
@@ -147,12 +156,7 @@ def load_model(
         `ValueError`: there is no such model, it is not a VFMSeg model, it has more than 255 classes, or the device is
             not available or does not compute in `dtype`.
     """
-    if device == "auto":
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} is not available: {error}") from error
+    device = choose_device(device)
     try:
         model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
         processor = AutoImageProcessor.from_pretrained(name_or_path)
