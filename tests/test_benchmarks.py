@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY
 
 from vfmseg_hf.benchmarks import BENCHMARKS, evaluation_memory, mean_iou, own_process
-from vfmseg_hf.benchmarks.report import describe_machine, format_rows
+from vfmseg_hf.benchmarks.report import describe_machine, format_rows, write_benchmark
 from vfmseg_hf.metrics import load_mean_iou
 
 
@@ -93,3 +93,12 @@ def test_tables():
     assert format_rows([{"way": "a", "s": 0.123456}, {"way": "b", "s": 12}]).splitlines() == [
         "| way | s |", "| --- | --- |", "| a | 0.1235 |", "| b | 12 |",
     ]  # fmt: skip
+
+
+def test_further_tables_have_headings(tmp_path):
+    result = {"command": "measure", "machine": describe_machine(), "rows": [{"way": "a"}]}
+    write_benchmark(tmp_path, "plain", result)
+    write_benchmark(tmp_path, "more", {**result, "tables": {"Operators": [{"group": "b", "s": 1.5}]}})
+    plain, more = ((tmp_path / f"{name}.md").read_text() for name in ("plain", "more"))
+    assert more.removeprefix("# more").startswith(plain.removeprefix("# plain").rstrip())
+    assert more.endswith("| a |\n\n## Operators\n\n| group | s |\n| --- | --- |\n| b | 1.5 |\n")
