@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Measure one thing, print its table, and keep figures, command and machine with --output.
+"""Measure one thing, print its tables, and keep figures, command and machine with --output.
 
 example:
   python scripts/benchmark.py mean-iou --output benchmarks
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
 
 from vfmseg_hf.benchmarks import BENCHMARKS  # noqa: E402
-from vfmseg_hf.benchmarks.report import describe_machine, format_rows, write_benchmark  # noqa: E402
+from vfmseg_hf.benchmarks.report import describe_machine, format_tables, write_benchmark  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def main() -> None:
         "machine": describe_machine(),
         **BENCHMARKS[arguments.benchmark].run(arguments),
     }
-    print(format_rows(result["rows"]))
+    print(format_tables(result))
     if arguments.output:
         write_benchmark(arguments.output, arguments.benchmark, result)
 

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+import time
 from functools import partial
 
 import pytest
@@ -10,8 +12,17 @@ from conftest import lively
 from torch import nn
 
 from vfmseg_hf import VFMSegImageProcessorPil, inference_vfmseg
-from vfmseg_hf.benchmarks import BENCHMARKS, two_stage
+from vfmseg_hf.benchmarks import BENCHMARKS, two_stage, two_stage_modes
 from vfmseg_hf.benchmarks.measuring import ModuleClock, PeakMemory, count_operations, matmul_peak
+from vfmseg_hf.benchmarks.operators import (
+    ARITHMETIC,
+    ATTENTION,
+    BETWEEN,
+    CONVOLUTION,
+    COPIES,
+    LINEAR,
+    profile_operators,
+)
 from vfmseg_hf.benchmarks.other_models import OTHER_MODELS, build_model, segment_with
 
 
@@ -69,29 +80,127 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", OTHER_MODELS)
-def test_other_models_label_every_pixel(name):
-    """The configurations, made small."""
-    config = OTHER_MODELS[name](7)
-    if name in ("Mask2Former Swin-L", "EoMT-L"):
-        pytest.importorskip("scipy", reason="needs scipy: transformers builds this model with its loss only")
+def small_config(name, num_labels):
+    """A configuration of another model, made small."""
+    config = OTHER_MODELS[name](num_labels)
     for key, value in SMALL[name].items():
         setattr(config, key, value)
     if name == "Mask2Former Swin-L":
         for key, value in {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 4]}.items():
             setattr(config.backbone_config, key, value)
         config.backbone_config.hidden_size = 8 * 24
+    return config
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_other_models_label_every_pixel(name):
+    if name in ("Mask2Former Swin-L", "EoMT-L"):
+        pytest.importorskip("scipy", reason="needs scipy: transformers builds this model with its loss only")
     with torch.no_grad():
-        labels = segment_with(build_model(config), torch.randn(2, 3, 64, 128))
+        labels = segment_with(build_model(small_config(name, 7)), torch.randn(2, 3, 64, 128))
     assert labels.shape == (2, 64, 128) and 0 <= labels.min() <= labels.max() < 7
+
+
+@pytest.fixture
+def small_others(monkeypatch):
+    pytest.importorskip("scipy", reason="needs scipy: transformers builds two of the models with their losses only")
+    configurations = {name: partial(small_config, name) for name in SMALL}
+    monkeypatch.setattr(two_stage_modes, "OTHER_MODELS", configurations)
+    return configurations
+
+
+def test_other_models_take_their_turns(arguments, small_others, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    turns, time_mode = [], two_stage.time_mode
+
+    def noted(mode, pictures):
+        turns.append(mode)
+        return time_mode(mode, pictures)
+
+    monkeypatch.setattr(two_stage, "time_mode", noted)
+    chart = tmp_path / "chart.svg"
+    result = BENCHMARKS["two-stage"].run(arguments("--modes", "float32, gated", "--others", "--plot", str(chart)))
+    rows = {row["mode"]: row for row in json.loads(json.dumps(result))["rows"]}
+    assert list(rows) == ["published loop", "published loop, gated", "float32, gated", *small_others]
+    assert turns == turns[: len(rows)] * 2 and len(turns) == 2 * len(rows)
+    taken = result["seconds"]
+    for name in small_others:
+        row = rows[name]
+        assert list(row) == list(rows["published loop"]) and row["same labels"] == row["windows refined"] == "-"
+        ratios = [loop / seconds for loop, seconds in zip(taken["published loop"], taken[name], strict=True)]
+        assert row["times as fast"] == pytest.approx(sum(ratios) / 2)
+        assert row["GFLOP/s"] > 0 and 0 < row["of the matmul peak"] < 1
+    weights = {
+        row["model"]: row["million weights"] for row in result["tables"]["Other models: all with random weights"]
+    }
+    assert list(weights) == list(small_others) and all(0 < million < 10 for million in weights.values())
+    assert all(f"<!-- {text} -->" in chart.read_text() for text in (*rows, "other models, random weights"))
+
+
+def test_without_scipy_the_extra_is_named(arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    for name in ("Mask2Former Swin-L", "EoMT-L"):
+        with pytest.raises(ImportError, match=r"vfmseg-hf\[benchmarks\]"):
+            build_model(small_config(name, 7))
+    monkeypatch.setattr(two_stage_modes, "OTHER_MODELS", {"EoMT-L": partial(small_config, "EoMT-L")})
+    with pytest.raises(ImportError, match=r"vfmseg-hf\[benchmarks\]"):
+        BENCHMARKS["two-stage"].run(arguments("--others"))
+
+
+def test_limits_and_profile(arguments):
+    result = json.loads(json.dumps(BENCHMARKS["two-stage"].run(arguments())))
+    limits, profile = result["tables"].values()
+    rows, limits = ({row["mode"]: row for row in table} for table in (result["rows"], limits))
+    coarse, window = (sum(result["operations"][stage].values()) for stage in ("coarse", "window"))
+    windows = result["windows"]
+    half = result["limit of half of the windows"]
+    assert windows == 8 and half == pytest.approx((coarse + 8 * window) / (coarse + 4 * window))
+    assert limits["float32, half of the windows"]["times fewer operations"] == pytest.approx(half)
+    assert limits["float32"]["times fewer operations"] == 1 and limits["int8"]["limit"] == "-"
+    assert limits["float32"]["limit"] == pytest.approx((coarse + 8 * window) / result["matmul_peak"]["float32"])
+    for name, row in limits.items():
+        assert row["seconds"] == rows[name]["seconds"]
+        if row["limit"] != "-":
+            assert row["times the limit"] == pytest.approx(1 / rows[name]["of the matmul peak"])
+    groups = [LINEAR, ATTENTION, CONVOLUTION, ARITHMETIC, COPIES, BETWEEN]
+    for mode in ("published loop", "float32", "int8"):
+        of_mode = {row["operators"]: row for row in profile if row["mode"] == mode}
+        assert list(of_mode) == groups and sum(row["share"] for row in of_mode.values()) == pytest.approx(1)
+        assert all(row["seconds"] > 0 for row in of_mode.values())
+        assert [group for group in groups if of_mode[group]["GFLOP/s"] != "-"] == groups[:3]
+    assert len(profile) == 3 * len(groups)
+
+
+def test_time_goes_to_the_group_of_its_operators():
+    device, square = torch.device("cpu"), torch.randn(512, 512)
+    picture, heads = torch.randn(1, 8, 256, 256), torch.randn(1, 2, 512, 32)
+    calls = {
+        LINEAR: lambda: nn.functional.linear(square, square),
+        ATTENTION: lambda: nn.functional.scaled_dot_product_attention(heads, heads, heads),
+        CONVOLUTION: lambda: nn.functional.conv2d(picture, torch.ones(8, 8, 3, 3)),
+        ARITHMETIC: lambda: picture.exp_().add(1).softmax(1),
+        COPIES: lambda: nn.functional.interpolate(picture, scale_factor=4, mode="bilinear"),
+        BETWEEN: lambda: time.sleep(0.05),
+    }
+    for group, call in calls.items():
+        call()
+        with torch.inference_mode():
+            seconds = profile_operators(call, device)
+        assert list(seconds) == list(calls)
+        if group != BETWEEN:  # which has the profiler's own time
+            del seconds[BETWEEN]
+        assert max(seconds, key=seconds.get) == group
 
 
 def test_operations_are_counted():
     module = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2, bias=False))
-    assert count_operations(module, (3, 8)) == 2 * 3 * (8 * 4 + 4 * 2)
+    assert count_operations(module, (3, 8)) == {LINEAR: 2 * 3 * (8 * 4 + 4 * 2), ATTENTION: 0, CONVOLUTION: 0}
     query = (1, 2, 5, 4)
     attention = partial(lambda module, *tensors: nn.functional.scaled_dot_product_attention(*tensors))
-    assert count_operations(module, query, query, query, call=attention) == 2 * 2 * (2 * 5 * 5 * 4)
+    counted = count_operations(module, query, query, query, call=attention)
+    assert counted == {LINEAR: 0, ATTENTION: 2 * 2 * (2 * 5 * 5 * 4), CONVOLUTION: 0}
+    counted = count_operations(nn.Conv2d(3, 4, 2), (1, 3, 5, 5))
+    assert counted == {LINEAR: 0, ATTENTION: 0, CONVOLUTION: 2 * 4 * 4 * 4 * 3 * 2 * 2}
 
 
 def test_memory_and_time_are_measured():

@@ -3,17 +3,20 @@
 
 import argparse
 import json
+import math
 import re
 import runpy
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY
 
-from vfmseg_hf.benchmarks import BENCHMARKS, evaluation_memory, mean_iou
-from vfmseg_hf.benchmarks.report import describe_machine, format_rows
+from vfmseg_hf.benchmarks import BENCHMARKS, evaluation_memory, inference_memory, mean_iou, own_process
+from vfmseg_hf.benchmarks.report import describe_machine, format_rows, write_benchmark
 from vfmseg_hf.metrics import load_mean_iou
 
 
@@ -56,13 +59,25 @@ def test_maps_are_label_maps_with_ignored_pixels_and_errors(monkeypatch):
         assert prediction.max() < 19 and 0.1 < (prediction == label).mean() < 0.95
 
 
-def test_evaluation_memory_measures_the_process_that_evaluates(monkeypatch, capsys):
+def test_a_call_in_a_process_of_its_own():
+    assert own_process.call_in_own_process(math.hypot, 3, 4) == 5
+    with pytest.raises(ValueError, match=r"sqrt\(-1,\) failed in its own process: ValueError: "):
+        own_process.call_in_own_process(math.sqrt, -1)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, capsys):
+    """What is meant for a process of its own runs here: starting Python anew takes seconds."""
+
     def run_here(command, **kwargs):
-        assert command[:2] == [sys.executable, "-c"], "starting Python anew takes seconds"
+        assert command[:2] == [sys.executable, "-c"]
         exec(command[2], {})
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
 
-    monkeypatch.setattr(evaluation_memory.subprocess, "run", run_here)
+    monkeypatch.setattr(own_process.subprocess, "run", run_here)
+
+
+def test_evaluation_memory_measures_the_process_that_evaluates(in_this_process):
     (row,) = evaluation_memory.run(argparse.Namespace(pictures=[2], size="64x128"))["rows"]
     assert row["pictures"] == 2 and row["peak MiB"] >= row["of it before"] > 50 and row["seconds"] > 0
 
@@ -72,14 +87,62 @@ def test_evaluation_memory_compares_the_most_with_the_fewest(monkeypatch):
         count = int(re.search(r"n=(\d+)&size=8x8", command[-1])[1])
         return subprocess.CompletedProcess(command, 0, f'a notice\n{{"peak MiB": {100 + count / 2}}}\n', "")
 
-    monkeypatch.setattr(evaluation_memory.subprocess, "run", measured)
+    monkeypatch.setattr(own_process.subprocess, "run", measured)
     result = evaluation_memory.run(argparse.Namespace(pictures=[30, 10], size="8x8"))
     assert result["rows"] == [{"pictures": 10, "peak MiB": 105.0}, {"pictures": 30, "peak MiB": 115.0}]
     assert result["growth_mib"] == 10
     failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nValueError: no size\n")
-    monkeypatch.setattr(evaluation_memory.subprocess, "run", lambda *a, **k: failed)
-    with pytest.raises(ValueError, match="evaluation of 10 pictures failed: ValueError: no size"):
+    monkeypatch.setattr(own_process.subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(ValueError, match="n=10&size=8x8.* failed in its own process: ValueError: no size"):
         evaluation_memory.run(argparse.Namespace(pictures=[30, 10], size="8x8"))
+
+
+@pytest.fixture
+def small_windows(in_this_process, monkeypatch):
+    settings = {"coarse_size": 64, "window_size": 64, "window_stride": 40}
+    model = inference_memory.small_model
+    monkeypatch.setattr(inference_memory, "small_model", lambda: model(**settings))
+    monkeypatch.setattr(inference_memory, "choose_window_batch_size", lambda config, window: 5)
+    return argparse.Namespace(sizes=["96x160", "150x230"], device="cpu")
+
+
+def test_inference_memory_of_every_mode(small_windows):
+    rows = json.loads(json.dumps(inference_memory.run(small_windows)))["rows"]
+    assert [row["mode"] for row in rows] == ["device", "half", "strips"] * 2
+    for number, row in enumerate(rows):
+        height, width, windows, at_once = (96, 160, 8, 4) if number < 3 else (150, 230, 24, 3)
+        assert row["megapixels"] == height * width / 2**20
+        assert row["windows"] == windows and row["windows at once"] == at_once
+        assert row["seconds"] > 0 and 0 <= row["peak MiB"] < 1.1 * row["stated MiB"] + 16
+        assert row["most frequent label"] < 0.9, "labels that are all the same compare nothing"
+        assert row["same labels"] > 0.99 if row["mode"] == "half" else row["same labels"] == 1
+
+
+def test_inference_memory_finds_other_labels(small_windows, monkeypatch):
+    infer = inference_memory.infer
+
+    def change_a_label(model, picture, mode):
+        result = infer(model, picture, mode)
+        if mode == "strips":
+            result[3, 4] += 1
+        return result
+
+    monkeypatch.setattr(inference_memory, "infer", change_a_label)
+    with pytest.raises(ValueError, match="96x160 in strips has 1 labels that differ"):
+        inference_memory.run(small_windows)
+
+
+def test_inference_memory_finds_a_peak_above_what_is_stated(small_windows, monkeypatch):
+    held, infer = [], inference_memory.infer
+
+    def keep_much(model, picture, mode):
+        held.append(torch.ones(2**24))
+        time.sleep(0.05)  # until it is noticed
+        return infer(model, picture, mode)
+
+    monkeypatch.setattr(inference_memory, "infer", keep_much)
+    with pytest.raises(ValueError, match=r"96x160 in mode 'device' took \d+ MiB, but inference_memory states \d+ MiB"):
+        inference_memory.run(small_windows)
 
 
 def test_every_benchmark_says_what_it_is():
@@ -93,3 +156,12 @@ def test_tables():
     assert format_rows([{"way": "a", "s": 0.123456}, {"way": "b", "s": 12}]).splitlines() == [
         "| way | s |", "| --- | --- |", "| a | 0.1235 |", "| b | 12 |",
     ]  # fmt: skip
+
+
+def test_further_tables_have_headings(tmp_path):
+    result = {"command": "measure", "machine": describe_machine(), "rows": [{"way": "a"}]}
+    write_benchmark(tmp_path, "plain", result)
+    write_benchmark(tmp_path, "more", {**result, "tables": {"Operators": [{"group": "b", "s": 1.5}]}})
+    plain, more = ((tmp_path / f"{name}.md").read_text() for name in ("plain", "more"))
+    assert more.removeprefix("# more").startswith(plain.removeprefix("# plain").rstrip())
+    assert more.endswith("| a |\n\n## Operators\n\n| group | s |\n| --- | --- |\n| b | 1.5 |\n")

@@ -6,20 +6,18 @@ need more. The peak is that of the whole process (resident set), with everything
 """
 
 import argparse
-import json
 import resource
-import subprocess
 import sys
 import time
 
 import torch
 
-from ..configuration_vfmseg import VFMSegConfig
 from ..corpora import load_corpus
 from ..evaluation import evaluate_domain
 from ..image_processing_vfmseg import VFMSegImageProcessor
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..training import EvaluationPictures
+from .own_process import call_in_own_process
+from .random_models import small_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +35,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     rows = []
     for count in sorted(arguments.pictures):
         spec = f"streets:night?n={count}&size={arguments.size}"
-        code = f"import json; from {__name__} import *; print(json.dumps(evaluate_and_measure({spec!r})))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"the evaluation of {count} pictures failed: {done.stderr.strip().splitlines()[-1]}")
-        rows.append({"pictures": count, **json.loads(done.stdout.splitlines()[-1])})
+        rows.append({"pictures": count, **call_in_own_process(evaluate_and_measure, spec)})
     growth = rows[-1]["peak MiB"] - rows[0]["peak MiB"]
     return {"size": arguments.size, "growth_mib": growth, "rows": rows}
 
@@ -49,19 +43,10 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 def evaluate_and_measure(spec: str) -> dict[str, float]:
     """Scores a domain in this process; the peak is the process's own since its start."""
     torch.manual_seed(0)
-    backbone = {"model_type": "dinov2", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
-    config = VFMSegConfig(
-        backbone_config={**backbone, "patch_size": 16, "image_size": 64},
-        refine_hidden_size=128,
-        refine_num_layers=1,
-        coarse_size=128,
-        window_size=256,
-        window_stride=256,
-    )
+    model = small_model(coarse_size=128, window_size=256, window_stride=256)
     processor = VFMSegImageProcessor(do_resize=False)
     before, start = _peak_mib(), time.perf_counter()
-    pictures = EvaluationPictures(load_corpus(spec), processor)
-    evaluate_domain(VFMSegForSemanticSegmentation(config).eval(), pictures, "night")
+    evaluate_domain(model, EvaluationPictures(load_corpus(spec), processor), "night")
     return {"peak MiB": _peak_mib(), "of it before": before, "seconds": time.perf_counter() - start}
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .operators import ATTENTION, CONVOLUTION, LINEAR
+
 
 PEAK_SIZE = 4096
 
@@ -37,13 +39,23 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = PEAK_SIZE,
     return 2 * size**3 / median(seconds[1:])
 
 
-def count_operations(module: nn.Module, *shapes: tuple[int, ...], call: Callable | None = None) -> int:
-    """Floating point operations of matrix products, convolutions and attention, counted without computing them."""
+def count_operations(module: nn.Module, *shapes: tuple[int, ...], call: Callable | None = None) -> dict[str, int]:
+    """
+    Floating point operations of linear layers, attention and convolutions, counted without computing them.
+
+    Returns:
+        By the names of the groups that [`profile_operators`] has. On tensors without data, attention is a product of
+        batches of matrices, and a linear layer one of two matrices.
+    """
     weightless = copy.deepcopy(module).to("meta")
     inputs = [torch.empty(shape, device="meta") for shape in shapes]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         (call or type(module).__call__)(weightless, *inputs)
-    return counter.get_total_flops()
+    counted = {LINEAR: 0, ATTENTION: 0, CONVOLUTION: 0}
+    for operator, operations in counter.get_flop_counts()["Global"].items():
+        name = operator.__name__
+        counted[CONVOLUTION if "conv" in name else LINEAR if name in ("mm", "addmm") else ATTENTION] += operations
+    return counted
 
 
 class PeakMemory:

@@ -84,17 +84,28 @@ def build_model(config: PreTrainedConfig) -> nn.Module:
     A model with random weights, in eval mode.
 
     Raises:
-        ImportError: Mask2Former and EoMT without scipy, which their losses import.
+        ImportError: Mask2Former and EoMT without scipy; the message names the extra.
     """
     if isinstance(config, Dinov2Config):
         return LinearHead(config).eval()
     if isinstance(config, SegformerConfig):
         return SegformerForSemanticSegmentation(config).eval()
+    import_scipy()
     if isinstance(config, Mask2FormerConfig):
         return Mask2FormerForUniversalSegmentation(config).eval()
     model = EomtForUniversalSegmentation(config).eval()
-    model.attn_mask_probs.zero_()  # trained models attend without masks
+    # Trained models attend without masks. As numbers of the host, they are there where no weights are computed with.
+    del model.attn_mask_probs
+    model.attn_mask_probs = [0.0] * config.num_blocks
     return model
+
+
+def import_scipy() -> None:
+    """Raise an `ImportError` that names the extra if scipy is missing, which the losses of mask classifiers import."""
+    try:
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Mask2Former and EoMT need scipy: pip install 'vfmseg-hf[benchmarks]'") from error
 
 
 def segment_with(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:

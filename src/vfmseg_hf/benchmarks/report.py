@@ -46,14 +46,20 @@ def format_rows(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def format_tables(result: Mapping[str, object]) -> str:
+    """Markdown: the table of `rows`, then those of `tables` (title: rows), each under its title."""
+    further = [f"## {title}\n\n{format_rows(rows)}" for title, rows in result.get("tables", {}).items()]
+    return "\n\n".join([format_rows(result["rows"]), *further])
+
+
 def write_benchmark(folder: str | os.PathLike, name: str, result: Mapping[str, object]) -> None:
-    """`<name>.json` with everything and `<name>.md` with the command, the machine and the table."""
+    """`<name>.json` with everything and `<name>.md` with the command, the machine and the tables."""
     machine = result["machine"]
     text = (
         f"# {name}\n\n`{result['command']}`\n\n{machine['cpu']}, {machine['cores']} cores, {machine['threads']} "
         f"threads, accelerator: {machine['accelerator'] or 'none'}; "
         + ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
-        + f".\n\n{format_rows(result['rows'])}\n"
+        + f".\n\n{format_tables(result)}\n"
     )
     write_file(Path(folder) / f"{name}.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     write_file(Path(folder) / f"{name}.md", text)

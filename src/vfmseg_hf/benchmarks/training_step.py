@@ -32,7 +32,7 @@ from ..prediction import choose_device
 from ..training import get_recipe
 from ..windows_vfmseg import Box
 from .measuring import PeakMemory, count_operations, matmul_peak, synchronize, trim_heap
-from .random_weights import attach_random_lora, random_model
+from .random_models import attach_random_lora, random_model
 
 
 TOLERANCE, ROUNDING = 1e-5, 1e-6
@@ -286,4 +286,4 @@ def operations_of_step(model: VFMSegForSemanticSegmentation, batch: Batch) -> in
     def differentiate(model, pixel_values, labels):
         joint_objective(model.train(), pixel_values, labels, batch.box)["loss"].backward()
 
-    return count_operations(model, batch.pixel_values.shape, batch.labels.shape, call=differentiate)
+    return sum(count_operations(model, batch.pixel_values.shape, batch.labels.shape, call=differentiate).values())
