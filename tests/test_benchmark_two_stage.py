@@ -4,14 +4,14 @@ import argparse
 import json
 import sys
 import time
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 import torch
 from conftest import lively
 from torch import nn
 
-from vfmseg_hf import VFMSegImageProcessorPil, inference_vfmseg
+from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessorPil, inference_vfmseg
 from vfmseg_hf.benchmarks import BENCHMARKS, two_stage, two_stage_modes
 from vfmseg_hf.benchmarks.measuring import ModuleClock, PeakMemory, count_operations, matmul_peak
 from vfmseg_hf.benchmarks.operators import (
@@ -63,6 +63,14 @@ def test_a_wrong_result_is_noticed(arguments, monkeypatch):
     monkeypatch.setattr(inference_vfmseg, "read_decisions", skip_a_window)
     with pytest.raises(ValueError, match="'float32' is not what the published loop gives"):
         BENCHMARKS["two-stage"].run(arguments("--modes", "float32"))
+
+
+def test_the_clock_does_not_break_a_compiled_graph(arguments, monkeypatch):
+    compile_windows = VFMSegForSemanticSegmentation.compile_windows
+    whole_graph = partialmethod(compile_windows, backend="eager", fullgraph=True)
+    monkeypatch.setattr(VFMSegForSemanticSegmentation, "compile_windows", whole_graph)
+    row = BENCHMARKS["two-stage"].run(arguments("--compile", "--modes", "float32, compiled"))["rows"][-1]
+    assert (row["mode"], row["same labels"], row["outside encoder and heads"]) == ("float32, compiled", 1, "-")
 
 
 def test_modes_are_chosen_by_name(arguments):

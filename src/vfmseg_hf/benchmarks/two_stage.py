@@ -17,7 +17,7 @@ import torch
 from ..plotting import import_figure
 from ..prediction import choose_device
 from ..windows_vfmseg import plan_windows
-from .measuring import ModuleClock, PeakMemory, matmul_peak, synchronize
+from .measuring import ModuleClock, PeakMemory, matmul_peak, synchronize, trim_heap
 from .operators import profile_operators
 from .two_stage_modes import (
     LOOP,
@@ -140,7 +140,11 @@ def choose_modes(modes: dict[str, Mode], names: list[str] | None, with_loop: boo
 
 
 def measure(modes: dict[str, Mode], pictures: list[torch.Tensor], repeats: int) -> dict[str, dict[str, object]]:
-    """Run the modes in turns: seconds per picture and share of time outside of each repeat; outcomes and memory."""
+    """
+    Run the modes in turns: seconds per picture and share of time outside of each repeat; outcomes and memory.
+
+    Memory is of a run that is not timed: where freed memory is given back first, taking it anew takes time.
+    """
     device = pictures[0].device
     measured = {name: {"seconds": [], "outside": []} for name in modes}
     for _ in range(repeats):
@@ -151,12 +155,16 @@ def measure(modes: dict[str, Mode], pictures: list[torch.Tensor], repeats: int) 
                     seconds, _ = time_mode(mode, pictures)
                 values["outside"].append(1 - clock.seconds / seconds)
                 modules = ()
-            with PeakMemory(device) as memory, ModuleClock(modules, device) as clock:
+            with ModuleClock(modules, device) as clock:
                 seconds, values["outcomes"] = time_mode(mode, pictures)
             if modules:
                 values["outside"].append(1 - clock.seconds / seconds)
             values["seconds"].append(seconds / len(pictures))
-            values["memory"] = max(values.get("memory", 0), memory.peak)
+    for name, mode in modes.items():
+        trim_heap()
+        with PeakMemory(device) as memory:
+            mode.run(pictures[0])
+        measured[name]["memory"] = memory.peak
     return measured
 
 

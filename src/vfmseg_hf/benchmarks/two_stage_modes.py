@@ -65,8 +65,14 @@ class Mode:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def parts(self) -> tuple[nn.Module, ...]:
-        """Encoder and heads, which are timed for the share of time outside of them; of another model nothing."""
-        return (self.model.model, self.model.coarse_head, self.model.refine_head) if self.is_ours else ()
+        """
+        Encoder and heads, which are timed for the share of time outside of them.
+
+        Of another model nothing, and nothing of a compiled one, whose graph the clock's hooks would break.
+        """
+        if not self.is_ours or self.model.windows_are_compiled:
+            return ()
+        return self.model.model, self.model.coarse_head, self.model.refine_head
 
 
 def draw_pictures(count: int, size: str, device: torch.device) -> list[torch.Tensor]:

@@ -71,7 +71,8 @@ def describe(
     if mode.is_ours:
         agreement |= compare(outcomes, baseline["outcomes"])
         agreement["windows refined"] = sum(sum(outcome.refined) for outcome in outcomes) / len(outcomes) / windows
-        agreement["outside encoder and heads"] = median(values["outside"])
+        if values["outside"]:
+            agreement["outside encoder and heads"] = median(values["outside"])
     return {
         "mode": name,
         "seconds": seconds,
