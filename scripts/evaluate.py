@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
@@ -58,6 +59,13 @@ class EvaluateArguments:
     num_workers: int = field(
         default=0, metadata={"help": "Processes that read and resize pictures while the model computes."}
     )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "What the model computes in; int8 on a CPU only.",
+            "choices": ["float32", "bfloat16", "float16", "int8"],
+        },
+    )
     device: str = field(default="auto", metadata={"help": "Where to compute, e.g. cpu or cuda:1."})
 
 
@@ -66,7 +74,7 @@ def main() -> None:
     device = join_processes(arguments.device)
     rank, processes = process_rank()
     protocol = PROTOCOLS[arguments.protocol]
-    model, processor = protocol.apply(*load_model(arguments.model, device))
+    model, processor = protocol.apply(*load_model(arguments.model, device, getattr(torch, arguments.dtype)))
     pictures, corpora, results = {}, {}, {}
     for name, spec, split in evaluation_domains(arguments.data):  # all are opened before hours go into the first
         dataset, rule = load_corpus(spec, split), corpus_info(spec).evaluation
@@ -81,6 +89,7 @@ def main() -> None:
             "processes": processes,
             "num_workers": arguments.num_workers,
             "batch_size": arguments.batch_size,
+            "dtype": arguments.dtype,
         },
     }
     for name, domain in pictures.items():

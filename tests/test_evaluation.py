@@ -239,6 +239,15 @@ def test_batches_of_any_sizes_score_the_same(scored, batch_size):
     same_scores(evaluate_domain(model, pictures, "noise", flip=True, batch_size=batch_size), flipped)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_pictures_decide_alone_whatever_the_scope(scored, flip):
+    model, pictures = scored
+    model.config.certainty_scope = "batch"
+    expected = evaluate_domain(model, pictures, "noise", flip=flip)
+    assert 0 < expected.refined < 1
+    same_scores(evaluate_domain(model, pictures, "noise", flip=flip, batch_size=5), expected)
+
+
 def test_a_wrapped_model_scores_the_same(scored):
     model, pictures = scored
     items = [pictures[index] for index in range(len(pictures))]

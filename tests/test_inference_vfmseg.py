@@ -159,9 +159,19 @@ def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
     reads = []
     read = inference_vfmseg.read_decisions
     monkeypatch.setattr(inference_vfmseg, "read_decisions", lambda plans: reads.append(len(plans)) or read(plans))
+    copies = []
+    for name in ("tolist", "item", "cpu", "numpy"):
+        copy_to_host = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor,
+            name,
+            lambda *inputs, name=name, copy_to_host=copy_to_host: copies.append(name) or copy_to_host(*inputs),
+        )
     with torch.no_grad(), CountWaits() as waits:
         model(pictures, refine=refine)
-    assert reads == [1] and waits.names == []
+    assert reads == [1] and waits.names == [] and copies == ["tolist"]
+    model.segment([pictures[0], pictures[1], pictures[2, :, :96], pictures[2, :, :, :80]], refine=refine)
+    assert copies == ["tolist"] * 2, "three sizes, one wait"
     with CountWaits() as waits:
         bool((pictures > 0).any())
     assert waits.names, "the counter sees a wait"
@@ -434,18 +444,19 @@ def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
 # ------------------------------------------------------------------------------------------------------------ compile
 
 
-def test_compiled_windows_have_one_shape(tiny_model):
-    """One graph for all batches: the last one is filled up, and the surplus dropped."""
+def test_compiled_windows_have_few_shapes(tiny_model):
+    """Full batches, and a last one that is filled up to a power of two; the surplus is dropped."""
     pictures = torch.randn(2, 3, 112, 160)
     model = balance_gate(lively(tiny_model(window_batch_size=5)), pictures)
     with torch.no_grad():
         expected = model(pictures)
         everything = model(pictures, refine="all").logits
-    assert expected.refined.sum() % 5
-    graphs = []
+    windows = int(expected.refined.sum())
+    assert windows > 5 and windows % 5
+    sizes = []
 
     def backend(graph, inputs):
-        graphs.append(graph)
+        sizes.append(next(len(tensor) for tensor in inputs if tensor.ndim == 4 and tensor.shape[1:] == (3, 64, 64)))
         return graph.forward
 
     model.compile_windows(backend=backend, fullgraph=True)
@@ -453,7 +464,9 @@ def test_compiled_windows_have_one_shape(tiny_model):
         output = model(pictures)
         assert disagreement(output.logits, expected.logits, tolerance=1e-4) <= 1
         assert disagreement(model(pictures, refine="all").logits, everything, tolerance=1e-4) <= 1
-    assert len(graphs) == 1
+        model(pictures[:1], refine="all", refine_budget=1)
+    assert sizes[0] == 5 and 1 in sizes, "a budget of one window costs one"
+    assert set(sizes) <= {1, 2, 4, 5} and len(sizes) == len(set(sizes))
 
 
 def test_a_copy_of_a_compiled_model_is_its_own(tiny_model):

@@ -101,6 +101,24 @@ def test_another_optimizer_gets_the_same_groups(tiny_model, tmp_path):
     assert {(group["lr"], group["momentum"]) for group in optimizer.param_groups} == {(1e-4, 0.5), (1e-5, 0.5)}
 
 
+def test_rates_belong_to_the_arguments(tiny_model, tmp_path):
+    arguments = VFMSegTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = VFMSegTrainer(tiny_model(), arguments, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.5}))
+    with pytest.raises(ValueError, match=r"sets \['lr'\].*set learning_rate, encoder_learning_rate"):
+        trainer.create_optimizer()
+
+
+@pytest.mark.parametrize("bf16, expected", [(True, torch.bfloat16), (False, torch.float32)])
+def test_evaluation_computes_in_the_dtype_of_training(bf16, expected, tiny_model, tmp_path):
+    evaluation = {"a": EvaluationPictures(rows(2), VFMSegImageProcessor(do_resize=False))}
+    trainer = make_trainer(tiny_model(), tmp_path, eval_dataset=evaluation, bf16=bf16)
+    seen = set()
+    for head in (trainer.model.coarse_head, trainer.model.refine_head):
+        head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    trainer.evaluate()
+    assert seen == {expected}
+
+
 def test_learning_rates_decay_to_zero(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(), tmp_path, max_steps=4)
     trainer.train()

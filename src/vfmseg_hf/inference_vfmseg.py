@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from transformers.modeling_outputs import BackboneOutput
 
@@ -86,7 +87,7 @@ class RefinementPlan:
         boxes: the windows of each picture.
         certainty, refined (`torch.Tensor` of shape `(batch_size, num_windows)`): C_k, and which to refine.
         unusable (`torch.Tensor` of shape `(batch_size)`): pixel values that are no numbers.
-        decisions: `refined` on the host, from [`read_decisions`].
+        decisions, shares: `refined` and `certainty` on the host, from [`read_decisions`].
     """
 
     pixel_values: torch.Tensor
@@ -97,6 +98,7 @@ class RefinementPlan:
     refined: torch.Tensor
     unusable: torch.Tensor
     decisions: list[list[bool]] = field(default_factory=list)
+    shares: list[list[float]] = field(default_factory=list)
 
 
 def two_stage_inference(
@@ -189,17 +191,24 @@ def read_decisions(plans: Sequence[RefinementPlan]) -> None:
     """
     Bring the decisions of all plans to the host: the one time that inference waits for the device.
 
+    Everything travels as integers, the certainties bit by bit, so that there is one tensor to wait for.
+
     Raises:
         ValueError: if pixel values are no numbers.
     """
-    flat = torch.cat([torch.cat([plan.unusable[:, None], plan.refined.long()], dim=1).flatten() for plan in plans])
-    values = flat.tolist()
+    columns = [
+        (plan.unusable[:, None], plan.refined.long(), plan.certainty.contiguous().view(torch.int32).long())
+        for plan in plans
+    ]
+    values = torch.cat([torch.cat(parts, dim=1).flatten() for parts in columns]).tolist()
     for plan in plans:
         pictures, windows = plan.refined.shape
-        rows = [values[start : start + 1 + windows] for start in range(0, pictures * (1 + windows), 1 + windows)]
-        values = values[pictures * (1 + windows) :]
+        width = 1 + 2 * windows
+        rows = [values[start : start + width] for start in range(0, pictures * width, width)]
+        values = values[pictures * width :]
         check_unusable_pixels([row[0] for row in rows])
-        plan.decisions = [[bool(value) for value in row[1:]] for row in rows]
+        plan.decisions = [[bool(value) for value in row[1 : 1 + windows]] for row in rows]
+        plan.shares = [np.array(row[1 + windows :], dtype=np.int32).view(np.float32).tolist() for row in rows]
 
 
 def refine_plans(model: "VFMSegForSemanticSegmentation", plans: Sequence[RefinementPlan]) -> list[torch.Tensor]:

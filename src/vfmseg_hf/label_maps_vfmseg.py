@@ -79,23 +79,28 @@ def segment_pictures(
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, picture in enumerate(pictures):
         groups.setdefault((*picture.shape, number if alone else 0), []).append(number)
-    plans = [
-        plan_refinement(model, torch.stack([pictures[number] for number in numbers]), refine, refine_budget, in_strips)
-        for numbers in groups.values()
-    ]
-    read_decisions(plans)
+    # Strips are for little memory, and on a CPU a plan has coarse logits of its pictures' size: one after the other.
+    rounds = [[numbers] for numbers in groups.values()] if in_strips else [list(groups.values())]
     results: dict[int, VFMSegLabelMap] = {}
-    final = [None] * len(plans) if in_strips else refine_plans(model, plans)
-    for numbers, plan, logits in zip(groups.values(), plans, final, strict=True):
-        if not in_strips:
-            plan.coarse.whole = None  # it has served, and is as large as the result
-        certainty = plan.certainty.tolist()
-        for row, number in enumerate(numbers):
-            size = None if target_sizes is None else target_sizes[number]
-            maps = label_strips(model, plan, row) if in_strips else label_map(logits[row], size)
-            results[number] = VFMSegLabelMap(
-                *maps, plan.coarse.logits[row], plan.boxes, certainty[row], plan.decisions[row]
+    for together in rounds:
+        plans = [
+            plan_refinement(
+                model, torch.stack([pictures[number] for number in numbers]), refine, refine_budget, in_strips
             )
+            for numbers in together
+        ]
+        read_decisions(plans)
+        final = [None] * len(plans) if in_strips else refine_plans(model, plans)
+        for numbers in together:
+            plan, logits = plans.pop(0), final.pop(0)  # what has become labels is not kept
+            if not in_strips:
+                plan.coarse.whole = None  # it has served, and is as large as the result
+            for row, number in enumerate(numbers):
+                size = None if target_sizes is None else target_sizes[number]
+                maps = label_strips(model, plan, row) if in_strips else label_map(logits[row], size)
+                results[number] = VFMSegLabelMap(
+                    *maps, plan.coarse.logits[row], plan.boxes, plan.shares[row], plan.decisions[row]
+                )
     return [results[number] for number in range(len(pictures))]
 
 

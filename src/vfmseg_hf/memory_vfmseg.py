@@ -5,6 +5,7 @@ import math
 import os
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from .configuration_vfmseg import VFMSegConfig
 from .encoders_vfmseg import get_encoder_family
@@ -104,5 +105,5 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device or the machine had no memory left; torch's CPU allocator has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether a device or the machine had no memory left; not every allocator has an exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -449,7 +449,7 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         refine_budget = self._refine_budget(refine, refine_budget)
         for picture in pictures:
             check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
-        alone = self.config.certainty_scope == "batch" and not isinstance(pictures, torch.Tensor)
+        alone = in_strips if self.config.certainty_scope == "image" else not isinstance(pictures, torch.Tensor)
         return segment_pictures(self, list(pictures), target_sizes, refine, refine_budget, in_strips, alone)
 
     def refine_windows(self, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -467,10 +467,11 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
 
     def compile_windows(self, **options) -> None:
         """
-        Compile the second stage; from then on every batch has `window_batch_size` windows, so that one graph does.
+        Compile the second stage; from then on a batch has `window_batch_size` windows, or a power of two, so that a few
+        graphs do.
 
-        Pictures smaller than a window compile a graph for each of their sizes, up to torch's limit
-        (`torch._dynamo.config.recompile_limit`); further sizes run as they did before.
+        Set `config.window_batch_size` where free memory changes. Pictures smaller than a window compile graphs of their
+        own, up to torch's limit (`torch._dynamo.config.recompile_limit`); further shapes run as they did before.
 
         Args:
             options: those of `torch.compile`, e.g. `mode="reduce-overhead"` for CUDA graphs.

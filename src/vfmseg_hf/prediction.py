@@ -286,7 +286,10 @@ def predict_files(
     """
     paths = list(pictures)
     loader = torch.utils.data.DataLoader(
-        PictureFiles(paths, processor), batch_size, num_workers=min(num_workers, len(paths) - 1), collate_fn=list
+        PictureFiles(paths, processor),
+        batch_size,
+        num_workers=max(min(num_workers, len(paths) - 1), 0),
+        collate_fn=list,
     )
     remaining, saving = iter(paths), deque()
     with ThreadPoolExecutor(max(num_workers, 1)) as threads:

@@ -30,4 +30,4 @@ def quantize_int8(model: VFMSegForSemanticSegmentation) -> VFMSegForSemanticSegm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layers = {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
-        return torch.ao.quantization.quantize_dynamic(model.eval(), layers)
+        return torch.ao.quantization.quantize_dynamic(model, layers).eval()

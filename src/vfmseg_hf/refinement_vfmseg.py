@@ -33,7 +33,8 @@ def run_windows(
         step: from stacked inputs to logits `[M, num_labels, any height, any width]`.
         windows: the inputs of each window, each a view `[channels, height, width]`. Windows of one size share batches;
             they are padded to whole patches at the bottom and right by repeating the border.
-        fill: whether the last batch is filled up, so that all have one shape; the surplus is dropped.
+        fill: whether the last batch is filled up to a power of two, so that there are few shapes; the surplus is
+            dropped.
 
     Yields:
         The numbers of the M windows of a batch, and their logits `[M, num_labels, height, width]`, float32, at the
@@ -47,7 +48,8 @@ def run_windows(
         size = min(size, model.window_batch_limit or size)
         while numbers:
             batch = numbers[:size]
-            filled = batch + batch[-1:] * (size - len(batch)) if fill else batch
+            full = min(size, 1 << (len(batch) - 1).bit_length()) if fill else len(batch)
+            filled = batch + batch[-1:] * (full - len(batch))
             try:
                 logits = run_batch(step, [windows[number] for number in filled], model.config.patch_size)
             except RuntimeError as error:

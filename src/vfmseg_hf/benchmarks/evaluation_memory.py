@@ -6,8 +6,6 @@ need more. The peak is that of the whole process (resident set), with everything
 """
 
 import argparse
-import resource
-import sys
 import time
 
 import torch
@@ -16,6 +14,7 @@ from ..corpora import load_corpus
 from ..evaluation import evaluate_domain
 from ..image_processing_vfmseg import VFMSegImageProcessor
 from ..training import EvaluationPictures
+from .measuring import peak_resident_bytes
 from .own_process import call_in_own_process
 from .random_models import small_model
 
@@ -45,11 +44,7 @@ def evaluate_and_measure(spec: str) -> dict[str, float]:
     torch.manual_seed(0)
     model = small_model(coarse_size=128, window_size=256, window_stride=256)
     processor = VFMSegImageProcessor(do_resize=False)
-    before, start = _peak_mib(), time.perf_counter()
+    before, start = peak_resident_bytes(), time.perf_counter()
     evaluate_domain(model, EvaluationPictures(load_corpus(spec), processor), "night")
-    return {"peak MiB": _peak_mib(), "of it before": before, "seconds": time.perf_counter() - start}
-
-
-def _peak_mib() -> float:
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    seconds = time.perf_counter() - start
+    return {"peak MiB": peak_resident_bytes() / 2**20, "of it before": before / 2**20, "seconds": seconds}

@@ -99,6 +99,15 @@ def resident_bytes() -> int:
         return 0
 
 
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had since its program was started; 0 where the system does not say."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 2**10 for line in file if line.startswith("VmHWM:"))
+    except OSError:
+        return 0
+
+
 def trim_heap() -> None:
     """
     Give the memory that this process has freed back to the system, where the C library can.

@@ -52,6 +52,16 @@ def format_tables(result: Mapping[str, object]) -> str:
     return "\n\n".join([format_rows(result["rows"]), *further])
 
 
+def _format_settings(result: Mapping[str, object]) -> str:
+    """What a result says of itself in one value or a list of them, such as the size of the pictures."""
+    settings = {
+        key: " x ".join(map(str, value)) if key == "size" and isinstance(value, list) else value
+        for key, value in result.items()
+        if key not in ("benchmark", "command", "rows") and isinstance(value, str | int | float | list)
+    }
+    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items())
+
+
 def write_benchmark(folder: str | os.PathLike, name: str, result: Mapping[str, object]) -> None:
     """`<name>.json` with everything and `<name>.md` with the command, the machine and the tables."""
     machine = result["machine"]
@@ -59,7 +69,7 @@ def write_benchmark(folder: str | os.PathLike, name: str, result: Mapping[str, o
         f"# {name}\n\n`{result['command']}`\n\n{machine['cpu']}, {machine['cores']} cores, {machine['threads']} "
         f"threads, accelerator: {machine['accelerator'] or 'none'}; "
         + ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
-        + f".\n\n{format_tables(result)}\n"
+        + f".\n\n{_format_settings(result)}.\n\n{format_tables(result)}\n"
     )
     write_file(Path(folder) / f"{name}.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     write_file(Path(folder) / f"{name}.md", text)

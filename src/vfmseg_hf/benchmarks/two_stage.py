@@ -70,9 +70,11 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         import_figure()  # before it takes minutes
     height, width = (int(edge) for edge in arguments.size.split("x"))
     device = choose_device(arguments.device)
+    described = arguments.model or f"{arguments.preset} with random weights"
     torch.manual_seed(0)
     pictures = draw_pictures(arguments.pictures, arguments.size, device)
     adapted, model = make_models(arguments.model, arguments.preset, device)
+    stages = count_stages(model.config, height, width)
     others = make_other_modes(model.config.num_labels, pictures[0]) if arguments.others else {}
     with torch.inference_mode():
         if arguments.model is None:
@@ -86,7 +88,6 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
             for name in profiled
             if name in modes
         }
-    stages = count_stages(model.config, height, width)
     windows = len(plan_windows(height, width, model.config.window_size, model.config.window_stride))
     peaks = {dtype: matmul_peak(device, dtype) for dtype in {mode.dtype for mode in modes.values()} - {torch.int8}}
     operations = {
@@ -102,12 +103,13 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         ],
     }
     if others:
-        tables["Other models: all with random weights"] = [
-            {"model": name, "million weights": mode.weights / 1e6} for name, mode in others.items()
+        models = {f"this library's: {described}": modes["float32" if "float32" in modes else LOOP], **others}
+        tables["Models, the others all with random weights"] = [
+            {"model": name, "million weights": mode.weights / 1e6} for name, mode in models.items()
         ]
     result = {
         "size": [height, width],
-        "model": arguments.model or f"random weights of {arguments.preset}",
+        "model": described,
         "repeats": arguments.repeats,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "device": str(device),
@@ -143,10 +145,18 @@ def measure(modes: dict[str, Mode], pictures: list[torch.Tensor], repeats: int) 
     """
     Run the modes in turns: seconds per picture and share of time outside of each repeat; outcomes and memory.
 
-    Memory is of a run that is not timed: where freed memory is given back first, taking it anew takes time.
+    Memory is of a run before these that is not timed: where freed memory is given back first, taking it anew takes
+    time. It warms up as well; what is compiled is compiled before it.
     """
     device = pictures[0].device
     measured = {name: {"seconds": [], "outside": []} for name in modes}
+    for name, mode in modes.items():
+        if mode.is_compiled:
+            mode.run(pictures[0])
+        trim_heap()
+        with PeakMemory(device) as memory:
+            mode.run(pictures[0])
+        measured[name]["memory"] = memory.peak
     for _ in range(repeats):
         for name, mode in modes.items():
             modules, values = mode.parts(), measured[name]
@@ -160,11 +170,6 @@ def measure(modes: dict[str, Mode], pictures: list[torch.Tensor], repeats: int) 
             if modules:
                 values["outside"].append(1 - clock.seconds / seconds)
             values["seconds"].append(seconds / len(pictures))
-    for name, mode in modes.items():
-        trim_heap()
-        with PeakMemory(device) as memory:
-            mode.run(pictures[0])
-        measured[name]["memory"] = memory.peak
     return measured
 
 

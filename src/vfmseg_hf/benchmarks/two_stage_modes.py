@@ -61,6 +61,10 @@ class Mode:
         return isinstance(self.model, VFMSegForSemanticSegmentation)
 
     @property
+    def is_compiled(self) -> bool:
+        return self.is_ours and self.model.windows_are_compiled
+
+    @property
     def weights(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -70,7 +74,7 @@ class Mode:
 
         Of another model nothing, and nothing of a compiled one, whose graph the clock's hooks would break.
         """
-        if not self.is_ours or self.model.windows_are_compiled:
+        if not self.is_ours or self.is_compiled:
             return ()
         return self.model.model, self.model.coarse_head, self.model.refine_head
 

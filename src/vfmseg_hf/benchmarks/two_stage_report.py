@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """What the benchmark of the two-stage inference says of what it has measured: rows, limits, a chart."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -22,11 +23,19 @@ COLOURS = {LOOP: "#8c8c8c", OURS: "#2f6db3", OTHERS: "#d98032"}
 
 
 def count_stages(config: VFMSegConfig, height: int, width: int) -> dict[str, dict[str, int]]:
-    """Operations of the coarse pass and of one window, each in the encoder and with its head, by group of operators."""
+    """
+    Operations of the coarse pass and of one window, each in the encoder and with its head, by group of operators.
+
+    Raises:
+        ValueError: if the coarse pass slides, which is several windows of its own.
+    """
+    if config.coarse_mode != "whole":
+        raise ValueError(f"operations are counted for coarse_mode='whole' only, the model has {config.coarse_mode!r}")
     model = VFMSegForSemanticSegmentation(config)
     small = coarse_size((height, width), config.coarse_size, config.patch_size)
     top, left, bottom, right = plan_windows(height, width, config.window_size, config.window_stride)[0]
-    window = (1, 3, bottom - top, right - left)
+    patch = config.patch_size
+    window = (1, 3, *(math.ceil(edge / patch) * patch for edge in (bottom - top, right - left)))
     context = (1, config.num_labels, *window[2:])
     coarse = (1, 3, *small)
     return {

@@ -29,7 +29,7 @@ def count_pictures(
     Args:
         model: a [`VFMSegForSemanticSegmentation`] in eval mode, or a wrapper of one.
         pixel_values: pictures `[3, h, w]` of any sizes. Those of one size share the coarse pass, windows of all share
-            batches; with `flip`, or in a wrapper, windows of neighbours of one size only.
+            batches; with `flip`, or in a wrapper, they go through the model one by one. Each decides alone.
         labels: label maps of any sizes.
         refine: as for the model's `forward`.
         flip: average the probabilities of each picture and its mirror image, in both stages. Probabilities at the
@@ -44,7 +44,7 @@ def count_pictures(
     predict = (
         predict_together(model, pixel_values, labels, refine)
         if together
-        else predict_by_size(model, pixel_values, labels, refine, flip)
+        else predict_one_by_one(model, pixel_values, labels, refine, flip)
     )
     matrices, windows = [], []
     for label, (predictions, refined) in zip(labels, predict, strict=True):
@@ -65,7 +65,7 @@ def predict_together(
         yield [best_classes([result.coarse_logits], label.shape), result.labels], result.refined
 
 
-def predict_by_size(
+def predict_one_by_one(
     model: torch.nn.Module,
     pixel_values: Sequence[torch.Tensor],
     labels: Sequence[torch.Tensor],
@@ -73,22 +73,12 @@ def predict_by_size(
     flip: bool,
 ) -> Iterator[tuple[list[torch.Tensor], list[bool]]]:
     """The same from the logits of the model's `forward`, with or without the mirror images."""
-    for start, end in _runs_of_one_size(pixel_values):
-        pictures = torch.stack(list(pixel_values[start:end]))
-        outputs = [model(each, refine=refine, return_dict=True) for each in ([pictures, pictures.flip(-1)][: 1 + flip])]
-        refined = torch.cat([output.refined for output in outputs], dim=1).tolist()
-        for number, label in enumerate(labels[start:end]):
-            coarse = best_classes([output.coarse_logits[number] for output in outputs], label.shape)
-            final = best_classes([output.logits[number] for output in outputs], label.shape)
-            yield [coarse, final], refined[number]
-
-
-def _runs_of_one_size(pixel_values: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:
-    start = 0
-    for end in range(1, len(pixel_values) + 1):
-        if end == len(pixel_values) or pixel_values[end].shape != pixel_values[start].shape:
-            yield start, end
-            start = end
+    for picture, label in zip(pixel_values, labels, strict=True):
+        directions = [picture[None], picture[None].flip(-1)][: 1 + flip]
+        outputs = [model(each, refine=refine, return_dict=True) for each in directions]
+        coarse = best_classes([output.coarse_logits[0] for output in outputs], label.shape)
+        final = best_classes([output.logits[0] for output in outputs], label.shape)
+        yield [coarse, final], torch.cat([output.refined[0] for output in outputs]).tolist()
 
 
 def best_classes(logits: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

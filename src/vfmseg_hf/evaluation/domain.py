@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Scores of a model on one domain, in one process or in several that share the pictures."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def evaluate_domain(
     Args:
         pictures: [`EvaluationPictures`].
         refine, flip: as for [`count_pictures`].
-        num_workers: processes that read and resize pictures while the model computes, each at most two ahead.
+        num_workers: processes that read and resize pictures while the model computes, two batches ahead.
         progress: wraps the iteration over this process's share, e.g. `tqdm`.
         batch_size: pictures, of different sizes if need be, that go through the model together. Each decides alone
             which of its windows are refined, but rounding in larger products can change the class of a pixel where
@@ -119,6 +120,7 @@ def evaluate_domain(
         batch_size=None,
         sampler=range(rank, len(pictures), processes),
         num_workers=num_workers,
+        prefetch_factor=max(2, math.ceil(2 * batch_size / num_workers)) if num_workers else None,
         pin_memory=model.device.type == "cuda",
         generator=torch.Generator(),  # otherwise it draws from the global one
     )

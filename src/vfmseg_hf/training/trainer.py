@@ -124,6 +124,11 @@ class VFMSegTrainer(CheckpointedTrainer):
                         if ("model.encoder." in name) == of_encoder and (name in decaying) == decays
                     ]
                     groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
+            if lost := {"lr", "weight_decay"} & set((self.optimizer_cls_and_kwargs or (None, {}))[1]):
+                raise ValueError(
+                    f"optimizer_cls_and_kwargs sets {sorted(lost)}, which each group has from the training arguments: "
+                    "set learning_rate, encoder_learning_rate and weight_decay there"
+                )
             optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
                 self.args, model
             )
@@ -201,7 +206,8 @@ class VFMSegTrainer(CheckpointedTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
-        with self.compute_loss_context_manager():
+        # accelerate puts autocast on the model's forward only, and not all of the counting goes through it.
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
             counts = count_pictures(
                 model,
                 list(inputs["pixel_values"]),
