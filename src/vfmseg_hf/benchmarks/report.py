@@ -54,12 +54,17 @@ def format_tables(result: Mapping[str, object]) -> str:
 
 def _format_settings(result: Mapping[str, object]) -> str:
     """What a result says of itself in one value or a list of them, such as the size of the pictures."""
-    settings = {
-        key: " x ".join(map(str, value)) if key == "size" and isinstance(value, list) else value
+
+    def text(key: str, value: object) -> str:
+        if isinstance(value, list):
+            return (" x " if key == "size" else ", ").join(map(str, value))
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return "; ".join(
+        f"{key.replace('_', ' ')}: {text(key, value)}"
         for key, value in result.items()
         if key not in ("benchmark", "command", "rows") and isinstance(value, str | int | float | list)
-    }
-    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items())
+    )
 
 
 def write_benchmark(folder: str | os.PathLike, name: str, result: Mapping[str, object]) -> None:
