@@ -83,13 +83,16 @@ def main() -> None:
         corpora[name] = describe_corpus(spec, dataset)
     about = {
         "model": arguments.model,
-        "protocol": describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
+        # A model in 8 bits has float32 for all that is not a linear layer, and calls itself so.
+        "protocol": {
+            **describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
+            "dtype": arguments.dtype,
+        },
         "run": {
             "device": str(model.device),
             "processes": processes,
             "num_workers": arguments.num_workers,
             "batch_size": arguments.batch_size,
-            "dtype": arguments.dtype,
         },
     }
     for name, domain in pictures.items():

@@ -114,6 +114,13 @@ def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, 
     assert [line.split()[:5] for line in together.stdout.splitlines()[-7:]] == [line.split()[:5] for line in table]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_scores_in_another_dtype_say_so(saved_model, tmp_path, monkeypatch, capsys, dtype):
+    scored = ["--data", "streets:night?n=1&size=64x128@test", "--output", tmp_path / "scores.json"]
+    assert evaluate(monkeypatch, "--model", saved_model, *scored, "--dtype", dtype) is None
+    assert json.loads((tmp_path / "scores.json").read_text())["protocol"]["dtype"] == dtype
+
+
 def test_modes_and_protocols(saved_model, tmp_path, monkeypatch, capsys):
     for protocol, refine, resize, refined in (("native", "none", None, 0), ("1024x512", "all", False, 1)):
         assert evaluate(
