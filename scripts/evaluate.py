@@ -31,7 +31,7 @@ from vfmseg_hf.evaluation import (
     format_domains,
     write_scores,
 )
-from vfmseg_hf.prediction import REFINE_MODES, load_model
+from vfmseg_hf.prediction import DTYPES, REFINE_MODES, load_model
 from vfmseg_hf.processes import join_processes, leave_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
 
@@ -61,10 +61,7 @@ class EvaluateArguments:
     )
     dtype: str = field(
         default="float32",
-        metadata={
-            "help": "What the model computes in; int8 on a CPU only.",
-            "choices": ["float32", "bfloat16", "float16", "int8"],
-        },
+        metadata={"help": "What the model computes in; int8 on a CPU only.", "choices": list(DTYPES)},
     )
     device: str = field(default="auto", metadata={"help": "Where to compute, e.g. cpu or cuda:1."})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vfmseg_hf.prediction import REFINE_MODES, find_pictures, load_model, predict_files
+from vfmseg_hf.prediction import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
 
 
 RESULTS = """\
@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "int8"),
+        choices=DTYPES,
         default="float32",
         help="what the model computes in: halves are faster on GPUs, int8 on CPUs; they decide a few pixels otherwise",
     )

@@ -27,6 +27,7 @@ from .visualization import class_colours, label_image, overlay_image, panel_imag
 
 
 PICTURE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 REFINE_MODES: dict[str, bool | str] = {"gated": True, "all": "all", "none": False}
 
 
