@@ -22,6 +22,18 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 UINT16_MAX = 65535
+ORIENTATION_TAG = 0x0112  # of EXIF
+# Where Pillow keeps EXIF tags, and XMP, in which it looks for an orientation as well.
+EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+TURNED_BACK = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_90,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_270,
+}
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -148,6 +160,82 @@ def describe(kind: str, index: int, item: Any) -> str:
     return f"{kind} {index} ({filename})" if filename else f"{kind} {index}"
 
 
+# --- orientation --------------------------------------------------------------------------------------------------
+
+
+def exif_orientation(image: Any, decode: bool = True) -> int:
+    """
+    EXIF's number for how to turn or mirror a picture's pixels before they are shown: 2..8; from 5 on by a quarter.
+
+    1 is as they are stored: for anything but PIL images, and where there is no tag, or one that means nothing or cannot
+    be read. Without `decode`, tags that come after the pixels of a PNG file are not found.
+    """
+    if not isinstance(image, PIL.Image.Image):
+        return 1
+    if decode and image.format == "PNG":
+        image.load()
+    try:
+        orientation = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    except Exception:  # broken EXIF data raises SyntaxError, struct.error, ValueError, ...
+        return 1
+    return orientation if orientation in range(2, 9) else 1
+
+
+def _turned_by_pillow(image: PIL.Image.Image) -> bool:
+    """Whether it is from a TIFF file: Pillow turns these when it decodes them, and forgets their tag."""
+    return hasattr(image, "tag_v2")
+
+
+def stored_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """Width and height of the stored pixels of an opened picture that is not decoded yet."""
+    return (image.tag_v2[256], image.tag_v2[257]) if _turned_by_pillow(image) else image.size
+
+
+def turn_upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture, turned and mirrored as its EXIF tag asks for."""
+    return image if exif_orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
+
+
+def as_stored(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture, its pixels where they are stored, without an EXIF tag; TIFF files only before they are decoded."""
+    orientation = exif_orientation(image)
+    if orientation == 1:
+        return image
+    turned = _turned_by_pillow(image)
+    stored = image.transpose(TURNED_BACK[orientation]) if turned else image.copy()
+    for key in EXIF_KEYS:
+        stored.info.pop(key, None)
+    return stored
+
+
+def fits_as_stored(
+    orientation: int, upright_size: Sequence[int], name: str, other_size: Sequence[int], other_name: str
+) -> bool:
+    """
+    Whether a picture that has an EXIF orientation goes, as it is stored, with a label map that has none; or the other
+    way round. Sizes are (height, width), that of the one with the tag after its turn. What is found is said once.
+
+    Raises:
+        `ValueError`: it would go with it stored and turned alike: a mirrored picture, one by half a turn, or a square.
+    """
+    upright_size, other_size = tuple(upright_size), tuple(other_size)
+    stored_size = upright_size[::-1] if orientation >= 5 else upright_size
+    if other_size not in (upright_size, stored_size):
+        return False  # to be refused for its size
+    if upright_size == stored_size:
+        raise ValueError(
+            f"{name} has an EXIF tag (orientation {orientation}) that asks to turn or mirror it, {other_name} has not: "
+            "nothing tells whether they fit before or after that. If after, pass it turned: "
+            "PIL.ImageOps.exif_transpose(image). If before, pass its pixels without the tag: np.array(image)."
+        )
+    stored = other_size == stored_size
+    logger.warning_once(
+        "Of a picture and its segmentation map only one has an EXIF tag, which turns it by a quarter: it is taken "
+        f"{'as stored' if stored else 'turned'}, as only this has the other one's size."
+    )
+    return stored
+
+
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +281,7 @@ def picture_to_tensor(
 def _pil_to_tensor(image: PIL.Image.Image, do_convert_rgb: bool, name: str) -> torch.Tensor:
     if 0 in image.size:
         raise ValueError(f"{name} has no pixels: its width and height are {image.size}.")
-    image = PIL.ImageOps.exif_transpose(image)
+    image = turn_upright(image)
     mode = image.mode
     if mode == "F":
         raise ValueError(
@@ -292,7 +380,7 @@ def map_to_tensor(
     """
     if isinstance(label, PIL.Image.Image):
         # An image rotated by EXIF has its map rotated the same way, if the map carries the tag at all.
-        tensor = _array_to_tensor(np.array(PIL.ImageOps.exif_transpose(label) if 0 not in label.size else label))
+        tensor = _array_to_tensor(np.array(turn_upright(label) if 0 not in label.size else label))
     else:
         tensor = _array_to_tensor(label)
     shape = tuple(tensor.shape)

@@ -24,8 +24,11 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torchvision_available, logging
 
 from .image_inputs_vfmseg import (
+    as_stored,
     check_same_size,
     describe,
+    exif_orientation,
+    fits_as_stored,
     list_maps,
     list_pictures,
     map_to_tensor,
@@ -94,10 +97,12 @@ class VFMSegImageProcessorMixin:
                 text; numpy arrays or torch tensors `[H, W]`, `[H, W, C]`, `[C, H, W]` or batches `[B, ., ., .]` with
                 1, 3 or 4 channels. Values: `uint8` 0..255, `uint16` 0..65535 (scaled to 8 bits), `bool`, other
                 integers in 0..255; floats are taken as they are, so for floats in 0..1 pass `do_rescale=False`.
-                EXIF orientation is applied, alpha is dropped.
+                EXIF orientation is applied (with maps: see there), alpha is dropped.
             segmentation_maps (*optional*):
-                One label map per picture, of its (upright) size: PIL images with one channel (palette and 16-bit
-                images included, the stored value is the id), paths, or arrays `[H, W]`, `[1, H, W]`, `[H, W, 1]`.
+                One label map per picture, of its size: PIL images with one channel (palette and 16-bit images
+                included, the stored value is the id), paths, or arrays `[H, W]`, `[1, H, W]`, `[H, W, 1]`. EXIF
+                orientation is applied to both. Where only one of the two has it, it must be a quarter turn, and is
+                followed if the sizes fit after it, and not if they fit before; which of these is said once.
             do_resize, size, resample, antialias, do_rescale, rescale_factor, do_normalize, image_mean, image_std,
             do_convert_rgb:
                 Override the processor's settings for this call. `size` in pixels:
@@ -117,9 +122,10 @@ class VFMSegImageProcessorMixin:
 
         Raises:
             `ValueError`: inputs that are no pictures or maps (empty, wrong channels, NaN, unknown value range), a map
-                whose size is not its picture's, a different number of maps and pictures, pictures that come out in
-                different sizes while `return_tensors` asks for one array, `antialias=False` with a `resample` that is
-                not bilinear.
+                whose size is not its picture's, an EXIF orientation of only one of both that their sizes leave in
+                doubt (mirrored, half a turn, square), a different number of maps and pictures, pictures that come out
+                in different sizes while `return_tensors` asks for one array, `antialias=False` with a `resample` that
+                is not bilinear.
             `OSError`: a file that is missing, empty, truncated or no picture.
             `TypeError`: an input of an unknown type.
         """
@@ -147,6 +153,7 @@ class VFMSegImageProcessorMixin:
                 raise ValueError(f"{step} is not supported: pictures are segmented whole. Crop or pad beforehand.")
 
         pictures = list_pictures(self.fetch_images(images))
+        orientations = [exif_orientation(picture) for picture in pictures]
         names = [describe("Picture", index, picture) for index, picture in enumerate(pictures)]
         prepared = [
             self.process_image(picture, do_convert_rgb, input_data_format, device=device, name=name)
@@ -157,7 +164,15 @@ class VFMSegImageProcessorMixin:
         if segmentation_maps is not None:
             maps = list_maps(self.fetch_images(segmentation_maps), len(pictures))
             map_names = [describe("Segmentation map", index, label) for index, label in enumerate(maps)]
+            map_orientations = [exif_orientation(label) for label in maps]
             labels = [map_to_tensor(label, name) for label, name in zip(maps, map_names, strict=True)]
+            for i, (tag, map_tag) in enumerate(zip(orientations, map_orientations, strict=True)):
+                picture, label = (sizes[i], names[i]), (labels[i].shape, map_names[i])
+                if tag != 1 and map_tag == 1 and fits_as_stored(tag, *picture, *label):
+                    prepared[i] = self.process_image(as_stored(pictures[i]), do_convert_rgb, device=device)
+                    sizes[i] = tuple(prepared[i].shape[-2:])
+                elif tag == 1 and map_tag != 1 and fits_as_stored(map_tag, *label, *picture):
+                    labels[i] = map_to_tensor(as_stored(maps[i]))
             for picture_size, label, name, map_name in zip(sizes, labels, names, map_names, strict=True):
                 check_same_size(picture_size, label.shape, name, map_name)
 
