@@ -257,11 +257,13 @@ class Copy:
         assert row["image"].size == (16, 12) and self.layout.table[grey] == expected[0, 0]
 
 
-def make_copy(folder: Path, name: str, packed: bool = False) -> Copy:
-    """A small copy of the corpus `name` of `LAYOUTS`, below `folder`."""
+def make_copy(folder: Path, name: str, packed: bool = False, orientation: int | None = None) -> Copy:
+    """A small copy of the corpus `name` of `LAYOUTS`, below `folder`; with `orientation` its pictures have that tag."""
     layout = LAYOUTS[name]()
     place = folder / name.replace(" ", "_")
     expected = layout.write(place)
+    for _, image, _ in layout.frames if orientation else ():
+        save_turned(corners(16, 12), place / image, orientation)
     if packed:
         layout.pack(place, folder / "packed")
         place = folder / "packed"
@@ -276,8 +278,18 @@ def add_pair(copy: Copy, image: str, label: str, size=(16, 12), label_size=(16, 
         PIL.Image.new(mode, shape).save(copy.folder / path)
 
 
+def corners(width: int, height: int) -> np.ndarray:
+    """A picture with another colour in each corner, so that no turn or reflection leaves it as it is."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    half = height // 2, width // 2
+    pixels[: half[0], : half[1]] = 200, 0, 0
+    pixels[: half[0], half[1] :] = 0, 200, 0
+    pixels[half[0] :, : half[1]] = 0, 0, 200
+    return pixels
+
+
 def save_turned(pixels: np.ndarray, path: Path, orientation: int) -> None:
     """A picture with an EXIF tag that asks to turn or mirror it."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95, subsampling=0)

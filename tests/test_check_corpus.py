@@ -340,20 +340,30 @@ class TestProblems:
         assert len(copy.load("train")) == 2
 
     def test_pictures_that_a_tag_turns(self, tmp_path):
-        """Nobody knows what their label maps are for; other troubles of these frames are found as well."""
+        """Where sizes do not tell what their label maps are for; other troubles of these frames are found as well."""
         (tmp_path / "p").mkdir()
-        for index, orientation in enumerate((1, 3, 6, 6)):
+        for index, orientation in enumerate((1, 3, 6, 6, 6)):
             corpus_copies.save_turned(np.zeros((6, 8, 3), np.uint8), tmp_path / f"p/{index}.jpg", orientation)
-            ids = np.zeros((8, 6) if index == 3 else (6, 8), np.uint8)
+            ids = np.zeros({3: (8, 6), 4: (5, 8)}.get(index, (6, 8)), np.uint8)
             (tmp_path / "m").mkdir(exist_ok=True)
             PIL.Image.fromarray(ids).save(tmp_path / f"m/{index}.png")
         (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 0}\n")
         report = check(f"folder:{tmp_path}/c.yaml")
         assert problems(report, "all") == {
-            "turned_pictures": {f"p/{index}.jpg": "" for index in (1, 2, 3)},
-            "size_mismatches": {"m/3.png": "6x8 pixels, its picture 8x6, before the turn that its EXIF tag asks for"},
+            "turned_pictures": {"p/1.jpg": ""},
+            "size_mismatches": {"m/4.png": "8x5 pixels, its picture 8x6, before the turn that its EXIF tag asks for"},
         }
-        assert report.splits[0].pairs == 4 and "exif_transpose" in format_report(report)
+        (notice,) = report.splits[0].findings.notices
+        assert notice.endswith("2 pictures have an EXIF tag that asks to turn them; by their label maps' sizes 1 are "
+                               "read as stored and 1 turned.")  # fmt: skip
+        assert report.splits[0].pairs == 5 and "`exif: turned`" in format_report(report)
+        (tmp_path / "d.yaml").write_text("images: p\nlabels: m\nids: {way: 0}\nexif: turned\n")
+        assert problems(check(f"folder:{tmp_path}/d.yaml"), "all") == {
+            "size_mismatches": {
+                f"m/{index}.png": f"{size} pixels, its picture 6x8, after the turn that its EXIF tag asks for"
+                for index, size in ((2, "8x6"), (4, "8x5"))
+            },
+        }
         rows = [{"image": str(tmp_path / f"p/{index}.jpg"), "label": str(tmp_path / "m/0.png")} for index in (0, 1)]
         features = Features({"image": Image(), "label": Image()})
         Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "table")

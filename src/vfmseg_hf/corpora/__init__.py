@@ -48,7 +48,9 @@ def corpus_info(spec: str) -> CorpusInfo:
 def load_corpus(spec: str, split: str | None = None) -> Dataset:
     """
     Opens a corpus. No picture is read before its row is, and no converted copy is made. Of own pictures and tables the
-    headers are looked at, for EXIF tags; nobody can tell whether label maps follow these, so that they are refused.
+    headers are looked at, for EXIF tags: label maps may be for the stored pixels or for what a tag makes of them. The
+    sizes of label maps tell it of quarter turns, which is said; other tags are refused, unless the file of `folder:`
+    says which it is.
 
     Args:
         spec (`str`):
@@ -67,7 +69,8 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
     Returns:
         `datasets.Dataset` with the columns
 
-        - `image`: PIL image of mode RGB, its pixels where they are stored: EXIF tags do not turn it;
+        - `image`: PIL image of mode RGB without an EXIF tag that would turn it, its pixels where its label map has
+          them: as they are stored, but for own data as told above;
         - `label`: PIL image of mode L and the same size, of the ids of `corpus_info(spec).id2label`; 255 = ignore;
         - `file_name` (`str`): name of the frame, without folder and suffix in the owner's layouts.
 
@@ -76,8 +79,8 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
         `vfmseg_hf.corpora` has been imported.
 
     Raises:
-        `ValueError`: an unknown corpus, split, domain or query key, a split without rows, or own pictures that have an
-            EXIF tag which asks to turn them.
+        `ValueError`: an unknown corpus, split, domain or query key, a split without rows, or own pictures with an EXIF
+            tag that leaves in doubt what their label maps are for.
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
         `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 

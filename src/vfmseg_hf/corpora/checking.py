@@ -4,6 +4,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..labels import IGNORE_INDEX
 from . import CorpusInfo, corpus_info, load_corpus
 from .base import UndefinedSplit
 from .class_statistics import MIN_PIXELS, class_pixels_file, read_class_pixels, write_class_pixels
-from .columns import LabelMap
+from .columns import LabelMap, Picture
 from .findings import (
     BROKEN_LABELS,
     BROKEN_PICTURES,
@@ -29,7 +30,7 @@ from .findings import (
 )
 from .parallel import read_in_parallel
 from .reading import Header, UnknownValues, read_label, translate_label, verify_picture
-from .storage import read_bytes, split_location
+from .storage import is_upright, plain_location, read_bytes, split_location
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def check_corpus(
     Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
 
     Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
-    size than their pictures, own pictures that an EXIF tag turns, and ids or colours that the corpus does not have.
+    size than their pictures, own pictures that an EXIF tag may turn, and ids or colours that the corpus does not have.
     JPEG files hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is
     read once.
 
@@ -283,7 +284,7 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
     header, ids = None, None
     place = _place(row["label"], row)
     try:
-        header = Header.of(_read_picture(row["image"], features["image"]))
+        header = _read_picture(row["image"], features["image"])
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         troubles.append((BROKEN_PICTURES, _place(row["image"], row), _reason(error), ()))
     try:
@@ -309,15 +310,19 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
     return Inspection(np.append(pixels[:num_classes], pixels[IGNORE_INDEX]), troubles)
 
 
-def _read_picture(cell: Any, column: Any) -> PIL.Image.Image:
-    if isinstance(column, datasets.Image):
-        path, content = cell["path"], cell["bytes"]
-        if content is None and ("://" not in path or split_location(path)):
-            content = read_bytes(path)
-        if content is not None:
-            verify_picture(content)
-            cell = {"bytes": content, "path": None}
-    return column.decode_example(cell)
+def _read_picture(cell: Any, column: Any) -> Header:
+    """The header of a picture that was read to its end."""
+    if not isinstance(column, Picture):
+        return Header.of(column.decode_example(cell))
+    path, content = cell["path"] or "", cell["bytes"]
+    if content is None and ("://" not in plain_location(path) or split_location(path)):
+        content = read_bytes(path)
+    if content is None:
+        return Header.of(column.decode_example(cell))
+    verify_picture(content)
+    column.decode_example({**cell, "bytes": content})
+    with PIL.Image.open(BytesIO(content)) as image:  # the decoded one has lost its tag
+        return Header.of(image, is_upright(path))
 
 
 def _read_stored(cell: Any, column: Any) -> np.ndarray:
@@ -335,7 +340,7 @@ def _is_file(cell: Mapping[str, Any]) -> bool:
 
 def _place(cell: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """The location of a cell's file, or the name of the frame where there is none."""
-    return cell.get("file") or cell.get("path") or row["file_name"]
+    return cell.get("file") or plain_location(cell.get("path") or "") or row["file_name"]
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..files import write_file
 from ..labels import IGNORE_INDEX
 from .parallel import read_in_parallel
-from .storage import file_state, split_location
+from .storage import file_state, plain_location, split_location
 
 
 logger = logging.get_logger(__name__)
@@ -121,7 +121,7 @@ def _content_key(dataset: datasets.Dataset, num_classes: int) -> str:
 def _file_of(value: str) -> str | None:
     """The file that an absolute path or a location in an archive stands for."""
     inside = split_location(value)
-    path = inside[0] if inside else value
+    path = inside[0] if inside else plain_location(value)
     return path if os.path.isabs(path) else None
 
 

@@ -6,7 +6,7 @@ What a cell means travels with the cell, not with a transform of the data set: `
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -16,12 +16,13 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Image
+from datasets import Dataset, Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
+from ..image_inputs_vfmseg import as_stored, turn_upright
 from .reading import UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
-from .storage import base_name, read_bytes, split_location
+from .storage import base_name, is_upright, plain_location, read_bytes, split_location, upright_location
 
 
 def register(feature: type) -> type:
@@ -157,11 +158,12 @@ class LabelMap(LazyPicture):
         """
         ids = translate_label(read_label(cell), cell)
         if cell["image"] is not None:
-            header = read_header(cell["image"], cell["image"])
+            picture = plain_location(cell["image"])
+            header = read_header(cell["image"], picture)
             if header.size != ids.shape[::-1]:
                 raise ValueError(
                     f"The label map {cell['file']} is {ids.shape[1]}x{ids.shape[0]} pixels, its picture "
-                    f"{cell['image']} is {header}. Restore both files from the owner's, or leave out this frame."
+                    f"{picture} is {header}. Restore both files from the owner's, or leave out this frame."
                 )
         return PIL.Image.fromarray(ids)
 
@@ -208,7 +210,8 @@ class Picture(Image):
     """
     `datasets.Image` for pictures that label maps were drawn on: their pixels stay where they are stored.
 
-    An EXIF tag that asks for turning or mirroring is not followed, as nothing would turn the label map. Members of zip
+    An EXIF tag that asks for turning or mirroring is followed in cells whose path says so (see `storage`), and in no
+    others, as nothing would turn their label maps. No picture that is handed out has such a tag. Members of zip
     archives are read through the handle of this process. All corpora of files have this type, in folders and in
     archives, so that their data sets can be concatenated.
     """
@@ -217,26 +220,31 @@ class Picture(Image):
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
         """
-        The picture. That of a file knows its file, so that `map` stores the name of it; any other one has no format,
-        so that `map` stores it without loss.
+        The picture. That of a file knows its file, so that `map` stores the name of it; any other one, and one that was
+        turned, has no format, so that `map` stores it without loss.
 
         Raises:
             `OSError`: the file or member is missing or cannot be read; the message names it.
         """
         if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
             return value
-        path, content = value["path"], value["bytes"]
+        content, upright = value["bytes"], is_upright(value["path"] or "")
+        path = plain_location(value["path"] or "") or None
         if content is None and path is not None and "://" in path and not _is_member(value):
             return super().decode_example(value, token_per_repo_id)
         if content is None and _is_member(value):
             content = read_bytes(path)
         try:
             image = PIL.Image.open(path if content is None else BytesIO(content))
-            image.load()
+            position = turn_upright(image) if upright else as_stored(image)
+            position.load()
         except FileNotFoundError:
             raise
         except OSError as error:
             raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
+        if position is not image and not upright:
+            position.filename = image.filename
+        image = position
         mode = self.mode or image.mode
         return image if content is None and image.mode == mode else image.convert(mode)
 
@@ -247,13 +255,50 @@ class Picture(Image):
         local_files: bool = True,
         remote_files: bool = True,
     ) -> pa.StructArray:
+        cells = storage.to_pylist()
+        upright = [cell is not None and is_upright(cell["path"] or "") for cell in cells]
         if local_files:
             cells = [
-                {"bytes": read_bytes(cell["path"]), "path": base_name(cell["path"])} if _is_member(cell) else cell
-                for cell in storage.to_pylist()
+                {"bytes": read_bytes(cell["path"]), "path": base_name(cell["path"])}
+                if _is_member(cell) or (turned and cell["bytes"] is None)
+                else cell
+                for cell, turned in zip(cells, upright, strict=True)
             ]
             storage = pa.array(cells, self.pa_type)
-        return super().embed_storage(storage, token_per_repo_id, local_files, remote_files)
+        storage = super().embed_storage(storage, token_per_repo_id, local_files, remote_files)
+        return _mark_upright(storage, upright, self.pa_type) if any(upright) else storage
+
+
+@register
+@dataclass
+class _MarkedPicture(Picture):
+    """
+    A step on the way of `turn_column`: marks its cells when they are cast to it.
+
+    Pictures in a table stay where they are, where `map` would copy them all. The arrow type differs from that of other
+    pictures, as `datasets` casts nothing otherwise.
+    """
+
+    _type: str = field(default="VfmsegMarkedPicture", init=False, repr=False)
+    pa_type: ClassVar[pa.StructType] = pa.struct({"bytes": pa.binary(), "path": pa.large_string()})
+
+    def cast_storage(self, storage: pa.StructArray) -> pa.StructArray:
+        return _mark_upright(storage, [True] * len(storage), self.pa_type)
+
+
+def turn_column(dataset: Dataset, column: str) -> Dataset:
+    """The data set with a column of pictures that are turned as their EXIF tags ask for."""
+    return dataset.cast_column(column, _MarkedPicture(mode="RGB")).cast_column(column, picture_column())
+
+
+def _mark_upright(cells: pa.StructArray, which: Sequence[bool], pa_type: pa.StructType) -> pa.StructArray:
+    """Cells of pictures, those of `which` with paths that have them turned; their bytes are not copied."""
+    paths = [
+        upright_location(path or "") if upright else path
+        for path, upright in zip(cells.field("path").to_pylist(), which, strict=True)
+    ]
+    columns = [cells.field("bytes"), pa.array(paths, pa_type.field("path").type)]
+    return pa.StructArray.from_arrays(columns, fields=list(pa_type), mask=cells.is_null())
 
 
 def _is_member(cell: Any) -> bool:

@@ -55,7 +55,8 @@ UNKNOWN_IDS = Kind(
 TURNED = Kind(
     "turned_pictures",
     "pictures with an EXIF tag that asks to turn or mirror them, so that their label maps may be for either position",
-    "Store turned pixels without the tag (PIL.ImageOps.exif_transpose), or, where the label maps fit the stored "
+    "Where a file describes the data (`folder:`), say there which it is: `exif: stored` or `exif: turned`. Otherwise "
+    "store turned pixels without the tag (PIL.ImageOps.exif_transpose), or, where the label maps fit the stored "
     "pixels, remove the tag.",
 )
 BROKEN_ARCHIVES = Kind(

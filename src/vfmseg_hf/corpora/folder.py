@@ -11,13 +11,15 @@
 With `colours:` the values are `[red, green, blue]`, or a list of such. Instead of `images` and `labels` there may be
 `splits: {train: {images: ..., labels: ...}, val: {...}}`. `image_suffix` and `label_suffix` are what file names differ
 in, such as `_leftImg8bit.png` and `_labels.png` (by default a picture's suffix and `.png`). `classes: cityscapes` keeps
-the ids of Cityscapes' 19 classes, whose names the file then has to use. The `file_name` of a row is the path of its
-picture below `images`, without suffix.
+the ids of Cityscapes' 19 classes, whose names the file then has to use. `exif` says what label maps were drawn on where
+EXIF tags ask to turn or mirror pictures: `stored` (tags are not followed) or `turned` (they are). Without it, sizes of
+label maps tell it of quarter turns, and other tags are an error. Label maps' own tags are never followed. The
+`file_name` of a row is the path of its picture below `images`, without suffix.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,11 @@ from datasets import Dataset
 
 from ..labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX
 from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
-from .reading import ANY_COLOUR, COLOURS, refuse_turned
-from .storage import Storage
+from .reading import ANY_COLOUR, COLOURS, find_turned
+from .storage import Storage, upright_location
 
 
-KEYS = {"images", "labels", "splits", "ids", "colours", "ignore", "classes", "image_suffix", "label_suffix"}
+KEYS = {"images", "labels", "splits", "ids", "colours", "ignore", "classes", "image_suffix", "label_suffix", "exif"}
 PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 USAGE = "folder:/path/to/corpus.yaml, a YAML or JSON file with images, labels, and ids or colours of every class"
 
@@ -48,6 +50,7 @@ class Plan:
     coding: str | None
     image_suffixes: tuple[str, ...]
     label_suffixes: tuple[str, ...]
+    exif: str | None
 
 
 def describe(rest: str) -> CorpusInfo:
@@ -74,7 +77,8 @@ def load(rest: str, split: str) -> Dataset:
 
     Raises:
         As `read_plan` does; `FileNotFoundError`: no pictures, no label maps, or one without its partner; `ValueError`:
-        two pictures that differ in nothing but the suffix, or pictures with an EXIF tag that asks to turn them.
+        two pictures that differ in nothing but the suffix, or, without `exif`, pictures with an EXIF tag that leaves in
+        doubt what their label maps are for.
     """
     plan = read_plan(rest)
     storage = Storage(plan.path.parent, str(plan.path), f"the folders that {plan.path.name} names, beside it")
@@ -85,7 +89,12 @@ def load(rest: str, split: str) -> Dataset:
         raise ValueError(f"{error} Or say with `image_suffix` in {plan.path} how the pictures' names end.") from error
     label_maps = storage.expect(labels, plan.label_suffixes)
     frames = pair(pictures, label_maps, str(plan.path), named=str)
-    refuse_turned(((frame.image, frame.image) for frame in frames), str(plan.path))
+    if plan.exif is None:
+        turned = find_turned(((frame.image, frame.image, frame.labels) for frame in frames), str(plan.path))
+    else:
+        turned = range(len(frames)) if plan.exif == "turned" else ()
+    for row in turned:
+        frames[row] = replace(frames[row], image=upright_location(frames[row].image))
     return dataset_of_frames(frames, plan.mapping, describe(rest), split, coding=plan.coding, note=plan.path.name)
 
 
@@ -124,6 +133,7 @@ def read_plan(rest: str) -> Plan:
         coding=coding,
         image_suffixes=_suffixes(path, content, "image_suffix", PICTURES),
         label_suffixes=_suffixes(path, content, "label_suffix", (".png", ".PNG")),
+        exif=_exif(path, content.get("exif")),
     )
 
 
@@ -196,6 +206,15 @@ def _values(path: Path, name: str, values: Any, coding: str | None) -> list[int]
 
 def _shown(value: int, coding: str | None) -> str:
     return f"#{value:06x}" if coding else str(value)
+
+
+def _exif(path: Path, value: Any) -> str | None:
+    if value not in (None, "stored", "turned"):
+        raise ValueError(
+            f"{path}: `exif` is what label maps were drawn on where pictures have EXIF tags, `stored` or `turned` "
+            f"pixels, got {value!r}."
+        )
+    return value
 
 
 def _suffixes(path: Path, content: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:

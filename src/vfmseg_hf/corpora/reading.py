@@ -12,13 +12,13 @@ import numpy as np
 import PIL.Image
 import torch
 
+from ..image_inputs_vfmseg import as_stored, exif_orientation, stored_size
 from ..labels import IGNORE_INDEX
-from .findings import TURNED, complain
-from .storage import open_location, read_bytes
+from .findings import TURNED, complain, notify
+from .storage import is_upright, open_location, read_bytes
 
 
 UNKNOWN = -1  # in tables: an id that the corpus does not have
-ORIENTATION_TAG = 0x0112
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
 STRETCHED = {"L;2": 85, "L;4": 17}
 
@@ -74,7 +74,7 @@ def read_pixels(source: Any, name: str) -> np.ndarray:
             PIL.Image.open(file) as image,
         ):
             stored = image.tile[0][3] if image.tile else None
-            pixels = np.asarray(image)
+            pixels = np.asarray(as_stored(image))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The file {name} is gone. Restore it, or load the corpus again from where it is now."
@@ -153,7 +153,8 @@ def read_colours(path: str) -> np.ndarray:
     try:
         with open_location(path) as file, PIL.Image.open(file) as image:
             mode = image.mode
-            pixels = np.asarray(image.convert("RGB"), dtype=np.int32) if mode in ("RGB", "RGBA", "P", "L") else None
+            stored = as_stored(image)
+            pixels = np.asarray(stored.convert("RGB"), dtype=np.int32) if mode in ("RGB", "RGBA", "P", "L") else None
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
@@ -272,22 +273,24 @@ class Header(NamedTuple):
     What a picture file says of itself. As text: the size, with a word on a tag that swaps width and height.
 
     Attributes:
-        size: width and height of the stored pixels.
-        orientation: EXIF's number for how to show them; 1 is as they are stored.
+        size: width and height of the pixels, as they are stored, or turned if they are read so.
+        orientation: EXIF's number for how to show what is stored; 1 is as it is.
+        upright: whether the picture is turned as its tag asks for when it is read.
     """
 
     size: tuple[int, int]
     orientation: int
+    upright: bool = False
 
     @classmethod
-    def of(cls, image: PIL.Image.Image) -> "Header":
-        """The header of an opened picture."""
-        # The plain method: that of PNG files decodes the picture to look for tags behind it.
-        orientation = PIL.Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
-        return cls(image.size, orientation if orientation in range(2, 9) else 1)
+    def of(cls, image: PIL.Image.Image, upright: bool = False) -> "Header":
+        """The header of an opened picture that is not decoded yet."""
+        size, orientation = stored_size(image), exif_orientation(image, decode=upright)
+        return cls(size[::-1] if upright and orientation >= 5 else size, orientation, upright)
 
     def __str__(self) -> str:
-        turned = ", before the turn that its EXIF tag asks for" if self.orientation >= 5 else ""
+        when = "after" if self.upright else "before"
+        turned = f", {when} the turn that its EXIF tag asks for" if self.orientation >= 5 else ""
         return f"{self.size[0]}x{self.size[1]}{turned}"
 
 
@@ -298,12 +301,13 @@ def read_header(source: Any, name: str) -> Header:
     Raises:
         `OSError`: the file is missing or no picture; the message names it.
     """
+    upright = isinstance(source, str) and is_upright(source)
     try:
         with (
             open_location(source) if isinstance(source, str) else nullcontext(source) as file,
             PIL.Image.open(file) as image,
         ):
-            return Header.of(image)
+            return Header.of(image, upright)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The picture {name} is gone. Restore it, or load the corpus again from where it is now."
@@ -312,27 +316,66 @@ def read_header(source: Any, name: str) -> Header:
         raise OSError(f"Cannot read the picture {name}: {error}. Restore the file from the owner's.") from error
 
 
-def refuse_turned(pictures: Iterable[tuple[str, Any]], corpus: str) -> None:
+def find_turned(frames: Iterable[tuple[str, Any, Any]], corpus: str, mixed: bool = True) -> list[int]:
     """
-    For pictures `(name, source of read_header)` whose label maps may have been drawn in either position.
+    Which pictures of own data have to be turned as their EXIF tags ask for, so that their label maps cover them.
 
-    Those that cannot be read are left to whoever reads them.
+    A tag that turns by a quarter is followed if the label map has the size after the turn, and not if it has the size
+    before; how many of which is said. A label map with the same tag is for the stored pixels. Files that cannot be
+    read, and label maps of neither size, are left to whoever reads them.
+
+    Args:
+        frames: name, picture, label map of every row; the latter two as sources of `read_header`, or None if unknown.
+        corpus: what they are from, for messages.
+        mixed: whether some may be turned and others not.
+
+    Returns: numbers of rows.
 
     Raises:
-        `ValueError`: pictures with an EXIF tag that asks to turn or mirror them, unless findings are collected.
+        `ValueError`: pictures whose sizes tell nothing: mirrored ones, half turns, squares; or both kinds, where they
+            may not be mixed. Where findings are collected, these count as stored.
     """
-    turned = []
-    for name, source in pictures:
+    doubtful: list[str] = []
+    stored: list[str] = []
+    turned: dict[int, str] = {}
+    for row, (name, picture, label) in enumerate(frames):
         try:
-            if read_header(source, name).orientation != 1:
-                turned.append(name)
+            position = _position_of(picture, label, name)
         except OSError:
             continue
-    if turned:
-        shown = ", ".join(turned[:5]) + (", ..." if len(turned) > 5 else "")
+        if position == "turned":
+            turned[row] = name
+        elif position is not None:
+            (stored if position == "stored" else doubtful).append(name)
+    counts = f"by their label maps' sizes {len(stored)} are read as stored and {len(turned)} turned"
+    refused = bool(stored and turned and not mixed)
+    if refused:
+        doubtful += [*stored, *turned.values()]
+    if doubtful:
+        shown = ", ".join(doubtful[:5]) + (", ..." if len(doubtful) > 5 else "")
+        told = f"(Of all, {counts}.) " if stored or turned else ""
         message = (
-            f"{corpus}: {len(turned)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
+            f"{corpus}: {len(doubtful)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
             "tells whether their label maps are for the stored pixels or for what the tag makes of them. "
-            f"{TURNED.cure}"
+            f"{told}{TURNED.cure}"
         )
-        complain(TURNED, dict.fromkeys(turned, ""), ValueError(message))
+        complain(TURNED, dict.fromkeys(doubtful, ""), ValueError(message))
+    if (stored or turned) and not refused:
+        notify(f"{corpus}: {len(stored) + len(turned)} pictures have an EXIF tag that asks to turn them; {counts}.")
+    return [] if refused else list(turned)
+
+
+def _position_of(picture: Any, label: Any, name: str) -> str | None:
+    """
+    What a label map is for if an EXIF tag asks to turn its picture: "stored", "turned" or "doubtful". None without such
+    a tag, or if the label map has neither size. Sources as for `find_turned`; raises as `read_header` does.
+    """
+    header = read_header(picture, name) if picture is not None else None
+    if header is None or header.orientation == 1:
+        return None
+    drawn = read_header(label, name) if label is not None else None
+    if drawn is not None and drawn.orientation == header.orientation:
+        return "stored"
+    if drawn is None or drawn.orientation != 1 or header.orientation < 5 or header.size == header.size[::-1]:
+        return "doubtful"
+    return {header.size: "stored", header.size[::-1]: "turned"}.get(drawn.size)

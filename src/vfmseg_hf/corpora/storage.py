@@ -4,6 +4,10 @@
 A location is a path, or `zip://<member>::<archive>`, the way fsspec and `datasets` write members of archives. Members
 are read through one open handle per archive and process: finding a member in an open archive costs microseconds, while
 reading the list of contents of a large archive again would cost a good part of a second for every picture.
+
+A path on disk that is written as `file://<path>`, also that of an archive, says that the picture there is turned as its
+EXIF tag asks for. It is part of the location because that goes wherever rows of a data set go, and is the same in the
+cells of a picture and its label map; and it looks so because `datasets` finds such files, where it asks for sizes.
 """
 
 import os
@@ -18,6 +22,7 @@ from .findings import BROKEN_ARCHIVES, TWICE, complain, warn
 
 
 SCHEME = "zip://"
+UPRIGHT = "file://"
 OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".tgz", ".tar.gz")
 
 
@@ -44,8 +49,26 @@ def member_location(archive: str | Path, member: str) -> str:
     return f"{SCHEME}{member}::{archive}"
 
 
+def upright_location(location: str) -> str:
+    """The location of a picture that is to be turned as its EXIF tag asks for."""
+    member, separator, path = location.rpartition("::")
+    return f"{member}{separator}{UPRIGHT}{path}"
+
+
+def is_upright(location: str) -> bool:
+    """Whether a location is one of `upright_location`."""
+    return location.rpartition("::")[2].startswith(UPRIGHT)
+
+
+def plain_location(location: str) -> str:
+    """A location without what `upright_location` has added, if it has."""
+    member, separator, path = location.rpartition("::")
+    return f"{member}{separator}{path.removeprefix(UPRIGHT)}"
+
+
 def split_location(location: str) -> tuple[str, str] | None:
     """Archive and member of a location, None for a plain path."""
+    location = plain_location(location)
     if not location.startswith(SCHEME):
         return None
     member, _, archive = location.removeprefix(SCHEME).rpartition("::")
@@ -92,7 +115,7 @@ def open_location(location: str) -> "Iterator[str | IO[bytes]]":
     """
     inside = split_location(location)
     if inside is None:
-        yield location
+        yield plain_location(location)
         return
     archive, member = inside
     handle = open_archive(archive)  # once: the archive may be replaced between two calls

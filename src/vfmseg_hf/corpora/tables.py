@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
-from .columns import LabelMap, LazyPicture, Picture, picture_column
-from .reading import refuse_turned
+from .columns import LabelMap, LazyPicture, Picture, picture_column, turn_column
+from .reading import find_turned
+from .storage import split_location
 
 
 def load_table(spec: str, split: str | None) -> Dataset:
@@ -19,7 +20,8 @@ def load_table(spec: str, split: str | None) -> Dataset:
     Raises:
         `FileNotFoundError`: nothing is found under `spec`.
         `ValueError`: `image` or `label` is missing or no picture, a cell is empty, there are several splits to choose
-            from, or none of that name, or no rows; pictures with an EXIF tag that asks to turn or mirror them.
+            from, or none of that name, or no rows; pictures with an EXIF tag that leaves in doubt what their label
+            maps are for.
     """
     dataset = _open(spec, split)
     if isinstance(dataset, dict):
@@ -44,8 +46,10 @@ def load_table(spec: str, split: str | None) -> Dataset:
     if "file_name" not in dataset.column_names:
         dataset = dataset.add_column("file_name", _file_names(dataset, split))
     if isinstance(dataset.features["image"], Image) and not isinstance(dataset.features["image"], Picture):
-        refuse_turned(_pictures(dataset), spec)
-        dataset = dataset.cast_column("image", picture_column())
+        if find_turned(_sources(dataset), spec, mixed=False):
+            dataset = turn_column(dataset, "image")
+        else:
+            dataset = dataset.cast_column("image", picture_column())
     if isinstance(dataset.features["label"], Image):
         dataset = dataset.cast_column("label", LabelMap())
     return dataset.select_columns(["image", "label", "file_name"])
@@ -67,17 +71,26 @@ def _open(spec: str, split: str | None) -> "Dataset | DatasetDict":
         ) from error
 
 
-def _pictures(dataset: Dataset) -> Iterator[tuple[str, Any]]:
-    """Names of the rows and what `read_header` takes, without those that are yet to be downloaded."""
-    table = dataset.select_columns(["image", "file_name"]).with_format("arrow")
+def _sources(dataset: Dataset) -> Iterator[tuple[str, Any, Any]]:
+    """Names of the rows, and of picture and label map what `read_header` takes; None if it is yet to be downloaded."""
+    table = dataset.select_columns(["image", "label", "file_name"]).with_format("arrow")
     for batch in table.iter(batch_size=1000):
-        cells = batch["image"].combine_chunks()
-        columns = cells.field("bytes"), cells.field("path").to_pylist(), batch["file_name"].to_pylist()
-        for content, path, name in zip(*columns, strict=True):
-            if content.is_valid:
-                yield str(name), pa.BufferReader(content.as_buffer())
-            elif "://" not in path:
-                yield str(name), path
+        images, labels = (_sources_of(batch[column].combine_chunks()) for column in ("image", "label"))
+        yield from zip(map(str, batch["file_name"].to_pylist()), images, labels, strict=True)
+
+
+def _sources_of(cells: pa.StructArray) -> Iterator[Any]:
+    """Of cells of `datasets.Image` or `LabelMap`; None for those of another type."""
+    names = {field.name for field in cells.type}
+    content, path = next((keys for keys in (("bytes", "path"), ("data", "file")) if names >= set(keys)), (None, None))
+    if content is None:
+        yield from [None] * len(cells)
+        return
+    for inside, file in zip(cells.field(content), cells.field(path).to_pylist(), strict=True):
+        if inside.is_valid:
+            yield pa.BufferReader(inside.as_buffer())
+        else:
+            yield None if "://" in file and not split_location(file) else file
 
 
 def _file_names(dataset: Dataset, split: str | None) -> list[str]:
