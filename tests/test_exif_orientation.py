@@ -3,6 +3,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from datasets.table import embed_table_storage
 from PIL.PngImagePlugin import PngInfo
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil, image_inputs_vfmseg
-from vfmseg_hf.corpora import CORPORA, findings, load_corpus
+from vfmseg_hf.corpora import CORPORA, class_statistics, findings, load_corpus, storage
 from vfmseg_hf.corpora.checking import check_corpus
 from vfmseg_hf.training import EvaluationPictures, TrainingPictures
 
@@ -255,6 +256,29 @@ def test_own_data_of_both_kinds(tmp_path, notices):
     save_turned(corners(16, 16), tmp_path / "square.jpg", 6)
     with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag that asks to turn or mirror them \(\S*3.jpg\)"):
         load_corpus(own_data(tmp_path / "own", [*pairs, (tmp_path / "square.jpg", (16, 16))]))
+
+
+@pytest.mark.parametrize("exif", ["stored", "turned", None])
+def test_own_data_in_archives(exif, tmp_path):
+    save_turned(corners(16, 12), tmp_path / "a.jpg", 6)
+    pixels = stored_pixels(tmp_path / "a.jpg") if exif == "stored" else upright_pixels(tmp_path / "a.jpg")
+    spec = own_data(tmp_path / "own", [(tmp_path / "a.jpg", pixels.shape[1::-1])], **({"exif": exif} if exif else {}))
+    with zipfile.ZipFile(tmp_path / "own/all.zip", "w") as archive:
+        for path in ("photos/0.jpg", "masks/0.png"):
+            archive.write(tmp_path / "own" / path, path)
+            (tmp_path / "own" / path).unlink()
+    for rows in forms_of(load_corpus(spec), tmp_path / "forms"):
+        check_both_ways(rows, [pixels])
+    assert check_corpus(spec, num_proc=1, cache_dir=tmp_path / "cache").clean
+
+
+@pytest.mark.parametrize("location", ["/a/b.jpg", "zip://a/b.jpg::/c.zip"])
+def test_locations(location):
+    upright = storage.upright_location(location)
+    assert storage.is_upright(upright) and not storage.is_upright(location)
+    for same in (storage.plain_location, storage.split_location, storage.base_name, class_statistics._file_of):
+        assert same(upright) == same(location)
+    assert storage.plain_location(upright) == location
 
 
 def test_label_maps_with_a_tag(tmp_path):

@@ -85,7 +85,7 @@ def test_auto_classes(saved):
     assert type(AutoModel.from_config(VFMSegConfig.from_pretrained(directory))) is VFMSegModel
 
 
-@pytest.mark.parametrize("kind", ["PIL", "path", "list", "batch"])
+@pytest.mark.parametrize("kind", ["PIL", "path", "turned", "list", "batch"])
 @pytest.mark.parametrize("window_size", [256, 64], ids=["one window", "several windows"])
 def test_pipeline(kind, window_size, saved, picture, tmp_path, capfd):
     directory = saved(window_size=window_size)
@@ -98,6 +98,11 @@ def test_pipeline(kind, window_size, saved, picture, tmp_path, capfd):
         results, pictures = [segment(picture)], [picture]
     elif kind == "path":
         picture.save(tmp_path / "picture.png")
+        results, pictures = [segment(str(tmp_path / "picture.png"))], [picture]
+    elif kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "picture.png", exif=exif)
         results, pictures = [segment(str(tmp_path / "picture.png"))], [picture]
     else:
         pictures = [picture, mirrored, picture]
