@@ -83,14 +83,18 @@ def parse_arguments() -> tuple[TrainArguments, VFMSegTrainingArguments]:
     """The command line, over the settings of the recipe that it names."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default=TrainArguments.recipe)
-    recipe = get_recipe(first.parse_known_args()[0].recipe)
+    first.add_argument("--num_train_epochs", "--num-train-epochs")
+    asked = first.parse_known_args()[0]
+    recipe = get_recipe(asked.recipe)
     parser = HfArgumentParser(
         (TrainArguments, VFMSegTrainingArguments),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     given = {key: recipe.augmentation[key] for key in ("crop_size", "scale_range", "photometric")}
-    parser.set_defaults(**recipe.training_arguments, **given)
+    if asked.num_train_epochs is not None:
+        given["max_steps"] = None  # not the recipe's: either is asked for
+    parser.set_defaults(**{**recipe.training_arguments, **given})
     return parser.parse_args_into_dataclasses()
 
 

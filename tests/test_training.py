@@ -103,9 +103,8 @@ def test_another_optimizer_gets_the_same_groups(tiny_model, tmp_path):
 
 def test_rates_belong_to_the_arguments(tiny_model, tmp_path):
     arguments = VFMSegTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    trainer = VFMSegTrainer(tiny_model(), arguments, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.5}))
     with pytest.raises(ValueError, match=r"sets \['lr'\].*set learning_rate, encoder_learning_rate"):
-        trainer.create_optimizer()
+        VFMSegTrainer(tiny_model(), arguments, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.5}))
 
 
 @pytest.mark.parametrize("bf16, expected", [(True, torch.bfloat16), (False, torch.float32)])

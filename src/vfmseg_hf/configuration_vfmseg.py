@@ -2,6 +2,7 @@
 """VFMSeg model configuration."""
 
 import copy
+import math
 import os
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -148,6 +149,12 @@ class VFMSegConfig(PreTrainedConfig):
             Whether the coarse pass sees the resized picture in one piece or in windows.
         loss_normalization (`"valid"` or `"all"`, defaults to `"valid"`):
             Whether a loss is the mean over the labelled pixels or over all of them. (Published code: "all".)
+        class_weights (`list[float]`, *optional*):
+            Weight of every class in the training losses, as `weight` of torch's `cross_entropy`: with
+            `loss_normalization="valid"` they are divided by the weights of the labelled pixels. Losses in eval mode
+            have none. New classes drop the saved weights.
+        label_smoothing_factor (`float`, defaults to 0.0):
+            Share of every label, 0..1, that the training losses spread over all classes, as `label_smoothing` there.
         detail_crop_size (`int`, *optional*):
             Edge of the training crop of the refine head. Default: half of the input.
         detail_crop_stride (`int`, defaults to 32):
@@ -216,6 +223,8 @@ class VFMSegConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = 255
     coarse_mode: Literal["whole", "sliding"] = "whole"
     loss_normalization: Literal["valid", "all"] = "valid"
+    class_weights: list[float | int] | tuple[float | int, ...] | None = None
+    label_smoothing_factor: float | int = 0.0
     detail_crop_size: int | None = None
     detail_crop_stride: int = 32
     detail_crop_includes_end: bool = True
@@ -258,6 +267,8 @@ class VFMSegConfig(PreTrainedConfig):
         self.out_indices = list(self.out_indices)
         if isinstance(self.coarse_size, tuple):
             self.coarse_size = list(self.coarse_size)
+        if isinstance(self.class_weights, tuple):
+            self.class_weights = list(self.class_weights)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """As in transformers, but always with the classes: it leaves out two unnamed ones, its own default."""
@@ -326,11 +337,14 @@ class VFMSegConfig(PreTrainedConfig):
         num_labels, id2label = kwargs.pop("num_labels", None), kwargs.pop("id2label", None)
         label2id = kwargs.pop("label2id", None)
         if id2label is not None or label2id is not None:
+            names = list(label2id if id2label is None else id2label.values())
+            if names != list((config_dict.get("id2label") or CITYSCAPES_ID2LABEL).values()):
+                config_dict["class_weights"] = None  # they are those of the saved classes
             config_dict.update(id2label=id2label, label2id=label2id)
             if num_labels is not None:
                 config_dict["num_labels"] = num_labels
         elif num_labels is not None and num_labels != len(config_dict.get("id2label") or CITYSCAPES_ID2LABEL):
-            config_dict.update(id2label=None, label2id=None, num_labels=num_labels)
+            config_dict.update(id2label=None, label2id=None, num_labels=num_labels, class_weights=None)
         config = super().from_dict(config_dict, **kwargs)
         (config[0] if isinstance(config, tuple) else config).validate()
         return config
@@ -373,6 +387,17 @@ class VFMSegConfig(PreTrainedConfig):
         for name in ("refine_dropout", "head_dropout", "feature_mask_ratio"):
             _check(self, name, 0 <= getattr(self, name) <= 1, "within [0, 1]")
         _check(self, "detail_loss_weight", self.detail_loss_weight >= 0, "at least 0")
+
+    def validate_loss(self) -> None:
+        _check(self, "label_smoothing_factor", 0 <= self.label_smoothing_factor <= 1, "within [0, 1]")
+        weights = self.class_weights
+        if weights is not None and not (
+            len(weights) == len(self.id2label) and all(0 <= weight < math.inf for weight in weights) and any(weights)
+        ):
+            raise ValueError(
+                f"class_weights must be one finite number from 0 up for each of the {len(self.id2label)} classes, and "
+                f"not all 0, got {len(weights)}: {list(weights)}"
+            )
 
     def validate_labels(self) -> None:
         if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:

@@ -2,7 +2,7 @@
 """VFMSeg: a vision foundation model with a coarse head (VFMNet) and a mask-guided refine head (MGRNet)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -35,7 +35,7 @@ from .foundation_vfmseg import (
 from .heads_vfmseg import VFMSegCoarseHead, VFMSegRefineHead
 from .inference_vfmseg import ACCUMULATORS, two_stage_inference
 from .label_maps_vfmseg import segment_pictures
-from .objective_vfmseg import joint_objective, segmentation_loss
+from .objective_vfmseg import joint_objective, stage_loss
 from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 from .presets_vfmseg import get_preset
 from .pretrained_vfmseg import VFMSegPreTrainedModel
@@ -162,6 +162,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     adapter_base: str | None = None
     adapter_base_fingerprint: str | None = None
 
+    # A loss of one's own for both stages instead of the cross entropy, e.g. torch.nn.CrossEntropyLoss(weight): a scalar
+    # of logits [B, num_labels, H, W] and labels [B, H, W]. It is neither saved nor moved to a device.
+    loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+
     # Windows at once that fit into memory, once more have not; and whether batches of windows have one shape.
     window_batch_limit: int | None = None
     windows_are_compiled: bool = False
@@ -177,6 +181,12 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "loss_function":  # torch would take a module for a part of this one, and save it with the weights
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @classmethod
     def from_backbone(
@@ -362,7 +372,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 Normalised pictures. In eval mode of any size from one patch up; in training mode multiples of 32.
             labels (`torch.LongTensor` of shape `(batch_size, label_height, label_width)`, *optional*):
                 Class ids in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Needed in training mode and
-                then of the pictures' size; of any size in eval mode.
+                then of the pictures' size; of any size in eval mode. `loss` is that of both stages: in training mode
+                `logits` are the crop's (`windows`), and a loss of your own belongs into `loss_function`.
             refine (`bool` or `"all"`, *optional*, eval mode only):
                 `None` or `True` refines the windows that are not certain enough, `False` none, `"all"` every one.
             detail_crop_box (`tuple[int]`, *optional*, training mode only):
@@ -385,22 +396,28 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size, finite=self.training)
         if labels is not None:
             check_labels(labels, pixel_values, self.config)
-        if self.training:
-            if labels is None:
-                raise ValueError("labels are needed in training mode; call model.eval() for predictions without them")
-            return VFMSegSemanticSegmenterOutput(**joint_objective(self, pixel_values, labels, detail_crop_box))
-        if accumulator not in ACCUMULATORS:
-            raise ValueError(f"accumulator must be one of {ACCUMULATORS}, got {accumulator!r}")
-        refine_budget = self._refine_budget(refine, refine_budget)
         encoder_kwargs = {
             key: value
             for key, value in (("output_hidden_states", output_hidden_states), ("output_attentions", output_attentions))
             if value is not None
         }
+        if self.training:
+            if labels is None:
+                raise ValueError(
+                    "labels are needed in training mode, where both losses are computed inside; call model.eval() for "
+                    "predictions without them. A Trainer that keeps them back (label_smoothing_factor, "
+                    "compute_loss_func, a compute_loss of your own) cannot train this model: set class_weights or "
+                    "label_smoothing_factor in model.config, or model.loss_function"
+                )
+            fields = joint_objective(self, pixel_values, labels, detail_crop_box, encoder_kwargs)
+            return VFMSegSemanticSegmenterOutput(**fields)
+        if accumulator not in ACCUMULATORS:
+            raise ValueError(f"accumulator must be one of {ACCUMULATORS}, got {accumulator!r}")
+        refine_budget = self._refine_budget(refine, refine_budget)
         fields = two_stage_inference(self, pixel_values, refine, refine_budget, accumulator, encoder_kwargs)
         if labels is not None:
-            content_loss = segmentation_loss(fields["coarse_logits"], labels, self.config)
-            detail_loss = segmentation_loss(fields["logits"].to(labels.device), labels, self.config)
+            content_loss = stage_loss(self, fields["coarse_logits"], labels, training=False)
+            detail_loss = stage_loss(self, fields["logits"].to(labels.device), labels, training=False)
             loss = content_loss + self.config.detail_loss_weight * detail_loss
             fields.update(loss=loss, content_loss=content_loss, detail_loss=detail_loss)
         return VFMSegSemanticSegmenterOutput(**fields)

@@ -1,10 +1,15 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """The joint training objective L = L_c + lambda L_d (section "Framework Overview" of the paper)."""
 
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import logging
 
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
 from .resizing_vfmseg import resize_bilinear
@@ -14,10 +19,16 @@ from .windows_vfmseg import Box, draw_crop_box
 if TYPE_CHECKING:
     from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
+logger = logging.get_logger(__name__)
+
 
 def joint_objective(
-    model: "VFMSegForSemanticSegmentation", pixel_values: torch.Tensor, labels: torch.Tensor, box: Box | None
-) -> dict[str, torch.Tensor]:
+    model: "VFMSegForSemanticSegmentation",
+    pixel_values: torch.Tensor,
+    labels: torch.Tensor,
+    box: Box | None,
+    encoder_kwargs: Mapping[str, bool] = MappingProxyType({}),
+) -> dict[str, object]:
     """
     Content loss on the pictures at half resolution, detail loss on one crop at full resolution.
 
@@ -28,6 +39,7 @@ def joint_objective(
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): multiples of two patches.
         labels (`torch.Tensor` of shape `(batch_size, height, width)`).
         box: the crop, or `None` to draw one.
+        encoder_kwargs: `output_hidden_states` and `output_attentions` for the encoder's `forward`.
 
     Returns:
         The fields of `VFMSegSemanticSegmenterOutput` that training has.
@@ -52,38 +64,104 @@ def joint_objective(
     top, left, bottom, right = box
     small = resize_bilinear(pixel_values, (height // 2, width // 2))
     crop = pixel_values[..., top:bottom, left:right]
+    encode = partial(model.model, return_dict=True, **encoder_kwargs)
     if small.shape == crop.shape:
-        maps = model.model(torch.cat([small, crop]), return_dict=True).feature_maps
-        coarse_maps, refine_maps = zip(*(feature_map.chunk(2) for feature_map in maps), strict=True)
+        coarse, refine = _halves(encode(torch.cat([small, crop])))
     else:
-        coarse_maps, refine_maps = (model.model(inputs, return_dict=True).feature_maps for inputs in (small, crop))
-    coarse_logits = model.coarse_head(coarse_maps)
-    content_loss = segmentation_loss(coarse_logits, labels[:, ::2, ::2], config)
+        coarse, refine = encode(small), encode(crop)
+    coarse_logits = model.coarse_head(coarse.feature_maps)
+    content_loss = stage_loss(model, coarse_logits, labels[:, ::2, ::2], training=True)
     context = resize_bilinear(coarse_logits.detach(), (height // 2, width // 2))
-    logits = model.refine_head(refine_maps, context[..., top // 2 : bottom // 2, left // 2 : right // 2])
-    detail_loss = segmentation_loss(logits, labels[:, top:bottom, left:right], config)
+    logits = model.refine_head(refine.feature_maps, context[..., top // 2 : bottom // 2, left // 2 : right // 2])
+    detail_loss = stage_loss(model, logits, labels[:, top:bottom, left:right], training=True)
     return {
         "loss": content_loss + config.detail_loss_weight * detail_loss,
-        "logits": logits,
+        "logits": _watched(logits),
         "coarse_logits": coarse_logits,
         "content_loss": content_loss,
         "detail_loss": detail_loss,
         "windows": torch.tensor(box, device=pixel_values.device).repeat(pixel_values.shape[0], 1, 1),
+        "hidden_states": coarse.hidden_states,
+        "attentions": coarse.attentions,
     }
 
 
-def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, config: VFMSegConfig) -> torch.Tensor:
+def _halves(output: BackboneOutput) -> list[BackboneOutput]:
+    """What the encoder gave for twice the batch, as two outputs."""
+    chunks = {key: [tensor.chunk(2) for tensor in tensors] for key, tensors in output.items()}
+    return [
+        BackboneOutput(**{key: tuple(pair[half] for pair in pairs) for key, pairs in chunks.items()}) for half in (0, 1)
+    ]
+
+
+def _watched(logits: torch.Tensor) -> torch.Tensor:
+    """The same logits; a loss of one's own that is computed from them is told whose they are."""
+    logits = logits.view_as(logits)  # our own loss is not computed from these
+    if logits.requires_grad and not torch.compiler.is_compiling():
+        logits.register_hook(_say_whose_logits)
+    return logits
+
+
+def _say_whose_logits(gradient: torch.Tensor | None) -> None:
+    if gradient is not None:
+        logger.warning_once(
+            "A loss is computed from outputs.logits of the training mode: they are the refine head's and belong to "
+            "the crop outputs.windows, not to the whole picture, and this loss does not train the coarse head. For a "
+            "loss of your own in both stages set model.loss_function, or class_weights and label_smoothing_factor in "
+            "model.config, and use outputs.loss."
+        )
+
+
+def stage_loss(
+    model: "VFMSegForSemanticSegmentation", logits: torch.Tensor, labels: torch.Tensor, training: bool
+) -> torch.Tensor:
+    """
+    Loss of one stage at the labels' size: that of `model.loss_function`, or [`segmentation_loss`].
+
+    Raises:
+        ValueError: as [`check_loss_options`].
+    """
+    if model.loss_function is None:
+        return segmentation_loss(logits, labels, model.config, training)
+    check_loss_options(model)
+    return model.loss_function(resize_bilinear(logits.float(), labels.shape[-2:]), labels.long())
+
+
+def check_loss_options(model: "VFMSegForSemanticSegmentation") -> None:
+    """Raise a `ValueError` if a loss of the user's own would leave options of the cross entropy without effect."""
+    config = model.config
+    if model.loss_function is not None and (config.class_weights is not None or config.label_smoothing_factor):
+        raise ValueError(
+            f"class_weights={config.class_weights} and label_smoothing_factor={config.label_smoothing_factor} belong "
+            "to the cross entropy, which a loss function of your own replaces; leave out one or the other"
+        )
+
+
+def segmentation_loss(
+    logits: torch.Tensor, labels: torch.Tensor, config: VFMSegConfig, training: bool = False
+) -> torch.Tensor:
     """
     Cross entropy (L_seg) at the labels' size, averaged over the labelled pixels or over all (`loss_normalization`).
 
     Without any labelled pixel it is 0, with gradients.
+
+    Args:
+        training: whether `class_weights` and `label_smoothing_factor` count. An average over the labelled pixels is
+            then one by their classes' weights, as torch's.
     """
     ignore = config.semantic_loss_ignore_index
-    logits = resize_bilinear(logits.float(), labels.shape[-2:])
-    total = F.cross_entropy(logits, labels.long(), ignore_index=ignore, reduction="sum")
+    logits, labels = resize_bilinear(logits.float(), labels.shape[-2:]), labels.long()
+    weights, smoothing = None, config.label_smoothing_factor if training else 0.0
+    if training and config.class_weights is not None:
+        weights = torch.tensor(config.class_weights, dtype=logits.dtype, device=logits.device)
+    total = F.cross_entropy(logits, labels, weights, ignore_index=ignore, reduction="sum", label_smoothing=smoothing)
     if config.loss_normalization == "all":
         return total / labels.numel()
-    return total / (labels != ignore).sum().clamp(min=1)
+    valid = labels != ignore
+    if weights is None:
+        return total / valid.sum().clamp(min=1)
+    weight = (weights[labels.where(valid, 0)] * valid).sum()
+    return total / weight.where(weight > 0, 1)
 
 
 def draw_detail_crop(height: int, width: int, config: VFMSegConfig) -> Box:

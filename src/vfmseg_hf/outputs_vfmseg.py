@@ -17,7 +17,8 @@ class VFMSegSemanticSegmenterOutput(ModelOutput):
             content loss + lambda * detail loss.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, height, width)`):
             Final logits at the size of `pixel_values`. In training mode the refine head's raw logits of the crop,
-            `(batch_size, num_labels, crop_height / 16, crop_width / 16)`.
+            `(batch_size, num_labels, crop_height / 16, crop_width / 16)`: they belong to `windows`, not to the whole
+            picture and its `labels`.
         coarse_logits (`torch.FloatTensor` of shape `(batch_size, num_labels, coarse_height / 4, coarse_width / 4)`):
             The coarse head's raw logits. With `coarse_mode="sliding"` merged at the size of the coarse picture.
         content_loss, detail_loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` are given):
@@ -30,7 +31,8 @@ class VFMSegSemanticSegmenterOutput(ModelOutput):
         refined (`torch.BoolTensor` of shape `(batch_size, num_windows)`, eval mode only):
             Which windows the refine head has redone.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Those of the encoder in the coarse pass, when asked for. None with `coarse_mode="sliding"`.
+            Those of the encoder in the coarse pass (in training mode: of the pictures at half resolution), when asked
+            for. None with `coarse_mode="sliding"` in eval mode.
     """
 
     loss: torch.FloatTensor | None = None

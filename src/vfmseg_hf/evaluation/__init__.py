@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Scores of a model on domains: named protocols, counting, results for people and for machines."""
 
-from .counting import STAGES, count_pictures
+from .counting import STAGES, count_outputs, count_pictures
 from .domain import DomainScores, check_classes, evaluate_domain, mean_over_domains, score_domain
 from .protocols import PROTOCOLS, Protocol
 from .report import (
@@ -21,6 +21,7 @@ __all__ = [
     "DomainScores",
     "Protocol",
     "check_classes",
+    "count_outputs",
     "count_pictures",
     "describe_corpus",
     "describe_protocol",

@@ -7,6 +7,7 @@ import torch
 
 from ..metrics import confusion_matrix
 from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..outputs_vfmseg import VFMSegSemanticSegmenterOutput
 from ..resizing_vfmseg import resize_bilinear
 
 
@@ -51,6 +52,23 @@ def count_pictures(
         matrices.append(torch.stack([confusion_matrix(each, label, num_labels, ignore_index) for each in predictions]))
         windows.append([sum(refined), len(refined)])
     return torch.stack(matrices), torch.tensor(windows, device=matrices[0].device)
+
+
+def count_outputs(
+    outputs: VFMSegSemanticSegmenterOutput, labels: torch.Tensor, num_labels: int, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What [`count_pictures`] counts, from what the model's `forward` gave for a batch with labels of one size."""
+    matrices = [
+        torch.stack(
+            [
+                confusion_matrix(best_classes([logits], label.shape), label, num_labels, ignore_index)
+                for logits in (coarse, final)
+            ]
+        )
+        for coarse, final, label in zip(outputs.coarse_logits, outputs.logits, labels, strict=True)
+    ]
+    refined = outputs.refined.sum(1)
+    return torch.stack(matrices), torch.stack([refined, torch.full_like(refined, outputs.refined.shape[1])], 1)
 
 
 def predict_together(

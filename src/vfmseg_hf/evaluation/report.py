@@ -4,7 +4,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib import import_module
 
 import numpy as np
 from datasets import Dataset
@@ -115,9 +115,18 @@ def describe_corpus(spec: str, dataset: Dataset) -> dict[str, object]:
     }
 
 
-def software_versions() -> dict[str, str]:
-    """What decides a score beside weights, data and protocol."""
-    return {name: version(name.replace("_", "-")) for name in ("vfmseg_hf", "torch", "transformers", "datasets")}
+def software_versions(*more: str) -> dict[str, str]:
+    """
+    What decides a score beside weights, data and protocol.
+
+    Args:
+        more: modules to name beside the usual ones.
+
+    Returns:
+        Versions by module: of the module that runs, which need not be installed; `"unknown"` where it does not say.
+    """
+    names = ("vfmseg_hf", "torch", "transformers", "datasets", *more)
+    return {name: str(getattr(import_module(name), "__version__", "unknown")) for name in names}
 
 
 def plain_scores(classes: Sequence[str], scores: Mapping[str, object]) -> dict[str, object]:

@@ -10,6 +10,7 @@ from ..corpora.class_statistics import MIN_PIXELS
 
 
 POLYNOMIAL = {"power": 0.9, "lr_end": 0.0}
+MAX_STEPS = 40_000
 
 
 @dataclass
@@ -29,11 +30,21 @@ class VFMSegTrainingArguments(TrainingArguments):
         rare_class_temperature (`float`, defaults to 0.01), rare_class_min_pixels (`int`, defaults to 3000),
         rare_class_crop_ratio (`float`, defaults to 2.0):
             Its settings, with the published code's values for crops of 1024x1024.
+        max_steps (`int`, *optional*), num_train_epochs (`float`, *optional*):
+            How long to train: by steps, 40,000 without either of them, or by epochs. What is not asked for is -1 in the
+            finished arguments.
+        class_weights (`list[float]`, *optional*), label_smoothing_factor (`float`, defaults to 0.0):
+            Of the cross entropy of both stages; the trainer writes them into the model's configuration, see
+            [`VFMSegConfig`]. Left out, those of the model hold.
         ema_decay (`float`, *optional*):
             Keep an exponential moving average of the trained weights with this decay, such as 0.999; evaluations and
             saved models then have the average. The paper has none.
         report_to (`str` or `list[str]`, *optional*):
             Where to log; by default TensorBoard where it is installed. `"none"` logs nowhere.
+
+    Raises:
+        ValueError: steps and epochs at once, or neither positive; arguments of transformers that would have no effect
+            on this model or this recipe.
     """
 
     encoder_learning_rate: float = field(
@@ -54,6 +65,9 @@ class VFMSegTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Average the trained weights with this decay, e.g. 0.999, and use the average."}
     )
+    class_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of every class in both training losses; by default the model's."}
+    )
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of both heads."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all but norm layers."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip gradients to this norm; 0 does not clip."})
@@ -61,7 +75,12 @@ class VFMSegTrainingArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = field(
         default_factory=lambda: dict(POLYNOMIAL), metadata={"help": "Settings of the decay, as JSON."}
     )
-    max_steps: int = field(default=40_000, metadata={"help": "Optimizer steps in all."})
+    max_steps: int | None = field(
+        default=None, metadata={"help": f"Optimizer steps in all; {MAX_STEPS} if no num_train_epochs are given."}
+    )
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the training pictures, instead of max_steps."}
+    )
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Pictures per device and step."})
     per_device_eval_batch_size: int = field(default=1, metadata={"help": "Pictures per device in evaluation."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
@@ -78,8 +97,45 @@ class VFMSegTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self.settle_duration()
+        self._refuse_what_has_no_effect()
         if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == POLYNOMIAL:
             self.lr_scheduler_kwargs = None  # they are no settings of another shape
         if self.report_to is None:
             self.report_to = ["tensorboard"] if is_tensorboard_available() else []
         super().__post_init__()
+
+    def settle_duration(self) -> None:
+        """Fill in `max_steps` or `num_train_epochs`, and -1 for the other, as Trainer reads them."""
+        given = {"max_steps": self.max_steps, "num_train_epochs": self.num_train_epochs}
+        given = {name: value for name, value in given.items() if value not in (None, -1)}
+        if len(given) > 1:
+            raise ValueError(
+                f"max_steps={self.max_steps} and num_train_epochs={self.num_train_epochs} are both given; leave one of "
+                "them out (-1 in arguments that are copied)"
+            )
+        for name, value in given.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if not given and self.max_steps == -1:
+            raise ValueError("max_steps=-1 trains by epochs: give num_train_epochs as well, or the number of steps")
+        self.num_train_epochs = given.get("num_train_epochs", -1)
+        self.max_steps = given.get("max_steps", -1 if "num_train_epochs" in given else MAX_STEPS)
+
+    def _refuse_what_has_no_effect(self) -> None:
+        layerwise = str(getattr(self.optim, "value", self.optim)).startswith(("galore", "apollo", "lomo", "adalomo"))
+        refused = {
+            "label_names": (self.label_names not in (None, ["labels"]), "the model's labels are called labels"),
+            "train_sampling_strategy": (
+                self.train_sampling_strategy in ("group_by_length", "batch_rebalance"),
+                "pictures have no length to group them by; 'random' and 'sequential' work",
+            ),
+            "neftune_noise_alpha": (self.neftune_noise_alpha is not None, "there are no token embeddings"),
+            "use_liger_kernel": (self.use_liger_kernel, "there are no Liger kernels for this model"),
+            "optim_target_modules": (self.optim_target_modules is not None, "it is for GaLore and APOLLO"),
+            "optim": (layerwise, "such optimizers replace the groups with the recipe's learning rates"),
+            "enable_jit_checkpoint": (self.enable_jit_checkpoint, "on SIGTERM a checkpoint is saved in any case"),
+        }
+        for name, (asked, reason) in refused.items():
+            if asked:
+                raise ValueError(f"{name}={getattr(self, name)!r} does not work with VFMSegTrainer: {reason}")

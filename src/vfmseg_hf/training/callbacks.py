@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import CallbackHandler, ProgressCallback
 from transformers.utils import logging
 
 
@@ -83,6 +83,20 @@ class StopOnSigterm(TrainerCallback):
             control.should_evaluate = False
             if state.is_world_process_zero:
                 logger.warning("SIGTERM: saving a checkpoint at step %d and stopping", state.global_step)
+
+
+@contextmanager
+def without_early_stopping(handler: CallbackHandler) -> Iterator[None]:
+    """
+    Early stopping is told nothing inside: of each of several domains it would say that its metric is missing, and
+    count a domain's own metric again when it is told of all.
+    """
+    callbacks = handler.callbacks
+    handler.callbacks = [callback for callback in callbacks if not isinstance(callback, EarlyStoppingCallback)]
+    try:
+        yield
+    finally:
+        handler.callbacks = callbacks
 
 
 class RecipeProgress(ProgressCallback):

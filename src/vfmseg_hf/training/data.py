@@ -139,9 +139,22 @@ def seeded_generator(*numbers: int) -> torch.Generator:
 
 
 def collate(rows: list[dict[str, object]]) -> dict[str, object]:
-    """Stacks pictures and label maps of one size into tensors; keeps lists where sizes differ, and file names."""
-    batch = {"file_name": [row["file_name"] for row in rows]}
+    """
+    Stacks pictures and label maps of one size into tensors; keeps lists where sizes differ, and file names.
+
+    Rows hold `pixel_values`, and `labels` and `file_name` if they have them; what else they hold is left out.
+
+    Raises:
+        ValueError: rows without `pixel_values`.
+    """
+    if "pixel_values" not in rows[0]:
+        raise ValueError(
+            f"rows need pixel_values [3, height, width] and labels [height, width], got {sorted(rows[0])}; the image "
+            "processor makes both"
+        )
+    batch = {"file_name": [row["file_name"] for row in rows]} if "file_name" in rows[0] else {}
     for key in ("pixel_values", "labels"):
-        values = [row[key] for row in rows]
-        batch[key] = torch.stack(values) if len({value.shape for value in values}) == 1 else values
+        if key in rows[0]:
+            values = [torch.as_tensor(row[key]) for row in rows]
+            batch[key] = torch.stack(values) if len({value.shape for value in values}) == 1 else values
     return batch

@@ -4,8 +4,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from transformers.trainer_utils import has_length
 
 from ..configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
 from ..evaluation import software_versions
@@ -21,6 +22,8 @@ MODEL_FIELDS = (
     "refine_dropout",
     "head_dropout",
     "loss_normalization",
+    "class_weights",
+    "label_smoothing_factor",
     "detail_crop_size",
     "detail_crop_includes_end",
 )
@@ -89,6 +92,8 @@ _TRAINING = {
     "rare_class_crop_ratio": 2.0,
     "ema_decay": None,
 }
+_OF_OPTIMIZER = ("learning_rate", "encoder_learning_rate", "optim", "adam_beta1", "adam_beta2", "weight_decay")
+_OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 _AUGMENTATION = {
     "crop_size": (1024, 1024),
     "scale_range": (1.0, 1.0),
@@ -139,16 +144,31 @@ def get_recipe(name: str) -> Recipe:
 
 def training_settings(trainer: "VFMSegTrainer") -> dict[str, dict[str, object]]:
     """What a trainer was really told, in the parts and words of [`Recipe`]; parts that it does not have are empty."""
-    args, model = trainer.args, trainer.model
-    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    model = trainer.model
     augmentation = getattr(trainer.train_dataset, "augmentation", None)
     config = next(iter(getattr(model, "peft_config", {}).values()), None)
     return {
-        "training": {key: batch_size if key == "batch_size" else _plain(getattr(args, key)) for key in _TRAINING},
+        "training": {key: _plain(value) for key, value in _training_fields(trainer).items()},
         "augmentation": asdict(augmentation) if augmentation else {},
         "lora": {key: getattr(config, key) for key in _LORA} if config else {},
         "model": {key: getattr(model.config, key) for key in MODEL_FIELDS},
     }
+
+
+def _training_fields(trainer: "VFMSegTrainer") -> dict[str, object]:
+    """The fields of `Recipe.training` as they hold, whatever the arguments say of what they do not decide."""
+    args = trainer.args
+    # Trainer may have found a smaller batch, and learns the number of steps of an epoch when it starts.
+    batch_size = trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size
+    max_steps = args.max_steps if args.max_steps > 0 else trainer.state.max_steps or f"{args.num_train_epochs:g} epochs"
+    done = {"batch_size": batch_size, "max_steps": max_steps}
+    if trainer.optimizer_is_given:
+        done |= dict.fromkeys(_OF_OPTIMIZER, "of the optimizer given")
+    elif trainer.optimizer_cls_and_kwargs:
+        done |= {"optim": trainer.optimizer_cls_and_kwargs[0].__name__, "adam_beta1": None, "adam_beta2": None}
+    if trainer.scheduler_is_given:
+        done |= dict.fromkeys(_OF_SCHEDULER, "of the scheduler given")
+    return {key: done[key] if key in done else getattr(args, key) for key in _TRAINING}
 
 
 def differences(settings: Settings, recipe: Recipe, corpus: str | None) -> list[str]:
@@ -196,10 +216,12 @@ def record_training(trainer: "VFMSegTrainer") -> str:
         },
         "data": {
             "corpus": corpus or None,
-            "pictures": None if trainer.train_dataset is None else len(trainer.train_dataset),
+            "pictures": len(trainer.train_dataset) if has_length(trainer.train_dataset) else None,
         },
         "run": {
             "seed": args.seed,
+            "epochs": args.num_train_epochs if args.num_train_epochs > 0 else None,
+            "loss_function": trainer.loss_name(),
             "step": trainer.state.best_global_step if trainer.best_loaded else trainer.state.global_step,
             "tune": "lora" if settings["lora"] else "full" if whole_encoder else "heads",
             "trained_parameters": trainer.get_num_trainable_parameters(),
@@ -207,7 +229,7 @@ def record_training(trainer: "VFMSegTrainer") -> str:
             "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
             "gradient_checkpointing": args.gradient_checkpointing,
         },
-        "versions": {**software_versions(), **{name: version(name) for name in ("peft", "accelerate")}},
+        "versions": software_versions("peft", "accelerate"),
     }
     return json.dumps(record, indent=2, default=str) + "\n"
 

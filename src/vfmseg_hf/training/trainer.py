@@ -5,48 +5,78 @@ import os
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_optimizer import is_optimizer_factory
+from transformers.trainer_utils import unwrap_peft_model
 
-from ..evaluation import STAGES, count_pictures, score_domain
 from ..files import write_file
 from .arguments import VFMSegTrainingArguments
 from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
-from .checkpointing import CheckpointedTrainer
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
+from .losses import OwnLoss, set_loss_options
 from .recipes import RECORD_NAME, record_training
 from .sampling import RareClassSampler
+from .scoring import ScoringTrainer
 
 
-class VFMSegTrainer(CheckpointedTrainer):
+class VFMSegTrainer(ScoringTrainer):
     """
     transformers' [`Trainer`] for VFMSeg models; arguments as there.
 
     Train on [`TrainingPictures`], evaluate on [`EvaluationPictures`], or on several by name:
     `eval_dataset={"night": ..., "rain": ...}` gives `eval_night_mean_iou`, `eval_night_coarse_mean_iou`, ... and their
-    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size.
+    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size. Nothing is kept
+    of these pictures but counts, and no loss is computed unless `prediction_loss_only` or a `metric_for_best_model`
+    that ends in "loss" asks for `eval_loss`.
 
-    Both losses, both learning rates and the images per second are logged. A loss that is not finite ends the training
-    with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every checkpoint and
-    saved model has a `recipe.json` that says what it was trained with.
+    Any other data set of `pixel_values` and `labels` trains and evaluates as with [`Trainer`]: it has `eval_loss`
+    beside these scores, for which every class of the model counts alone. With `compute_metrics`, and in `predict`,
+    logits `[N, num_labels, height, width]` at the pictures' size and labels are gathered as there, which takes as much
+    memory as there. Scores that `compute_metrics` returns go before those of the same name.
+
+    Both losses, both learning rates and the images per second of training are logged. A loss that is not finite ends
+    the training with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every
+    checkpoint and saved model has a `recipe.json` that says what it was trained with.
+
+    Args:
+        compute_loss_func:
+            `f(outputs, labels, num_items_in_batch)` as in [`Trainer`], called for each of the two stages with its
+            logits at the labels' size in `outputs.logits`; `num_items_in_batch` is always `None`.
 
     Raises:
-        ValueError: `ema_decay` outside (0, 1), or together with FSDP, DeepSpeed or `save_only_model`; several GPUs for
-            one process.
+        ValueError: arguments of another class than [`VFMSegTrainingArguments`]; `ema_decay` outside (0, 1), or together
+            with FSDP, DeepSpeed or `save_only_model`; several GPUs for one process; arguments that exclude each other.
     """
 
     args: VFMSegTrainingArguments
 
-    def __init__(self, model=None, args: VFMSegTrainingArguments | None = None, data_collator=None, **kwargs):
+    def __init__(
+        self,
+        model=None,
+        args: VFMSegTrainingArguments | None = None,
+        data_collator=None,
+        *,
+        compute_loss_func: Callable | None = None,
+        **kwargs,
+    ):
         args = VFMSegTrainingArguments(output_dir="trainer_output") if args is None else args
-        if args.ddp_find_unused_parameters is None and model is not None:
-            args.ddp_find_unused_parameters = has_unused_parameters(model)
+        if not isinstance(args, VFMSegTrainingArguments):
+            raise ValueError(
+                f"VFMSegTrainer needs VFMSegTrainingArguments, got {type(args).__name__}; they take the same arguments"
+            )
+        if model is not None:
+            set_loss_options(model, args)
+            if args.ddp_find_unused_parameters is None:
+                args.ddp_find_unused_parameters = has_unused_parameters(model)
         super().__init__(model, args, data_collator=data_collator or collate, **kwargs)
+        self.label_smoother = None  # the model smooths: this one knows neither its two stages nor its ignored pixels
+        self.own_loss = OwnLoss(compute_loss_func) if compute_loss_func is not None else None
+        self.optimizer_is_given, self.scheduler_is_given = self.optimizer is not None, self.lr_scheduler is not None
         self._check_arguments()
         self.train_sampler: EpochSampler | None = None
         self.restart_log()
@@ -57,6 +87,14 @@ class VFMSegTrainer(CheckpointedTrainer):
         self.termination = StopOnSigterm(self.args.device, self.args.world_size)
         self.add_callback(FollowSteps(self))
         self.add_callback(self.termination)
+
+    def call_model_init(self, trial=None) -> nn.Module:
+        """As in [`Trainer`]; every new model gets what the constructor gives to the first."""
+        model = super().call_model_init(trial)
+        set_loss_options(model, self.args)
+        if self.args.world_size > 1:
+            synchronise_batch_norm(model, self.args.device)
+        return model
 
     def _check_arguments(self) -> None:
         args = self.args
@@ -72,6 +110,37 @@ class VFMSegTrainer(CheckpointedTrainer):
                 "with ema_decay a checkpoint's model is the average, and save_only_model would lose the weights that "
                 "train on; leave one of them out"
             )
+        if self.own_loss is not None:
+            self.own_loss.check(self.model)
+        self._check_metrics()
+        self._check_optimizer()
+        epochs_are_drawn = args.rare_class_sampling or isinstance(self.train_dataset, TrainingPictures)
+        if epochs_are_drawn and args.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy={args.train_sampling_strategy!r} does not work with TrainingPictures or "
+                "rare_class_sampling, which draw their pictures themselves; leave it out"
+            )
+
+    def _check_metrics(self) -> None:
+        args = self.args
+        if self.compute_metrics is not None and args.prediction_loss_only:
+            raise ValueError("prediction_loss_only leaves nothing for compute_metrics; leave out one or the other")
+        for name in ("include_for_metrics", "batch_eval_metrics"):
+            if getattr(args, name) and self.compute_metrics is None:
+                raise ValueError(f"{name}={getattr(args, name)} is for compute_metrics, which is not given")
+
+    def _check_optimizer(self) -> None:
+        optimizer_class, settings = self.optimizer_cls_and_kwargs or (None, {})
+        if lost := {"lr", "weight_decay"} & set(settings):
+            raise ValueError(
+                f"optimizer_cls_and_kwargs sets {sorted(lost)}, which each group has from the training arguments: "
+                "set learning_rate, encoder_learning_rate and weight_decay there"
+            )
+        if optimizer_class is not None and is_optimizer_factory(optimizer_class):
+            raise ValueError(
+                f"optimizer_cls_and_kwargs names the factory {optimizer_class.__name__}, which makes its own groups "
+                "without the recipe's learning rates; give the optimizer that it makes as optimizers=(optimizer, None)"
+            )
 
     def train(self, *args, **kwargs):
         """
@@ -82,6 +151,7 @@ class VFMSegTrainer(CheckpointedTrainer):
                 that follows a finished training should follow then.
         """
         self._forget_evaluation()
+        self.best_loaded = False
         with self.termination.listening():
             output = super().train(*args, **kwargs)
             stopped = self.termination.agreed()  # also where it came after the last step
@@ -100,6 +170,10 @@ class VFMSegTrainer(CheckpointedTrainer):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator._models.remove(self.model)
             del self.model._is_accelerate_prepared
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        self.args.settle_duration()  # a trial, or the user by hand, may have set the other one
 
     # --- recipe
 
@@ -124,11 +198,6 @@ class VFMSegTrainer(CheckpointedTrainer):
                         if ("model.encoder." in name) == of_encoder and (name in decaying) == decays
                     ]
                     groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
-            if lost := {"lr", "weight_decay"} & set((self.optimizer_cls_and_kwargs or (None, {}))[1]):
-                raise ValueError(
-                    f"optimizer_cls_and_kwargs sets {sorted(lost)}, which each group has from the training arguments: "
-                    "set learning_rate, encoder_learning_rate and weight_decay there"
-                )
             optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
                 self.args, model
             )
@@ -137,15 +206,16 @@ class VFMSegTrainer(CheckpointedTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if self.args.rare_class_sampling:
-            self.train_sampler = self._rare_class_sampler(dataset)
+            self.train_sampler = self._rare_class_sampler(dataset, seed)
         elif isinstance(dataset, TrainingPictures):
-            self.train_sampler = EpochSampler(len(dataset), self.args.seed)
+            self.train_sampler = EpochSampler(len(dataset), seed)
         else:
             return super()._get_train_sampler(dataset)
         return self.train_sampler
 
-    def _rare_class_sampler(self, dataset) -> RareClassSampler:
+    def _rare_class_sampler(self, dataset, seed: int) -> RareClassSampler:
         args = self.args
         if not isinstance(dataset, TrainingPictures) or dataset.class_pixels is None:
             raise ValueError(
@@ -162,7 +232,7 @@ class VFMSegTrainer(CheckpointedTrainer):
             )
         return RareClassSampler(
             dataset.class_pixels,
-            args.seed,
+            seed,
             args.rare_class_temperature,
             args.rare_class_min_pixels,
             args.rare_class_crop_ratio,
@@ -170,20 +240,28 @@ class VFMSegTrainer(CheckpointedTrainer):
 
     # --- training steps and their log
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         inputs = dict(inputs)
         files = inputs.pop("file_name", ["(no file names)"])
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            last = self._last_checkpoint()
             raise FloatingPointError(
-                f"the loss is {float(loss.detach())} at step {self.state.global_step} on {', '.join(files)}. Look at "
-                f"these files and lower the learning rates; {last}"
+                f"the loss is {float(loss)} at step {self.state.global_step} on {', '.join(files)}. Look at these "
+                f"files and lower the learning rates; {self._last_checkpoint()}"
             )
-        for name in ("content_loss", "detail_loss"):
-            self._sums[name] += outputs[name].detach().mean()
         self._sums["batches"] += 1
         self._sums["images"] += len(inputs["pixel_values"])
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.own_loss is None:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        else:
+            with self.own_loss.applied(self.model):
+                loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            for name in ("content_loss", "detail_loss"):
+                self._sums[name] += outputs[name].detach().mean()
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -191,9 +269,11 @@ class VFMSegTrainer(CheckpointedTrainer):
             names = ("content_loss", "detail_loss", "batches", "images")
             sums = torch.stack([torch.as_tensor(self._sums[name], device=self.args.device).float() for name in names])
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
-            logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
-            ratio = self.args.encoder_learning_rate / self.args.learning_rate if self.args.learning_rate else 0.0
-            logs["encoder_learning_rate"] = logs["learning_rate"] * ratio
+            if "content_loss" in self._sums and "detail_loss" in self._sums:
+                logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
+            if not self.optimizer_is_given:
+                ratio = self.args.encoder_learning_rate / self.args.learning_rate if self.args.learning_rate else 0.0
+                logs["encoder_learning_rate"] = logs["learning_rate"] * ratio
             logs["images_per_second"] = round(images / (time.perf_counter() - self._since_log), 2)
             self.restart_log()
         super().log(logs, start_time)
@@ -202,51 +282,16 @@ class VFMSegTrainer(CheckpointedTrainer):
         """What is logged next is of the batches from now on."""
         self._sums, self._since_log = defaultdict(float), time.perf_counter()
 
-    # --- evaluation
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
-        # accelerate puts autocast on the model's forward only, and not all of the counting goes through it.
-        with self.compute_loss_context_manager(), self.accelerator.autocast():
-            counts = count_pictures(
-                model,
-                list(inputs["pixel_values"]),
-                list(inputs["labels"]),
-                self.model.config.num_labels,
-                self.model.config.semantic_loss_ignore_index,
-            )
-        return None, counts, None
-
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        matrices, windows = output.predictions
-        name = metric_key_prefix.removeprefix("eval_")
-        domain = score_domain(matrices, windows, dataloader.dataset.evaluation, name)
-        for stage, prefix in zip(STAGES, ("coarse_", ""), strict=True):
-            output.metrics[f"{metric_key_prefix}_{prefix}mean_iou"] = domain.scores[stage]["mean_iou"]
-        output.metrics[f"{metric_key_prefix}_num_classes"] = domain.num_classes
-        output.metrics[f"{metric_key_prefix}_refined"] = domain.refined
-        return output
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        with self.averaged():
-            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        datasets = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(datasets, dict):
-            means = {
-                f"{metric_key_prefix}_{key}": float(
-                    np.mean([metrics[f"{metric_key_prefix}_{name}_{key}"] for name in datasets])
-                )
-                for key in ("mean_iou", "coarse_mean_iou")
-            }
-            self.log(dict(means))
-            metrics.update(means)
-            # Trainer has told the callbacks of every domain, but early stopping waits for the mean.
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._since_log = time.perf_counter()
-        return metrics
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        with self.clock_stopped():
+            super()._save_checkpoint(model, trial)
 
     # --- what was done
+
+    def loss_name(self) -> str:
+        """What the two stages are trained with, for the record: the cross entropy, or the name of a loss given."""
+        own = self.own_loss.function if self.own_loss is not None else unwrap_peft_model(self.model).loss_function
+        return "cross entropy" if own is None else getattr(own, "__name__", type(own).__name__)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
