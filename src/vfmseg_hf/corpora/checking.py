@@ -30,6 +30,7 @@ from .findings import (
 from .parallel import read_in_parallel
 from .reading import Header, UnknownValues, read_label, translate_label, verify_picture
 from .storage import read_bytes, split_location
+from .tables import table_splits
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def check_corpus(
         spec (`str`):
             As for `load_corpus`.
         split (`str`, *optional*):
-            By default all splits of the corpus; for a Hub id or a local folder its only one.
+            By default all splits of the corpus.
         num_proc (`int`, *optional*):
             Processes that read. By default one per core that may be used.
         cache_dir (`str` or `os.PathLike`, *optional*):
@@ -150,7 +151,7 @@ def check_corpus(
     opened: list[tuple[str, datasets.Dataset | None, Findings]] = []
     undefined: dict[str, list[str]] = {}
     errors = []
-    for name in (info.splits or (None,)) if split is None else (split,):
+    for name in (info.splits or table_splits(spec) or (None,)) if split is None else (split,):
         with collect_findings() as findings:
             try:
                 dataset = load_corpus(spec, name)

@@ -11,16 +11,22 @@ import torch
 from torch import nn
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from ..evaluation import STAGES, count_pictures, score_domain
 from ..files import write_file
+from ..records_vfmseg import RECORD_NAME
 from .arguments import VFMSegTrainingArguments
 from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
 from .checkpointing import CheckpointedTrainer
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
-from .recipes import RECORD_NAME, record_training
+from .recipes import record_training
 from .sampling import RareClassSampler
+from .trained_on import TrainedOn, attention, read_trained_on, say_unknown
+
+
+logger = logging.get_logger(__name__)
 
 
 class VFMSegTrainer(CheckpointedTrainer):
@@ -30,6 +36,8 @@ class VFMSegTrainer(CheckpointedTrainer):
     Train on [`TrainingPictures`], evaluate on [`EvaluationPictures`], or on several by name:
     `eval_dataset={"night": ..., "rain": ...}` gives `eval_night_mean_iou`, `eval_night_coarse_mean_iou`, ... and their
     means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size.
+    `eval_night_trained_on` is the share of the pictures that the model was trained on, where that is known; if it is
+    not 0, it is said as well.
 
     Both losses, both learning rates and the images per second are logged. A loss that is not finite ends the training
     with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every checkpoint and
@@ -82,6 +90,7 @@ class VFMSegTrainer(CheckpointedTrainer):
                 that follows a finished training should follow then.
         """
         self._forget_evaluation()
+        self._remember_data()
         with self.termination.listening():
             output = super().train(*args, **kwargs)
             stopped = self.termination.agreed()  # also where it came after the last step
@@ -100,6 +109,35 @@ class VFMSegTrainer(CheckpointedTrainer):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator._models.remove(self.model)
             del self.model._is_accelerate_prepared
+
+    # --- what is unseen
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the model has been trained on: before, by the record beside its weights, and by this trainer."""
+        known = getattr(self.model, "trained_on", None)
+        if known is None:  # an attribute of the model, which may go to another trainer
+            known = self.model.trained_on = read_trained_on(getattr(self.model, "loaded_from", None))
+        return known
+
+    def _remember_data(self) -> None:
+        """From now on the pictures that are trained on are seen; those among them that are to be scored are said."""
+        if self.train_dataset is not None:
+            self.model.trained_on = self.trained_on.including(TrainedOn.of(self.train_dataset))
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        for name, dataset in datasets.items():
+            if dataset is not None:
+                self._say_what_was_seen(name, dataset)
+
+    def _say_what_was_seen(self, name: str, dataset) -> None:
+        if self.is_world_process_zero():
+            say_unknown(self.trained_on)
+            if line := attention(name, dataset, self.trained_on):
+                logger.warning(line)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.model.trained_on = read_trained_on(resume_from_checkpoint).including(self.trained_on)
 
     # --- recipe
 
@@ -226,6 +264,9 @@ class VFMSegTrainer(CheckpointedTrainer):
             output.metrics[f"{metric_key_prefix}_{prefix}mean_iou"] = domain.scores[stage]["mean_iou"]
         output.metrics[f"{metric_key_prefix}_num_classes"] = domain.num_classes
         output.metrics[f"{metric_key_prefix}_refined"] = domain.refined
+        self._say_what_was_seen(name, dataloader.dataset)
+        if overlap := self.trained_on.overlap(dataloader.dataset):
+            output.metrics[f"{metric_key_prefix}_trained_on"] = overlap["share"]
         return output
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -251,4 +292,5 @@ class VFMSegTrainer(CheckpointedTrainer):
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_file(os.path.join(output_dir or self.args.output_dir, RECORD_NAME), record_training(self))
+            output_dir = output_dir or self.args.output_dir
+            write_file(os.path.join(output_dir, RECORD_NAME), record_training(self, output_dir))
