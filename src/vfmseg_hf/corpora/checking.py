@@ -20,6 +20,7 @@ from .findings import (
     BROKEN_LABELS,
     BROKEN_PICTURES,
     IGNORED,
+    LABELS_ARE_PICTURES,
     NOT_OPENED,
     SIZES,
     UNKNOWN_IDS,
@@ -27,6 +28,7 @@ from .findings import (
     Kind,
     collect_findings,
 )
+from .learnable import doubtful, hopeless, is_its_own_picture
 from .parallel import read_in_parallel
 from .reading import Header, UnknownValues, read_label, translate_label, verify_picture
 from .storage import read_bytes, split_location
@@ -127,9 +129,9 @@ def check_corpus(
     Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
 
     Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
-    size than their pictures, own pictures that an EXIF tag turns, and ids or colours that the corpus does not have.
-    JPEG files hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is
-    read once.
+    size than their pictures, own pictures that an EXIF tag turns, ids or colours that the corpus does not have, and
+    labels that no model can learn from: a single class, no pixel of any class, or the pictures themselves. JPEG files
+    hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is read once.
 
     Of a split without problems the class statistics are kept where `count_class_pixels` looks for them.
 
@@ -206,6 +208,11 @@ def _check_split(
             findings.add(*trouble)
         if known[key].pixels is not None:
             counts.append(known[key].pixels)
+    if counts:
+        pixels = np.stack(counts).sum(axis=0)
+        for kind, detail in hopeless(pixels, info.id2label):
+            findings.add(kind, detail)
+        findings.notices += doubtful(pixels, info.id2label)
     found = kept = False
     if not findings.problems:
         class_pixels = np.stack(counts)[:, :num_classes]
@@ -281,10 +288,11 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
         `ImportError`: a package is missing that the label map needs.
     """
     troubles = []
-    header, ids = None, None
+    picture, header, ids = None, None, None
     place = _place(row["label"], row)
     try:
-        header = Header.of(_read_picture(row["image"], features["image"]))
+        picture = _read_picture(row["image"], features["image"])
+        header = Header.of(picture)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         troubles.append((BROKEN_PICTURES, _place(row["image"], row), _reason(error), ()))
     try:
@@ -292,6 +300,11 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
         if header is not None and header.size != stored.shape[::-1]:
             detail = f"{stored.shape[1]}x{stored.shape[0]} pixels, its picture {header}"
             troubles.append((SIZES, place, detail, ()))
+        elif picture is not None and (
+            (_is_file(row["label"]) and place == row["image"].get("path"))
+            or is_its_own_picture(stored, np.asarray(picture))
+        ):
+            troubles.append((LABELS_ARE_PICTURES, place, "", ()))
         ids = translate_label(stored, row["label"]) if _is_file(row["label"]) else stored
     except UnknownValues as error:
         troubles.append((UNKNOWN_IDS, place, ", ".join(error.values), error.values))

@@ -13,6 +13,8 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from ..corpora.findings import ONE_CLASS
+from ..corpora.learnable import check_labels_teach
 from ..evaluation import STAGES, count_pictures, score_domain
 from ..files import write_file
 from ..records_vfmseg import RECORD_NAME
@@ -86,10 +88,12 @@ class VFMSegTrainer(CheckpointedTrainer):
         As in [`Trainer`].
 
         Raises:
+            ValueError: [`TrainingPictures`] whose labels no model can learn from, or a model with a single class.
             SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
                 that follows a finished training should follow then.
         """
         self._forget_evaluation()
+        self._check_labels()
         self._remember_data()
         with self.termination.listening():
             output = super().train(*args, **kwargs)
@@ -110,7 +114,16 @@ class VFMSegTrainer(CheckpointedTrainer):
             self.accelerator._models.remove(self.model)
             del self.model._is_accelerate_prepared
 
-    # --- what is unseen
+    # --- what can be learnt, and what is unseen
+
+    def _check_labels(self) -> None:
+        """Raises `ValueError` for labels that no model can learn from, before the first step."""
+        if self.model.config.num_labels == 1:
+            raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.cure}")
+        data = self.train_dataset
+        if isinstance(data, TrainingPictures) and self.is_world_process_zero():
+            names = getattr(data, "id2label", None) or self.model.config.id2label
+            check_labels_teach(data.dataset, names, data.class_pixels)
 
     @property
     def trained_on(self) -> TrainedOn:
