@@ -17,7 +17,8 @@ from vfmseg_hf.plotting import import_figure
 
 RESULTS = """\
 Found are pictures and label maps without their partner, files and archives that are damaged or cut off, label maps of
-another size than their pictures, own pictures that an EXIF tag turns, and ids or colours that the corpus does not have.
+another size than their pictures, own pictures that an EXIF tag turns, ids or colours that the corpus does not have, and
+labels that no model can learn from: a single class, no pixel of any class, or the pictures themselves.
 The pixels of every class are counted in the same pass; those of a split without problems are kept for rare class
 sampling, where train.py finds them.
 

@@ -34,6 +34,7 @@ from vfmseg_hf.evaluation import (
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, load_model
 from vfmseg_hf.processes import join_processes, leave_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
+from vfmseg_hf.training.trained_on import attention, read_trained_on, say_unknown
 
 
 @dataclass
@@ -72,12 +73,18 @@ def main() -> None:
     rank, processes = process_rank()
     protocol = PROTOCOLS[arguments.protocol]
     model, processor = protocol.apply(*load_model(arguments.model, device, getattr(torch, arguments.dtype)))
+    trained_on = read_trained_on(arguments.model)
     pictures, corpora, results = {}, {}, {}
     for name, spec, split in evaluation_domains(arguments.data):  # all are opened before hours go into the first
-        dataset, rule = load_corpus(spec, split), corpus_info(spec).evaluation
+        dataset, rule = load_corpus(spec, split, held_out=True), corpus_info(spec).evaluation
         check_classes(model, rule, name)
         pictures[name] = EvaluationPictures(dataset, processor, rule)
-        corpora[name] = describe_corpus(spec, dataset)
+        corpora[name] = {**describe_corpus(spec, dataset), "trained_on": trained_on.overlap(pictures[name])}
+    seen = {name: attention(name, domain, trained_on) for name, domain in pictures.items()}
+    if rank == 0:
+        say_unknown(trained_on)
+        for line in filter(None, seen.values()):
+            print(line)
     about = {
         "model": arguments.model,
         # A model in 8 bits has float32 for all that is not a linear layer, and calls itself so.
@@ -106,11 +113,14 @@ def main() -> None:
             batch_size=arguments.batch_size,
         )
         if rank == 0:
-            print(f"{corpora[name]['corpus']}@{corpora[name]['split']}\n{format_classes(name, results[name])}\n")
+            title = f"{corpora[name]['corpus']}@{corpora[name]['split']}"
+            print(*filter(None, [title, seen[name], format_classes(name, results[name])]), sep="\n", end="\n\n")
             if arguments.output:  # what is finished is kept if a later domain fails
                 write_scores(arguments.output, results, corpora, about)
     if rank == 0:
         print(f"Protocol {protocol.name}: {protocol.text}.\n{format_domains(results)}")
+        for line in filter(None, seen.values()):
+            print(line)
     leave_processes()
 
 

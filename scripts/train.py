@@ -125,7 +125,9 @@ def main() -> None:
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
             class_pixels = count_class_pixels(corpus, len(info.id2label))
-    watched = {name: (load_corpus(spec, split), corpus_info(spec).evaluation) for name, spec, split in domains}
+    watched = {
+        name: (load_corpus(spec, split, held_out=True), corpus_info(spec).evaluation) for name, spec, split in domains
+    }
     model = start_model(own.model, own.recipe, id2label=dict(info.id2label))
     processor = VFMSegImageProcessor(
         size={"shortest_edge": own.size[0], "longest_edge": own.size[1]},

@@ -265,7 +265,7 @@ class TestProblems:
         for index in range(9):
             write_frame(tmp_path / f"p/{index}.jpg", tmp_path / f"m/{index}.png", np.array([[3]], np.uint8), None)
             cut(tmp_path / f"p/{index}.jpg", 0.9)
-        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 3}\n")
+        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 3, car: 4}\n")
         report = check(f"folder:{tmp_path}/c.yaml")
         assert len(problems(report, "all")["unreadable_pictures"]) == 9
         text = format_report(report)
@@ -279,7 +279,7 @@ class TestProblems:
         (tmp_path / "m").mkdir()
         PIL.Image.fromarray(pixels).save(tmp_path / f"p/a.{suffix}")
         PIL.Image.new("L", (50, 40), 3).save(tmp_path / "m/a.png")
-        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 3}\n")
+        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 3, car: 4}\n")
         assert check(f"folder:{tmp_path}/c.yaml").clean
         cut(tmp_path / f"p/a.{suffix}", share)
         assert set(problems(check(f"folder:{tmp_path}/c.yaml"), "all")) == {"unreadable_pictures"}
@@ -347,7 +347,7 @@ class TestProblems:
             ids = np.zeros({3: (8, 6), 4: (5, 8)}.get(index, (6, 8)), np.uint8)
             (tmp_path / "m").mkdir(exist_ok=True)
             PIL.Image.fromarray(ids).save(tmp_path / f"m/{index}.png")
-        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 0}\n")
+        (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 0, car: 4}\n")
         report = check(f"folder:{tmp_path}/c.yaml")
         assert problems(report, "all") == {
             "turned_pictures": {"p/1.jpg": ""},
@@ -410,7 +410,9 @@ class TestProblems:
         assert problems(check(copy.spec), "val") == {"unknown_ids": {f"val/{label.name}": "600"}}
 
     def test_colours(self, tmp_path):
-        (tmp_path / "c.json").write_text(json.dumps({"images": "p", "labels": "m", "colours": {"way": [1, 2, 3]}}))
+        (tmp_path / "c.json").write_text(
+            json.dumps({"images": "p", "labels": "m", "colours": {"way": [1, 2, 3], "car": [9, 9, 9]}})
+        )
         for name, colours in (("a", [(1, 2, 3)]), ("b", [(1, 2, 3), (255, 0, 9)]), ("c", [(255, 0, 9), (7, 7, 7)])):
             pixels = np.array([colours], np.uint8)
             for folder in ("p", "m"):

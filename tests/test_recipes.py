@@ -9,6 +9,7 @@ import pytest
 from blocks import rows
 
 from vfmseg_hf import VFMSegConfig, VFMSegImageProcessor, lora_config
+from vfmseg_hf.records_vfmseg import RECORD_NAME
 from vfmseg_hf.training import (
     RECIPES,
     Augmentation,
@@ -18,7 +19,7 @@ from vfmseg_hf.training import (
     get_recipe,
 )
 from vfmseg_hf.training.model import start_model
-from vfmseg_hf.training.recipes import RECORD_NAME, describe_training, differences, training_settings
+from vfmseg_hf.training.recipes import describe_training, differences, training_settings
 
 
 def make_trainer(model, directory, recipe: str, **settings) -> VFMSegTrainer:

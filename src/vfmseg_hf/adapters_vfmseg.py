@@ -38,6 +38,7 @@ from .foundation_vfmseg import (
     load_foundation,
     pop_hub_kwargs,
 )
+from .records_vfmseg import OPTIONAL_FILE, carry_record
 
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ logger = logging.get_logger(__name__)
 HEADS = ("coarse_head", "refine_head")
 PEFT_PREFIX = "base_model.model."
 WHOLE_MODEL_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-OPTIONAL_FILE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
 def lora_config(
@@ -163,6 +163,7 @@ def save_adapter(
             os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    carry_record(model.loaded_from, save_directory)
 
 
 def check_adapter_is_complete(peft_config: "PeftConfig", weights: dict[str, torch.Tensor]) -> None:

@@ -43,6 +43,11 @@ def place_of_weights(name_or_path: str | os.PathLike, hub_kwargs: dict[str, obje
     return None if hub_kwargs.get("subfolder") or hub_kwargs.get("revision") else os.fspath(name_or_path)
 
 
+def checkpoint_place(name_or_path: str | os.PathLike, hub_kwargs: dict[str, object]) -> str:
+    """As [`place_of_weights`], but a Hub id in any case: for the record beside weights, which knows its own."""
+    return place_of_weights(name_or_path, hub_kwargs) or os.fspath(name_or_path)
+
+
 @dataclass
 class Foundation:
     """An encoder's configuration and weights under the names of transformers' own class, and their fingerprint."""
@@ -174,6 +179,8 @@ def build_on_backbone(
             f"{sorted(loading['unexpected_keys'])[:3]}"
         )
     model.name_or_path = model.config.name_or_path = name
+    if isinstance(read_config(name, hub_kwargs), VFMSegConfig):
+        model.loaded_from = checkpoint_place(name, hub_kwargs)
     model.adapter_base, model.adapter_base_fingerprint = (
         place_of_weights(name, hub_kwargs),
         foundation.fingerprint,

@@ -175,6 +175,11 @@ class VFMSegImageProcessorMixin:
                     labels[i] = map_to_tensor(as_stored(maps[i]))
             for picture_size, label, name, map_name in zip(sizes, labels, names, map_names, strict=True):
                 check_same_size(picture_size, label.shape, name, map_name)
+            if any(_is_mask_of_0_and_255(label) for label in labels):
+                logger.warning_once(
+                    "A segmentation map holds 0 and 255 only. 255 is ignored in training, so that nothing but class 0 "
+                    "would be learnt of it: if it is a mask, pass mask // 255."
+                )
 
         if do_resize:
             sizes = [resized_size(*picture_size, size) for picture_size in sizes]
@@ -292,6 +297,10 @@ class VFMSegImageProcessorMixin:
             else:
                 results.append(segmentation)
         return results
+
+
+def _is_mask_of_0_and_255(label: torch.Tensor) -> bool:
+    return bool((label == 0).any() and (label == 255).any() and ((label == 0) | (label == 255)).all())
 
 
 def _looks_rescaled(image: "np.ndarray | torch.Tensor") -> bool:

@@ -28,6 +28,7 @@ from .foundation_vfmseg import (
     ENCODER_PREFIX,
     HUB_KWARGS,
     build_on_backbone,
+    checkpoint_place,
     load_backbone_config,
     place_of_weights,
     pop_hub_kwargs,
@@ -299,6 +300,7 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 model = load_adapter_checkpoint(
                     cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
                 )
+                model.loaded_from = checkpoint_place(pretrained_model_name_or_path, hub_kwargs)
                 nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
                 return (model, nothing) if with_info else model
         return cls._load_whole_model(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -319,6 +321,7 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             )
         if name_or_path is not None:
             model.adapter_base = place_of_weights(name_or_path, kwargs)
+            model.loaded_from = checkpoint_place(name_or_path, kwargs)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(

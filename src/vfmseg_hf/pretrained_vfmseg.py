@@ -12,9 +12,13 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .configuration_vfmseg import VFMSegConfig
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegRefineHead
+from .records_vfmseg import carry_record
 
 
 class VFMSegPreTrainedModel(PreTrainedModel):
+    # The directory or Hub id of the VFMSeg checkpoint that the weights come from, if they come from one.
+    loaded_from: str | None = None
+
     config_class = VFMSegConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -64,4 +68,6 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
             # Loading would find both and put the adapter on weights that it was not trained on.
             raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
+        if kwargs.get("is_main_process", True):
+            carry_record(self.loaded_from, save_directory)  # first, as the rest may push the folder
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)

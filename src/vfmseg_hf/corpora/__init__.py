@@ -6,7 +6,7 @@ import os
 from datasets import Dataset
 
 from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, streets, synthia
-from .base import Corpus, CorpusInfo, EvaluationGroups, each_class
+from .base import Corpus, CorpusInfo, EvaluationGroups, default_split, each_class, scored_split
 from .class_statistics import count_class_pixels
 from .columns import LabelMap
 from .tables import load_table
@@ -45,7 +45,7 @@ def corpus_info(spec: str) -> CorpusInfo:
     return corpus.info if corpus else CorpusInfo(name=spec, splits=(), licence="see its own page", usage=spec)
 
 
-def load_corpus(spec: str, split: str | None = None) -> Dataset:
+def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> Dataset:
     """
     Opens a corpus. No picture is read before its row is, and no converted copy is made. Of own pictures and tables the
     headers are looked at, for EXIF tags: label maps may be for the stored pixels or for what a tag makes of them. The
@@ -63,8 +63,11 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
             - a Hub id, or a local folder: anything that `datasets.load_dataset` (or `load_from_disk`) opens and that
               has pictures in the columns `image` and `label`, the latter of final ids.
         split (`str`, *optional*):
-            One of `corpus_info(spec).splits`, by default the first; for a Hub id or a local folder, any expression of
-            `datasets.load_dataset`, by default its only split.
+            One of `corpus_info(spec).splits`; for a Hub id or a local folder, any expression of
+            `datasets.load_dataset`. By default the one to train on: `train` or `training`, or else the first one whose
+            name is none of `base.HELD_OUT_SPLITS`.
+        held_out (`bool`, defaults to `False`):
+            Whether the default is the split to be scored on instead, the `evaluation_split` of `corpus_info(spec)`.
 
     Returns:
         `datasets.Dataset` with the columns
@@ -79,8 +82,9 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
         `vfmseg_hf.corpora` has been imported.
 
     Raises:
-        `ValueError`: an unknown corpus, split, domain or query key, a split without rows, or own pictures with an EXIF
-            tag that leaves in doubt what their label maps are for.
+        `ValueError`: an unknown corpus, split, domain or query key, a split without rows, no split named where all are
+            held out or the names of several do not tell, or own pictures with an EXIF tag that leaves in doubt what
+            their label maps are for.
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
         `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 
@@ -96,12 +100,24 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
     """
     corpus, rest = _find(spec)
     if corpus is None:
-        return load_table(spec, split)
+        return _named(load_table(spec, split, held_out), spec)
     info = corpus_info(spec)
-    split = info.splits[0] if split is None else split
+    if split is None:
+        split = scored_split(spec, info) if held_out else default_split(spec, info.splits)
     if split not in info.splits:
         raise ValueError(f"{info.name} has no split {split!r}, only {', '.join(info.splits)}.")
-    return corpus.load(rest, split)
+    return _named(corpus.load(rest, split), spec)
+
+
+def _named(dataset: Dataset, spec: str) -> Dataset:
+    """The data set, with a name that records of trainings can have: the spec without the folders that data lies in."""
+    corpus, colon, rest = spec.partition(":")
+    if colon and corpus != "streets":
+        spec = f"{corpus}:{os.path.basename(rest.partition('?')[0].rstrip('/'))}"
+    elif os.path.exists(spec):
+        spec = os.path.basename(os.path.abspath(spec))
+    dataset.info.dataset_name = spec
+    return dataset
 
 
 def _find(spec: str) -> tuple[Corpus | None, str]:

@@ -24,7 +24,10 @@ from .storage import Storage
 
 # Maps of train ids that the converters of DAFormer, HRDA, Rein and VFMSeg write beside the owners' label maps.
 CONVERTED = "_labelTrainIds"
-HELD_OUT_SPLITS = ("val", "validation", "test")
+# Names of splits, whatever their case: what is held out from training, the likeliest to be scored on first, and what is
+# made for it.
+HELD_OUT_SPLITS = ("val", "valid", "validation", "dev", "eval", "test")
+TRAINING_SPLITS = ("train", "training")
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ class CorpusInfo:
 
     Attributes:
         name: as before the colon of a `load_corpus` spec.
-        splits: what `load_corpus` takes as `split`; the first one is its default.
+        splits: what `load_corpus` takes as `split`; its default is that of [`default_split`].
         id2label: names of the ids that labels are mapped to.
         evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus.
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this corpus looks.
         pairs: pictures with label maps in the splits of the full release, where these numbers are known.
-        evaluation_split: what a model is scored on if nothing else is said. By default `val`, `validation` or `test`,
-            the first of these that there is, or else the first split; None where splits are not known beforehand.
+        evaluation_split: what a model is scored on if nothing else is said. By default the first of `HELD_OUT_SPLITS`
+            that there is, or else the first split; None where splits are not known beforehand.
     """
 
     name: str
@@ -93,9 +96,50 @@ class CorpusInfo:
     pairs: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.evaluation_split is None:
-            held_out = [split for split in HELD_OUT_SPLITS if split in self.splits]
-            object.__setattr__(self, "evaluation_split", next(iter([*held_out, *self.splits]), None))
+        if self.evaluation_split is None and self.splits:
+            held_out = first_named(self.splits, HELD_OUT_SPLITS)
+            object.__setattr__(self, "evaluation_split", held_out or self.splits[0])
+
+
+def is_held_out(split: str) -> bool:
+    """Whether the name of a split says that it is kept from training."""
+    return split.lower() in HELD_OUT_SPLITS
+
+
+def default_split(spec: str, splits: Sequence[str]) -> str:
+    """
+    The split to train on where none is named: `train` or `training`, or else the first that is not held out.
+
+    A single split is taken whatever its name; if that is one of held out data, it is said.
+
+    Raises:
+        `ValueError`: several splits, and all are held out.
+    """
+    trained = first_named(splits, TRAINING_SPLITS) or next((name for name in splits if not is_held_out(name)), None)
+    if trained is None and len(splits) > 1:
+        raise ValueError(
+            f"{spec} has the splits {', '.join(splits)}, which are all held out from training by their names. Name the "
+            f"one that is meant: {spec}@{splits[0]}"
+        )
+    if trained is None:
+        notify(f"{spec}: its only split is {splits[0]!r}, by its name data that is held out from training.")
+    return trained or splits[0]
+
+
+def scored_split(spec: str, info: CorpusInfo) -> str | None:
+    """The split to be scored on where none is named; what is not known to be held out is said."""
+    split = info.evaluation_split
+    if split is not None and not is_held_out(split):
+        notify(
+            f"{spec}: {split!r} is scored, as no split is named and none of {', '.join(info.splits)} is known to be "
+            f"held out, as {', '.join(HELD_OUT_SPLITS)} are."
+        )
+    return split
+
+
+def first_named(splits: Sequence[str], names: Sequence[str]) -> str | None:
+    """The split whose name, whatever its case, comes first in `names`."""
+    return next((split for name in names for split in splits if split.lower() == name), None)
 
 
 @dataclass(frozen=True)

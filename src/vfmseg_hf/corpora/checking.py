@@ -21,6 +21,7 @@ from .findings import (
     BROKEN_LABELS,
     BROKEN_PICTURES,
     IGNORED,
+    LABELS_ARE_PICTURES,
     NOT_OPENED,
     SIZES,
     UNKNOWN_IDS,
@@ -28,9 +29,11 @@ from .findings import (
     Kind,
     collect_findings,
 )
+from .learnable import doubtful, hopeless, is_its_own_picture
 from .parallel import read_in_parallel
 from .reading import Header, UnknownValues, read_label, translate_label, verify_picture
 from .storage import is_upright, plain_location, read_bytes, split_location
+from .tables import table_splits
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,9 @@ def check_corpus(
     Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
 
     Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
-    size than their pictures, own pictures that an EXIF tag may turn, and ids or colours that the corpus does not have.
-    JPEG files hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is
-    read once.
+    size than their pictures, own pictures that an EXIF tag may turn, ids or colours that the corpus does not have, and
+    labels that no model can learn from: a single class, no pixel of any class, or the pictures themselves. JPEG files
+    hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is read once.
 
     Of a split without problems the class statistics are kept where `count_class_pixels` looks for them.
 
@@ -137,7 +140,7 @@ def check_corpus(
         spec (`str`):
             As for `load_corpus`.
         split (`str`, *optional*):
-            By default all splits of the corpus; for a Hub id or a local folder its only one.
+            By default all splits of the corpus.
         num_proc (`int`, *optional*):
             Processes that read. By default one per core that may be used.
         cache_dir (`str` or `os.PathLike`, *optional*):
@@ -151,7 +154,7 @@ def check_corpus(
     opened: list[tuple[str, datasets.Dataset | None, Findings]] = []
     undefined: dict[str, list[str]] = {}
     errors = []
-    for name in (info.splits or (None,)) if split is None else (split,):
+    for name in (info.splits or table_splits(spec) or (None,)) if split is None else (split,):
         with collect_findings() as findings:
             try:
                 dataset = load_corpus(spec, name)
@@ -206,6 +209,11 @@ def _check_split(
             findings.add(*trouble)
         if known[key].pixels is not None:
             counts.append(known[key].pixels)
+    if counts:
+        pixels = np.stack(counts).sum(axis=0)
+        for kind, detail in hopeless(pixels, info.id2label):
+            findings.add(kind, detail)
+        findings.notices += doubtful(pixels, info.id2label)
     found = kept = False
     if not findings.problems:
         class_pixels = np.stack(counts)[:, :num_classes]
@@ -281,10 +289,10 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
         `ImportError`: a package is missing that the label map needs.
     """
     troubles = []
-    header, ids = None, None
+    picture, header, ids = None, None, None
     place = _place(row["label"], row)
     try:
-        header = _read_picture(row["image"], features["image"])
+        picture, header = _read_picture(row["image"], features["image"])
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         troubles.append((BROKEN_PICTURES, _place(row["image"], row), _reason(error), ()))
     try:
@@ -292,6 +300,11 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
         if header is not None and header.size != stored.shape[::-1]:
             detail = f"{stored.shape[1]}x{stored.shape[0]} pixels, its picture {header}"
             troubles.append((SIZES, place, detail, ()))
+        elif picture is not None and (
+            (_is_file(row["label"]) and place == plain_location(row["image"].get("path") or ""))
+            or is_its_own_picture(stored, np.asarray(picture))
+        ):
+            troubles.append((LABELS_ARE_PICTURES, place, "", ()))
         ids = translate_label(stored, row["label"]) if _is_file(row["label"]) else stored
     except UnknownValues as error:
         troubles.append((UNKNOWN_IDS, place, ", ".join(error.values), error.values))
@@ -310,19 +323,21 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
     return Inspection(np.append(pixels[:num_classes], pixels[IGNORE_INDEX]), troubles)
 
 
-def _read_picture(cell: Any, column: Any) -> Header:
-    """The header of a picture that was read to its end."""
+def _read_picture(cell: Any, column: Any) -> tuple[PIL.Image.Image, Header]:
+    """A picture that was read to its end, and its header."""
     if not isinstance(column, Picture):
-        return Header.of(column.decode_example(cell))
+        picture = column.decode_example(cell)
+        return picture, Header.of(picture)
     path, content = cell["path"] or "", cell["bytes"]
     if content is None and ("://" not in plain_location(path) or split_location(path)):
         content = read_bytes(path)
     if content is None:
-        return Header.of(column.decode_example(cell))
+        picture = column.decode_example(cell)
+        return picture, Header.of(picture)
     verify_picture(content)
-    column.decode_example({**cell, "bytes": content})
+    picture = column.decode_example({**cell, "bytes": content})
     with PIL.Image.open(BytesIO(content)) as image:  # the decoded one has lost its tag
-        return Header.of(image, is_upright(path))
+        return picture, Header.of(image, is_upright(path))
 
 
 def _read_stored(cell: Any, column: Any) -> np.ndarray:

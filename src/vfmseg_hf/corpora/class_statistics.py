@@ -3,7 +3,9 @@
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -132,11 +134,12 @@ def _file_state(path: str) -> str:
         return "absent;"
 
 
-class _Histograms:
+class Histograms:
     """Pixels per id, `int64` `[256]`, of every label map; the error in place of those that cannot be read."""
 
-    def __init__(self, dataset: datasets.Dataset):
-        self.labels = dataset.select_columns(["label"]).with_format(None)
+    def __init__(self, rows: datasets.Dataset | Sequence[Mapping[str, Any]]):
+        is_table = isinstance(rows, datasets.Dataset)
+        self.labels = rows.select_columns(["label"]).with_format(None) if is_table else rows
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,7 +153,7 @@ class _Histograms:
 
 def _count(dataset: datasets.Dataset, num_classes: int, num_proc: int | None) -> np.ndarray:
     counts = np.zeros((len(dataset), num_classes), dtype=np.int64)
-    histograms = read_in_parallel(_Histograms(dataset), num_proc, "Counting pixels per class")
+    histograms = read_in_parallel(Histograms(dataset), num_proc, "Counting pixels per class")
     for row, histogram in enumerate(histograms):
         if isinstance(histogram, Exception):
             raise histogram

@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from . import corpus_info
+from .base import scored_split
 
 
 class Domain(NamedTuple):
@@ -61,12 +62,12 @@ def evaluation_domains(texts: list[str]) -> list[Domain]:
     """
     As `parse_domains`, for scoring: without `@split` it is the split that the corpus holds out, not its first one.
 
-    The split stays `None` where it is not known beforehand, as of Hub ids.
+    The split stays `None` where it is not known beforehand, as of Hub ids: `load_corpus(..., held_out=True)` finds it.
 
     Raises:
         ValueError, FileNotFoundError: as `parse_domains` and `corpus_info`.
     """
     return [
-        domain._replace(split=domain.split or corpus_info(domain.spec).evaluation_split)
+        domain._replace(split=domain.split or scored_split(domain.spec, corpus_info(domain.spec)))
         for domain in parse_domains(texts)
     ]

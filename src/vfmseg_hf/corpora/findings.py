@@ -65,6 +65,21 @@ BROKEN_ARCHIVES = Kind(
     "Download them again from the owner, or move them elsewhere if they are not of this corpus.",
 )
 NOT_OPENED = Kind("not_opened", "splits that cannot be opened", "Complete the copy, or check another split.")
+LABELS_ARE_PICTURES = Kind(
+    "labels_are_pictures",
+    "label maps that are the pictures themselves",
+    "Say where the label maps are, or what their names end with (`labels`, `label_suffix`).",
+)
+ONE_CLASS = Kind(
+    "one_class",
+    "a single class, which every pixel would get, so that the loss is 0 from the first step",
+    "List the background as a class as well, such as `ids: {background: 0, object: 255}`.",
+)
+ALL_IGNORED = Kind(
+    "all_ignored",
+    "labels without a pixel of any class",
+    "Check what the ids or colours mean, and which of them are ignored.",
+)
 IGNORED = Kind(
     "ignored_labels", "label maps without a pixel of any class", "Nothing is learnt from these.", notice=True
 )

@@ -8,29 +8,26 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
+from .base import HELD_OUT_SPLITS, TRAINING_SPLITS, default_split, first_named, is_held_out
 from .columns import LabelMap, LazyPicture, Picture, picture_column, turn_column
+from .findings import notify
 from .reading import find_turned
 from .storage import split_location
 
 
-def load_table(spec: str, split: str | None) -> Dataset:
+def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
     """
-    A data set whose labels hold final ids, as `load_corpus` describes it.
+    A data set whose labels hold final ids, as `load_corpus` describes it, with its arguments.
 
     Raises:
         `FileNotFoundError`: nothing is found under `spec`.
-        `ValueError`: `image` or `label` is missing or no picture, a cell is empty, there are several splits to choose
-            from, or none of that name, or no rows; pictures with an EXIF tag that leaves in doubt what their label
-            maps are for.
+        `ValueError`: `image` or `label` is missing or no picture, a cell is empty, there are several splits whose names
+            do not tell which one is meant, or none of that name, or no rows; pictures with an EXIF tag that leaves in
+            doubt what their label maps are for.
     """
     dataset = _open(spec, split)
     if isinstance(dataset, dict):
-        if split is not None and split in dataset:
-            dataset = dataset[split]
-        elif split is None and len(dataset) == 1:
-            dataset = next(iter(dataset.values()))
-        else:
-            raise ValueError(f"{spec} has the splits {', '.join(dataset)}; choose one of them as split, got {split!r}.")
+        dataset = dataset[_choose(spec, list(dataset), split, held_out)]
     if len(dataset) == 0:
         raise ValueError(f"The split {split!r} of {spec} is empty.")
     for column in ("image", "label"):
@@ -53,6 +50,31 @@ def load_table(spec: str, split: str | None) -> Dataset:
     if isinstance(dataset.features["label"], Image):
         dataset = dataset.cast_column("label", LabelMap())
     return dataset.select_columns(["image", "label", "file_name"])
+
+
+def table_splits(spec: str) -> tuple[str, ...]:
+    """The splits to choose from; none for a data set that has no choice. Raises as `load_table` does."""
+    dataset = _open(spec, None)
+    return tuple(dataset) if isinstance(dataset, dict) else ()
+
+
+def _choose(spec: str, splits: list[str], split: str | None, held_out: bool) -> str:
+    if split is not None:
+        chosen = split if split in splits else None
+    elif held_out:
+        chosen = splits[0] if len(splits) == 1 else first_named(splits, HELD_OUT_SPLITS)
+    elif sum(not is_held_out(name) for name in splits) > 1:
+        chosen = first_named(splits, TRAINING_SPLITS)
+    else:
+        chosen = default_split(spec, splits)
+    if chosen is None:
+        raise ValueError(
+            f"{spec} has the splits {', '.join(splits)}; choose one of them as split ({spec}@{splits[0]}), got "
+            f"{split!r}."
+        )
+    if split is None and (len(splits) > 1 or (held_out and not is_held_out(chosen))):
+        notify(f"{spec} has the splits {', '.join(splits)}; {chosen!r} is taken, as none is named.")
+    return chosen
 
 
 def _open(spec: str, split: str | None) -> "Dataset | DatasetDict":

@@ -154,7 +154,8 @@ def write_scores(
 
     Args:
         domains: the scores so far.
-        corpora: of all domains of the run, by name, from [`describe_corpus`].
+        corpora: of all domains of the run, by name, from [`describe_corpus`]; and with it, under `trained_on`, how many
+            of the pictures the model was trained on, None where that is not known.
         about: what else belongs to the result: the model, [`describe_protocol`], ...
     """
     complete = set(domains) == set(corpora)

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from transformers.trainer_utils import has_length
-
 from ..configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
 from ..evaluation import software_versions
+from .trained_on import describe_source, weights_digest
 
 
 if TYPE_CHECKING:
     from .trainer import VFMSegTrainer
 
-RECORD_NAME = "recipe.json"  # in every checkpoint and saved model
 MODEL_FIELDS = (
     "detail_loss_weight",
     "feature_mask_ratio",
@@ -204,8 +202,13 @@ def describe_training(trainer: "VFMSegTrainer", recipe: Recipe) -> str:
     return f"recipe {recipe.name}" + (", but " + ", ".join(found) if found else ", unchanged")
 
 
-def record_training(trainer: "VFMSegTrainer") -> str:
-    """JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions."""
+def record_training(trainer: "VFMSegTrainer", directory: str) -> str:
+    """
+    JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions.
+
+    Args:
+        directory: where its weights have just been saved, so that the record can say which weights it is of.
+    """
     args, settings, corpus = trainer.args, training_settings(trainer), corpus_description(trainer)
     trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     whole_encoder = any("model.encoder." in name and ".lora_" not in name for name in trained)
@@ -214,10 +217,7 @@ def record_training(trainer: "VFMSegTrainer") -> str:
         "differences": {
             name: differences(settings, recipe, corpus.partition(",")[0]) for name, recipe in RECIPES.items()
         },
-        "data": {
-            "corpus": corpus or None,
-            "pictures": len(trainer.train_dataset) if has_length(trainer.train_dataset) else None,
-        },
+        "data": None if trainer.train_dataset is None else describe_source(trainer.train_dataset),
         "run": {
             "seed": args.seed,
             "epochs": args.num_train_epochs if args.num_train_epochs > 0 else None,
@@ -230,6 +230,7 @@ def record_training(trainer: "VFMSegTrainer") -> str:
             "gradient_checkpointing": args.gradient_checkpointing,
         },
         "versions": software_versions("peft", "accelerate"),
+        "trained_on": {"weights": weights_digest(directory), **trainer.trained_on.as_record()},
     }
     return json.dumps(record, indent=2, default=str) + "\n"
 

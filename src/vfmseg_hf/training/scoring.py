@@ -16,6 +16,7 @@ from ..evaluation import STAGES, count_outputs, count_pictures, score_domain
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer
 from .data import EvaluationPictures
+from .trained_on import TrainedOn, attention, read_trained_on, say_unknown
 
 
 logger = logging.get_logger(__name__)
@@ -34,6 +35,20 @@ class ScoringTrainer(CheckpointedTrainer):
             yield
         finally:
             self._since_log = before + time.perf_counter() - start
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the model has been trained on: before, by the record beside its weights, and by this trainer."""
+        known = getattr(self.model, "trained_on", None)
+        if known is None:  # an attribute of the model, which may go to another trainer
+            known = self.model.trained_on = read_trained_on(getattr(self.model, "loaded_from", None))
+        return known
+
+    def _say_what_was_seen(self, name: str, dataset) -> None:
+        if self.is_world_process_zero():
+            say_unknown(self.trained_on)
+            if line := attention(name, dataset, self.trained_on):
+                logger.warning(line)
 
     def _get_dataloader(self, dataset, *args, is_training: bool = False, **kwargs):
         """As in [`Trainer`], but `dataloader_drop_last` drops nothing of what is scored."""
@@ -109,6 +124,10 @@ class ScoringTrainer(CheckpointedTrainer):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+        if description != "Prediction":
+            self._say_what_was_seen(metric_key_prefix.removeprefix("eval_"), dataset)
+            if overlap := self.trained_on.overlap(dataset):
+                output.metrics[f"{metric_key_prefix}_trained_on"] = overlap["share"]
         if self._counts:
             matrices, windows = (torch.cat(counts).cpu().numpy() for counts in zip(*self._counts, strict=True))
             if description != "Prediction" or matrices.any():  # what is predicted need not be labelled

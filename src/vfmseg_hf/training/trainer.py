@@ -13,15 +13,19 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import unwrap_peft_model
 
+from ..corpora.findings import ONE_CLASS
+from ..corpora.learnable import check_labels_teach
 from ..files import write_file
+from ..records_vfmseg import RECORD_NAME
 from .arguments import VFMSegTrainingArguments
 from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
-from .recipes import RECORD_NAME, record_training
+from .recipes import record_training
 from .sampling import RareClassSampler
 from .scoring import ScoringTrainer
+from .trained_on import TrainedOn, read_trained_on
 
 
 class VFMSegTrainer(ScoringTrainer):
@@ -30,9 +34,10 @@ class VFMSegTrainer(ScoringTrainer):
 
     Train on [`TrainingPictures`], evaluate on [`EvaluationPictures`], or on several by name:
     `eval_dataset={"night": ..., "rain": ...}` gives `eval_night_mean_iou`, `eval_night_coarse_mean_iou`, ... and their
-    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size. Nothing is kept
-    of these pictures but counts, and no loss is computed unless `prediction_loss_only` or a `metric_for_best_model`
-    that ends in "loss" asks for `eval_loss`.
+    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size.
+    `eval_night_trained_on` is the share of the pictures that the model was trained on, where that is known; if it is
+    not 0, it is said as well. Nothing is kept of these pictures but counts, and no loss is computed unless
+    `prediction_loss_only` or a `metric_for_best_model` that ends in "loss" asks for `eval_loss`.
 
     Any other data set of `pixel_values` and `labels` trains and evaluates as with [`Trainer`]: it has `eval_loss`
     beside these scores, for which every class of the model counts alone. With `compute_metrics`, and in `predict`,
@@ -147,11 +152,14 @@ class VFMSegTrainer(ScoringTrainer):
         As in [`Trainer`].
 
         Raises:
+            ValueError: [`TrainingPictures`] whose labels no model can learn from, or a model with a single class.
             SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
                 that follows a finished training should follow then.
         """
         self._forget_evaluation()
         self.best_loaded = False
+        self._check_labels()
+        self._remember_data()
         with self.termination.listening():
             output = super().train(*args, **kwargs)
             stopped = self.termination.agreed()  # also where it came after the last step
@@ -174,6 +182,30 @@ class VFMSegTrainer(ScoringTrainer):
     def _hp_search_setup(self, trial) -> None:
         super()._hp_search_setup(trial)
         self.args.settle_duration()  # a trial, or the user by hand, may have set the other one
+
+    # --- what can be learnt, and what is unseen
+
+    def _check_labels(self) -> None:
+        """Raises `ValueError` for labels that no model can learn from, before the first step."""
+        if self.model.config.num_labels == 1:
+            raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.cure}")
+        data = self.train_dataset
+        if isinstance(data, TrainingPictures) and self.is_world_process_zero():
+            names = getattr(data, "id2label", None) or self.model.config.id2label
+            check_labels_teach(data.dataset, names, data.class_pixels)
+
+    def _remember_data(self) -> None:
+        """From now on the pictures that are trained on are seen; those among them that are to be scored are said."""
+        if self.train_dataset is not None:
+            self.model.trained_on = self.trained_on.including(TrainedOn.of(self.train_dataset))
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        for name, dataset in datasets.items():
+            if dataset is not None:
+                self._say_what_was_seen(name, dataset)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.model.trained_on = read_trained_on(resume_from_checkpoint).including(self.trained_on)
 
     # --- recipe
 
@@ -296,4 +328,5 @@ class VFMSegTrainer(ScoringTrainer):
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_file(os.path.join(output_dir or self.args.output_dir, RECORD_NAME), record_training(self))
+            output_dir = output_dir or self.args.output_dir
+            write_file(os.path.join(output_dir, RECORD_NAME), record_training(self, output_dir))

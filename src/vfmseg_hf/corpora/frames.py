@@ -1,0 +1,84 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Telling pictures of data sets apart, so that one that was trained on is known again in another split or folder."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from datasets import Dataset
+
+from .storage import base_name, open_archive, open_location, plain_location, split_location
+
+
+HEAD = 4096  # bytes of a picture file that are looked at, beside its name and size
+
+
+def frame_keys(rows: Dataset | Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """
+    A number for the picture of every row, `uint64` `[N]`; None if the rows hold no pictures that can be told apart.
+
+    The picture of a file is told by the name of the file, its size and its first bytes, wherever it lies, in a folder
+    or in an archive; its label map does not matter. Procedural scenes are told by their domain and seed, at any size.
+    Two pictures with equal numbers are the same; the same picture stored anew has another number.
+    """
+    if isinstance(rows, Dataset):
+        if "image" not in rows.column_names:
+            return None
+        identities = _of_cells(rows)
+    elif isinstance(rows, (list, tuple)) and all(
+        isinstance(row, Mapping) and isinstance(row.get("image"), PIL.Image.Image) for row in rows
+    ):
+        identities = (_of_picture(row["image"]) for row in rows)
+    else:
+        return None
+    digests = b"".join(hashlib.blake2b(identity, digest_size=8).digest() for identity in identities)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def _of_cells(dataset: Dataset) -> Iterator[bytes]:
+    for table in dataset.select_columns(["image"]).with_format("arrow").iter(batch_size=1000):
+        cells = table["image"].combine_chunks()
+        cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+        fields = {field.name for field in cells.type}
+        stored = cells.field("data" if "data" in fields else "bytes")  # pictures in the table, which are not copied
+        recipe = [field for field in ("domain", "seed", "version") if field in fields] or ["path"]
+        columns = [cells.field(field).to_pylist() for field in recipe]
+        for content, *values in zip(stored, *columns, strict=True):
+            if content.is_valid:
+                buffer = content.as_buffer()
+                name = base_name(values[0] or "") if recipe == ["path"] else ""
+                yield _identity(name, buffer.size, buffer[:HEAD].to_pybytes())
+            elif recipe == ["path"]:
+                yield _of_file(values[0])
+            else:
+                yield repr(values).encode()
+
+
+def _of_picture(picture: PIL.Image.Image) -> bytes:
+    """Of a picture in memory: its file, if it comes from one, or its pixels."""
+    file = getattr(picture, "filename", "")
+    return _of_file(file) if file and os.path.isfile(file) else repr(picture.size).encode() + picture.tobytes()
+
+
+def _of_file(location: str) -> bytes:
+    location = plain_location(location)
+    inside = split_location(location)
+    if inside is None and "://" in location:
+        return location.encode()  # nothing is downloaded for this
+    try:
+        with open_location(location) as file:
+            if inside:
+                archive, member = inside
+                return _identity(base_name(location), open_archive(archive).getinfo(member).file_size, file.read(HEAD))
+            with open(file, "rb") as stream:
+                return _identity(base_name(location), os.fstat(stream.fileno()).st_size, stream.read(HEAD))
+    except OSError:  # whoever reads the row says what is wrong with it
+        return location.encode()
+
+
+def _identity(name: str, size: int, head: bytes) -> bytes:
+    return f"{name} {size} ".encode() + head

@@ -1,0 +1,169 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What a model has been trained on, from the records beside its weights, and which scored pictures are among that."""
+
+import base64
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers.trainer_utils import has_length
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+
+from ..adapters_vfmseg import HEADS
+from ..corpora.frames import frame_keys
+from ..records_vfmseg import OPTIONAL_FILE, RECORD_NAME
+from .data import EvaluationPictures, TrainingPictures
+
+
+logger = logging.get_logger(__name__)
+
+UNKNOWN = (
+    f"What this model was trained on is not known, or not all of it: its weights have no {RECORD_NAME} that tells it. "
+    "Nothing here can tell whether the pictures that it is scored on are unseen."
+)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """
+    What a model has been trained on, that which it was before a fine-tuning included.
+
+    Attributes:
+        sources: the data sets, oldest first, each as [`describe_source`] has it.
+        keys: `uint64`, of all their pictures, from `corpora.frames.frame_keys`; sorted, each once.
+        complete: whether that is all. Weights without a record, and pictures that cannot be told apart, are not known.
+    """
+
+    sources: tuple[dict[str, Any], ...] = ()
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    complete: bool = True
+
+    def including(self, other: "TrainedOn") -> "TrainedOn":
+        """This, and then the other; a data set that is in both is there once."""
+        sources = self.sources + tuple(source for source in other.sources if source not in self.sources)
+        return TrainedOn(sources, np.union1d(self.keys, other.keys), self.complete and other.complete)
+
+    @classmethod
+    def of(cls, pictures: Any) -> "TrainedOn":
+        """One data set: [`TrainingPictures`], or rows."""
+        source, keys = (describe_source(pictures),), keys_of(pictures)
+        return cls(source, complete=False) if keys is None else cls(source, np.unique(keys))
+
+    def overlap(self, pictures: Any) -> dict[str, float] | None:
+        """
+        How many of the pictures that are scored were trained on: `{"pictures": number, "share": 0..1}`; None if that is
+        not known. Where a part is not known, what is known to be trained on is counted.
+        """
+        keys = keys_of(pictures)
+        if keys is None or len(keys) == 0:
+            return None
+        count = int(np.isin(keys, self.keys).sum())
+        return {"pictures": count, "share": count / len(keys)} if count or self.complete else None
+
+    def as_record(self) -> dict[str, Any]:
+        """As JSON has it; [`from_record`] reads it."""
+        keys = base64.b64encode(self.keys.astype("<u8").tobytes()).decode()
+        return {"sources": list(self.sources), "complete": self.complete, "keys": keys}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "TrainedOn":
+        """Raises `KeyError`, `ValueError` or `TypeError` for what [`as_record`] has not written."""
+        keys = np.frombuffer(base64.b64decode(record["keys"], validate=True), "<u8").astype(np.uint64)
+        return cls(tuple(record["sources"]), keys, bool(record["complete"]))
+
+
+NOT_KNOWN = TrainedOn(complete=False)
+
+
+def keys_of(pictures: Any) -> np.ndarray | None:
+    """As `frame_keys`, of rows, or of the pictures that training and evaluation make of them: once for these."""
+    if not isinstance(pictures, TrainingPictures | EvaluationPictures):
+        return frame_keys(pictures)
+    if not hasattr(pictures, "frame_keys"):
+        pictures.frame_keys = frame_keys(pictures.dataset)
+    return pictures.frame_keys
+
+
+def describe_source(pictures: Any) -> dict[str, Any]:
+    """Spec without folders, split, what the corpus says of itself, number of pictures, and a digest of their keys."""
+    keys = keys_of(pictures)
+    rows = pictures.dataset if isinstance(pictures, TrainingPictures | EvaluationPictures) else pictures
+    info, split = getattr(rows, "info", None), getattr(rows, "split", None)
+    return {
+        "spec": getattr(info, "dataset_name", None),
+        "split": None if split is None else str(split),
+        "corpus": getattr(info, "description", None) or None,
+        "pictures": len(pictures) if has_length(pictures) else None,
+        "digest": None if keys is None else hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest()[:16],
+    }
+
+
+# --- records beside weights ---------------------------------------------------------------------------------------
+
+
+def read_trained_on(place: str | os.PathLike | None) -> TrainedOn:
+    """
+    What the weights in a directory or Hub repository were trained on.
+
+    A record that is not of the weights beside it says nothing: another program has trained on from there.
+
+    Args:
+        place: None for weights that come from no VFMSeg checkpoint, which were trained on nothing.
+    """
+    if place is None:
+        return TrainedOn()
+    path = cached_file(place, RECORD_NAME, **OPTIONAL_FILE)
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))["trained_on"] if path else None
+        if record is None or record["weights"] is None or record["weights"] != weights_digest(place):
+            return NOT_KNOWN
+        return TrainedOn.from_record(record)
+    except (OSError, KeyError, TypeError, ValueError):  # of an earlier version, or damaged
+        return NOT_KNOWN
+
+
+def weights_digest(place: str | os.PathLike) -> str | None:
+    """
+    Tells saved weights from what another training has made of them: a hash of both classifiers, which every training
+    changes and no merging of adapters does; None if there are none in the format of this library.
+
+    Rounded to bfloat16, so that it is the same for float32 and bfloat16 copies of a model.
+    """
+    digest = hashlib.sha256()
+    for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME):
+        path = cached_file(place, name, **OPTIONAL_FILE)
+        if path is None:
+            continue
+        with safe_open(path, "pt") as file:
+            keys = [key for key in file.keys() if key.endswith("_head.classifier.weight")]
+            for key in sorted(keys):
+                weight = file.get_tensor(key).to(torch.bfloat16).contiguous()
+                digest.update(weight.view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()[:16] if len(keys) == len(HEADS) else None
+    return None
+
+
+# --- what is said -------------------------------------------------------------------------------------------------
+
+
+def attention(name: str, pictures: Any, trained_on: TrainedOn) -> str | None:
+    """The line for a domain of which pictures were trained on; None for one of unseen data, or where it is unknown."""
+    overlap = trained_on.overlap(pictures)
+    if not overlap or not overlap["pictures"]:
+        return None
+    return (
+        f"ATTENTION: {overlap['pictures']} of {len(pictures)} pictures of the domain {name!r} were trained on: these "
+        "are no scores of unseen data"
+    )
+
+
+def say_unknown(trained_on: TrainedOn) -> None:
+    """Warns, once, if it is not known what a model was trained on."""
+    if not trained_on.complete:
+        logger.warning_once(UNKNOWN)
