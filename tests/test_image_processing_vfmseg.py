@@ -193,6 +193,7 @@ def test_sizes(processor, height, width, size, expected):
         ({"size": {"min_pixels": 4, "max_pixels": 9}}, r"longest_edge.*got"),
         ({"size": 0}, "size.*positive.*0"),
         ({"size": {"height": 32, "width": -1}}, "size.*positive.*-1"),
+        ({"size": {"shortest_edge": 64, "longest_edge": 32}}, "shortest_edge above its longest_edge.*swap"),
         ({"size": [32]}, r"size=\[32\] has 1 numbers; pass \(height, width\)"),
         ({"size": (3, 32, 32)}, r"size=\(3, 32, 32\) has 3 numbers"),
         ({"do_pad": True}, "do_pad is not supported.*pad"),

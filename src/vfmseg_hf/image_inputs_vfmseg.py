@@ -384,6 +384,8 @@ def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     given = {key: value for key, value in dict(size or {}).items() if value is not None}
     if any(value <= 0 for value in given.values()):
         given = {}
+    if "longest_edge" in given and given.get("shortest_edge", 0) > given["longest_edge"]:
+        raise ValueError(f"`size` has a shortest_edge above its longest_edge, {given}; swap them.")
     if set(given) == {"height", "width"}:
         return size.height, size.width
     if given and set(given) <= {"shortest_edge", "longest_edge"}:
