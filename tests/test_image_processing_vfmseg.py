@@ -649,8 +649,9 @@ def test_post_process_does_not_touch_logits_of_the_right_size(processor, monkeyp
 
 def test_post_process_refusals(processor):
     logits = torch.zeros(2, 5, 8, 12)
-    with pytest.raises(ValueError, match=r"Got 1 target size\(s\) for 2"):
-        processor.post_process_semantic_segmentation({"logits": logits}, [(8, 12)])
+    for sizes in ([(8, 12)], torch.tensor([[8, 12]]), [(8, 12), (0, 5)], [(8, 12), (5.5, 6)], [8, 12], [(8,), (12,)]):
+        with pytest.raises(ValueError, match=r"one \(height, width\) for each picture, 2 in all.*got "):
+            processor.post_process_semantic_segmentation({"logits": logits}, sizes)
     with pytest.raises(ValueError, match="no logits"):
         processor.post_process_semantic_segmentation({"loss": logits})
     with pytest.raises(ValueError, match=r"\(5, 8, 12\)"):

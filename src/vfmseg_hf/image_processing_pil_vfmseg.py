@@ -23,7 +23,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torchvision_available, logging
 
-from .arguments_vfmseg import refuse_unknown
+from .arguments_vfmseg import as_target_sizes, refuse_unknown
 from .image_inputs_vfmseg import (
     check_same_size,
     describe,
@@ -335,25 +335,20 @@ class VFMSegImageProcessorMixin:
             (logits, `[num_labels, height, width]`).
 
         Raises:
-            `ValueError`: no logits, logits of another rank, or as many target sizes as pictures are not given.
+            `ValueError`: no logits, logits of another rank, or `target_sizes` that are not one (height, width) in whole
+                numbers for each picture.
         """
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
         if logits is None:
             raise ValueError("`outputs` holds no logits: pass the output of the model for semantic segmentation.")
         if logits.ndim != 4:
             raise ValueError(f"Expected logits of shape [batch, num_labels, height, width], got {tuple(logits.shape)}.")
-        if target_sizes is None:
-            target_sizes = [logits.shape[-2:]] * len(logits)
-        elif isinstance(target_sizes, torch.Tensor):
-            target_sizes = target_sizes.tolist()
-        if len(target_sizes) != len(logits):
-            raise ValueError(
-                f"Got {len(target_sizes)} target size(s) for {len(logits)} picture(s). Pass one (height, width) each."
-            )
+        target_sizes = as_target_sizes(
+            [logits.shape[-2:]] * len(logits) if target_sizes is None else target_sizes, len(logits)
+        )
 
         results = []
-        for scores, (height, width) in zip(logits, target_sizes, strict=True):
-            target = (int(height), int(width))
+        for scores, target in zip(logits, target_sizes, strict=True):
             if target != tuple(scores.shape[-2:]):
                 scores = F.interpolate(scores[None], size=target, mode="bilinear", align_corners=False)[0]
             segmentation = scores.argmax(dim=0)
