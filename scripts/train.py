@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
+from vfmseg_hf.options import check_counts, check_output_folder
 from vfmseg_hf.processes import leave_processes
 from vfmseg_hf.training import (
     Augmentation,
@@ -119,7 +120,18 @@ def find_checkpoint(output_dir: str, resume: bool) -> str | None:
 
 def main() -> None:
     own, arguments = parse_arguments()
+    check_counts(
+        arguments,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=1,
+        dataloader_num_workers=0,
+        seed=0,
+    )
+    check_output_folder(arguments.output_dir)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
+    if checkpoint and not os.path.isdir(checkpoint):
+        raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output_dir")
     recipe = get_recipe(own.recipe)
     set_seed(arguments.seed)
     size = evaluation_size(own.size)

@@ -163,6 +163,8 @@ def load_model(
             compute in `dtype`.
     """
     device = choose_device(device)
+    if dtype == torch.int8 and device.type != "cpu":
+        raise ValueError(f"8 bits are for the CPU, not for {device}; choose the device cpu, or bfloat16")
     try:
         model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
         processor = AutoImageProcessor.from_pretrained(name_or_path)
