@@ -283,6 +283,19 @@ def test_batches_and_workers_give_the_same_files_in_order(loaded, tmp_path, batc
         assert np.mean(first != second) < 1e-3, name
 
 
+@pytest.mark.parametrize("counts", [{"batch_size": 0}, {"num_workers": -1}], ids=str)
+def test_counts_that_are_none(counts, loaded, tmp_path):
+    saved(tmp_path / "in" / "a.png", noise(64, 96))
+    with pytest.raises(ValueError, match=next(iter(counts))):
+        list(predict_files(*loaded, find_pictures([tmp_path / "in"], "out"), tmp_path / "out", **counts))
+    assert not (tmp_path / "out").exists()
+
+
+def test_eight_bits_are_for_the_cpu():
+    with pytest.raises(ValueError, match="8 bits are for the CPU, not for meta"):
+        load_model("absent", "meta", torch.int8)
+
+
 def test_results_are_written_while_the_next_picture_is_read(loaded, tmp_path):
     """No more than a batch waits to be written."""
     for number in range(5):

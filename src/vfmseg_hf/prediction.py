@@ -281,12 +281,13 @@ def predict_files(
 
     Raises:
         `OSError`: the results cannot be written.
+        `ValueError`: `batch_size` is less than 1, or `num_workers` less than 0.
     """
     paths = list(pictures)
     loader = torch.utils.data.DataLoader(
         PictureFiles(paths, processor),
         batch_size,
-        num_workers=max(min(num_workers, len(paths) - 1), 0),
+        num_workers=min(num_workers, max(len(paths) - 1, 0)),  # the loader refuses less than 0
         collate_fn=list,
     )
     remaining, saving = iter(paths), deque()
