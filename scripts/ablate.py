@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.files import write_file
+from vfmseg_hf.options import check_output_folder, whole_number
 from vfmseg_hf.training.ablation import execute, plan_runs, prior_scores, summarise
 
 
@@ -25,8 +26,10 @@ def parse_arguments() -> tuple[argparse.Namespace, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the runs and the table")
     parser.add_argument("--vary", nargs="+", required=True, help="switches of train.py, each on and off")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="every combination runs with each")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
+    parser.add_argument(
+        "--seeds", nargs="+", type=whole_number(0), default=[0, 1, 2], help="every combination runs with each"
+    )
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help="runs at a time; they share the cores")
     parser.add_argument("train_arguments", nargs="+", metavar="...", help="after --: arguments of train.py")
     arguments = parser.parse_args()
     data = argparse.ArgumentParser("ablate.py, after --", allow_abbrev=False)
@@ -37,6 +40,7 @@ def parse_arguments() -> tuple[argparse.Namespace, argparse.Namespace]:
 
 def main() -> None:
     arguments, data = parse_arguments()
+    check_output_folder(arguments.output_dir)
     rest = arguments.train_arguments
     runs = plan_runs(arguments.output_dir, arguments.vary, arguments.seeds, rest)
     results = sorted(

@@ -12,6 +12,7 @@ from vfmseg_hf.corpora.check_report import format_report, report_as_dict
 from vfmseg_hf.corpora.checking import check_corpus
 from vfmseg_hf.corpora.domains import parse_place
 from vfmseg_hf.files import write_file
+from vfmseg_hf.options import check_output_file, whole_number
 from vfmseg_hf.plotting import import_figure
 
 
@@ -30,12 +31,6 @@ examples:
 """
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
-    return int(text)
-
-
 def picture_file(text: str) -> Path:
     if not text.endswith(".png"):
         raise argparse.ArgumentTypeError(f"the chart is a PNG file, its name ends with .png, got {text!r}")
@@ -50,7 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", help="the same as @SPLIT; by default every split that the corpus has")
     parser.add_argument("--chart", type=picture_file, metavar="FILE.png", help="draw the frequencies of the classes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the report, with all files that have problems")
-    parser.add_argument("--num_proc", type=positive, metavar="N", help="processes that read; by default one per core")
+    parser.add_argument(
+        "--num_proc", type=whole_number(1), metavar="N", help="processes that read; by default one per core"
+    )
     arguments = parser.parse_args()
     arguments.corpus, split = parse_place(arguments.corpus)
     if split and arguments.split and split != arguments.split:
@@ -62,6 +59,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     try:
+        for path in (arguments.json, arguments.chart):
+            check_output_file(path)
         if arguments.chart:
             import_figure()  # else it would be missed after an hour of reading
         report = check_corpus(arguments.corpus, arguments.split, arguments.num_proc)

@@ -44,12 +44,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def read_overrides(path: Path) -> dict[str, object]:
+    try:
+        overrides = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(overrides, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, {{...}}")
+    return overrides
+
+
 def main() -> None:
     arguments = parse_arguments()
     try:
-        overrides = json.loads(arguments.config.read_text()) if arguments.config else {}
-        if not isinstance(overrides, dict):
-            raise ValueError(f"{str(arguments.config)!r} must hold an object, {{...}}")
+        overrides = read_overrides(arguments.config) if arguments.config else {}
         source, output, backbone = arguments.weights, arguments.output, arguments.backbone
         if arguments.raw:
             converted = convert_foundation(source, output, backbone, overrides, arguments.trust_torchscript)

@@ -31,6 +31,7 @@ from vfmseg_hf.evaluation import (
     format_domains,
     write_scores,
 )
+from vfmseg_hf.options import check_counts, check_output_file
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, load_model
 from vfmseg_hf.processes import join_processes, leave_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
@@ -69,6 +70,8 @@ class EvaluateArguments:
 
 def main() -> None:
     (arguments,) = HfArgumentParser(EvaluateArguments, description=__doc__).parse_args_into_dataclasses()
+    check_counts(arguments, batch_size=1, num_workers=0)
+    check_output_file(arguments.output)
     device = join_processes(arguments.device)
     rank, processes = process_rank()
     protocol = PROTOCOLS[arguments.protocol]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from vfmseg_hf.options import check_output_folder, whole_number
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
 
 
@@ -55,10 +56,12 @@ def parse_arguments() -> argparse.Namespace:
         default="float32",
         help="what the model computes in: halves are faster on GPUs, int8 on CPUs; they decide a few pixels otherwise",
     )
-    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="pictures segmented together")
+    parser.add_argument(
+        "--batch_size", type=whole_number(1), default=1, metavar="N", help="pictures segmented together"
+    )
     parser.add_argument(
         "--num_workers",
-        type=int,
+        type=whole_number(0),
         default=2,
         metavar="N",
         help="processes that read and resize pictures, and threads that draw results, while the model computes",
@@ -69,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     try:
+        check_output_folder(arguments.output)
         pictures = find_pictures(arguments.pictures, arguments.output)
         model, processor = load_model(arguments.model, arguments.device, getattr(torch, arguments.dtype))
         arguments.output.mkdir(parents=True, exist_ok=True)

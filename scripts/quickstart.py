@@ -7,15 +7,17 @@ import argparse
 import sys
 from pathlib import Path
 
+from vfmseg_hf.options import check_output_folder, whole_number
 from vfmseg_hf.quickstart import QuickstartSettings, run_quickstart
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="folder for the results")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of training")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of training")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     arguments = parser.parse_args()
+    check_output_folder(arguments.output)
     run_quickstart(arguments.output, QuickstartSettings(seed=arguments.seed), arguments.resume)
 
 

@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
+from vfmseg_hf.options import check_counts, check_output_folder
 from vfmseg_hf.processes import leave_processes
 from vfmseg_hf.training import (
     Augmentation,
@@ -61,20 +62,27 @@ class TrainArguments:
             "choices": ["lora", "full", "heads"],
         },
     )
-    crop_size: list[int] = field(default_factory=list, metadata={"help": "Height and width of crops."})
+    crop_size: list[int] = field(
+        default_factory=list, metadata={"help": "Height and width of crops; one number is a square."}
+    )
     resize: list[int] = field(
         default_factory=list,
-        metadata={"help": "Height and width before the crop; by default the recipe's for the corpus, or its own."},
+        metadata={
+            "help": "Height and width before the crop, or one number for a square; by default the recipe's for the "
+            "corpus, or its own."
+        },
     )
     scale_range: list[float] = field(
-        default_factory=list, metadata={"help": "Random scaling before the crop, from and to."}
+        default_factory=list, metadata={"help": "Random scaling before the crop, from and to, or by one number."}
     )
     photometric: bool = field(
         default=True, metadata={"help": "Distort brightness, contrast, saturation and hue of training pictures."}
     )
     size: list[int] = field(
         default_factory=lambda: [1024, 2048],
-        metadata={"help": "Shortest and longest edge that pictures are fitted into for evaluation."},
+        metadata={
+            "help": "Shortest and longest edge that pictures are fitted into to be scored; one number is the shortest."
+        },
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
 
@@ -98,6 +106,14 @@ def parse_arguments() -> tuple[TrainArguments, VFMSegTrainingArguments]:
     return parser.parse_args_into_dataclasses()
 
 
+def evaluation_size(edges: list[int]) -> int | dict[str, int]:
+    """What --size means to the image processor, of which one integer is the shortest edge."""
+    if len(edges) > 2 or min(edges) < 1 or edges != sorted(edges):
+        given = " ".join(map(str, edges))
+        raise ValueError(f"--size takes SHORTEST LONGEST, e.g. 1024 2048, or the shortest edge alone; got {given}")
+    return edges[0] if len(edges) == 1 else dict(zip(("shortest_edge", "longest_edge"), edges, strict=True))
+
+
 def find_checkpoint(output_dir: str, resume: bool) -> str | None:
     """What to go on from. Raises `ValueError` rather than mix a new run into the checkpoints of another one."""
     last = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
@@ -108,9 +124,21 @@ def find_checkpoint(output_dir: str, resume: bool) -> str | None:
 
 def main() -> None:
     own, arguments = parse_arguments()
+    check_counts(
+        arguments,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=1,
+        dataloader_num_workers=0,
+        seed=0,
+    )
+    check_output_folder(arguments.output_dir)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
+    if checkpoint and not os.path.isdir(checkpoint):
+        raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output_dir")
     recipe = get_recipe(own.recipe)
     set_seed(arguments.seed)
+    size = evaluation_size(own.size)
     source, domains = parse_domain(own.train), evaluation_domains(own.domains)
     info = corpus_info(source.spec)
     augmentation = Augmentation(
@@ -129,10 +157,7 @@ def main() -> None:
         name: (load_corpus(spec, split, held_out=True), corpus_info(spec).evaluation) for name, spec, split in domains
     }
     model = start_model(own.model, own.recipe, id2label=dict(info.id2label))
-    processor = VFMSegImageProcessor(
-        size={"shortest_edge": own.size[0], "longest_edge": own.size[1]},
-        **image_constants(model.config.backbone_config),
-    )
+    processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
     train = TrainingPictures(corpus, processor, augmentation, arguments.seed, class_pixels)
     evaluation = {name: EvaluationPictures(rows, processor, scored) for name, (rows, scored) in watched.items()}
     choose_trained_part(model, own.tune, **recipe.lora)

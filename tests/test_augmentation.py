@@ -51,6 +51,39 @@ def distort(monkeypatch):
 PLACES = (0.0, 0.5, 1.0)
 
 
+def test_one_number_is_a_square_and_a_fixed_scale():
+    pixels, label = torch.zeros(3, 96, 160, dtype=torch.uint8), torch.arange(96)[:, None].expand(96, 160) % 19
+    one = Augmentation(64, 96, 1.5)
+    assert one == Augmentation((64, 64), (96, 96), (1.5, 1.5)) == Augmentation([64], [96], [1.5])
+    cropped, labels = one(pixels, label, torch.Generator().manual_seed(0))
+    assert cropped.shape == (3, 64, 64) and labels.shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"crop_size": (60, 100)}, r"crop_size.*multiples of 32, got \(60, 100\); the nearest is \(64, 96\)"),
+        ({"crop_size": 5}, r"the nearest is \(32, 32\)"),
+        ({"crop_size": (64, 64, 3)}, r"crop_size takes HEIGHT WIDTH or one number.*got \(64, 64, 3\)"),
+        ({"crop_size": ()}, "crop_size takes HEIGHT WIDTH"),
+        ({"crop_size": (-64, 64)}, "crop_size takes .* greater than 0"),
+        ({"crop_size": 64.5}, "crop_size takes .* whole numbers"),
+        ({"crop_size": "64"}, "crop_size takes .*got '64'"),
+        ({"resize": 0}, "resize takes HEIGHT WIDTH or one number.* greater than 0; got 0"),
+        ({"resize": (1, 2, 3)}, "resize takes HEIGHT WIDTH"),
+        ({"scale_range": (0.5, 1.0, 2.0)}, "scale_range takes LOWEST HIGHEST"),
+        ({"scale_range": (2.0, 0.5)}, r"scale_range must be \(lowest, highest\), got \(2.0, 0.5\)"),
+        ({"scale_range": (0.0, 1.0)}, "scale_range takes .* greater than 0"),
+        ({"scale_range": float("nan")}, "scale_range takes"),
+        ({"cat_max_ratio": 75}, r"cat_max_ratio must be within \[0, 1\], got 75"),
+        ({"flip_probability": -0.1}, "flip_probability must be within"),
+    ],
+)
+def test_fields_outside_their_range_are_refused_at_construction(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**fields)
+
+
 def test_nothing_happens_without_being_drawn(distort):
     assert torch.equal(distort(picture()), picture())
 

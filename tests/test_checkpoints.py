@@ -286,6 +286,52 @@ def test_adapter_only_round_trip(loader, is_trainable, adapted, tmp_path, predic
     assert not loading_log.records
 
 
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ({"max_shard_size": "1MB"}, "max_shard_size='1MB' does not apply to an adapter"),
+        ({"variant": "fp16"}, "variant='fp16' does not apply.*merge_and_unload"),
+        ({"save_peft_format": False}, "save_peft_format=False does not apply"),
+        ({"distributed_checkpoint": True}, "distributed_checkpoint=True does not apply"),
+        ({"safe_serialization": False}, "safe_serialization=False is not supported"),
+        ({"selected_adapters": ["default"]}, "no argument selected_adapters"),
+        ({"commit_message": "better"}, "without push_to_hub=True, has no argument commit_message"),
+        ({"max_shard_siez": "1MB"}, "no argument max_shard_siez; did you mean max_shard_size?"),
+    ],
+)
+def test_saving_an_adapter_refuses_what_it_does_not_do(argument, message, adapted, tmp_path):
+    with pytest.raises((TypeError, ValueError), match=message):
+        adapted.save_pretrained(tmp_path / "adapter", **argument)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_saving_takes_what_changes_nothing(adapted, tmp_path):
+    usual = {
+        "safe_serialization": True,
+        "max_shard_size": "50GB",
+        "save_peft_format": True,
+        "save_function": torch.save,
+    }
+    adapted.save_pretrained(tmp_path / "adapter", **usual, token=None, is_main_process=True)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_saving_a_whole_model_refuses_unknown_arguments(tiny_model, tmp_path):
+    for model in (tiny_model(), tiny_model().model):
+        with pytest.raises(TypeError, match="no argument max_shard_siez; did you mean max_shard_size?"):
+            model.save_pretrained(tmp_path / "model", max_shard_siez="1MB")
+        with pytest.raises(ValueError, match="safe_serialization=False is not supported"):
+            model.save_pretrained(tmp_path / "model", safe_serialization=False)
+    assert not (tmp_path / "model").exists()
+
+
+def test_one_target_of_lora_by_its_name(tiny_config):
+    config = tiny_config()
+    assert (
+        lora_config(config, targets="q_proj").target_modules == lora_config(config, targets=["q_proj"]).target_modules
+    )
+
+
 def test_adapter_through_peft_itself(adapted, foundation, tmp_path, predict):
     adapted.save_pretrained(tmp_path / "adapter")
     model = PeftModel.from_pretrained(from_foundation(foundation), tmp_path / "adapter")

@@ -84,7 +84,14 @@ def test_label2id_is_filled_in(tiny_config):
         ({"detail_crop_size": 100}, "detail_crop_size.*got 100; the nearest valid value is 96"),
         ({"feature_mask_ratio": 2}, r"feature_mask_ratio must be within \[0, 1\], got 2"),
         ({"detail_loss_weight": -1}, "detail_loss_weight must be at least 0, got -1"),
-        ({"semantic_loss_ignore_index": 3}, "semantic_loss_ignore_index=3 is also the id of class 'wall'"),
+        ({"semantic_loss_ignore_index": 3}, "semantic_loss_ignore_index must be 255.*got 3; give the ignored pixels"),
+        ({"semantic_loss_ignore_index": -100}, "semantic_loss_ignore_index must be 255.*got -100"),
+        ({"num_labels": 256}, r"num_labels must be a whole number within 1\.\.255, got 256"),
+        ({"num_labels": 0}, r"num_labels must be .*got 0"),
+        ({"num_labels": "3"}, r"num_labels must be .*got '3'"),
+        ({"id2label": {index: str(index) for index in range(256)}}, "id2label has 256 classes.*255 fit"),
+        ({"widow_size": 64}, r"\['widow_size'\] are no fields of VFMSegConfig; it has .*'window_size'"),
+        ({"backbone": "dinov2"}, r"\['backbone'\] are no fields"),
         ({"id2label": {1: "a", 2: "b"}}, r"without gaps, got the ids \[1, 2\]"),
         ({"id2label": {0: "a", 1: "a"}}, r"a name twice: \['a'\]"),
         ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id does not agree with id2label"),
@@ -104,6 +111,34 @@ def test_overrides_at_loading_are_validated(tiny_config, tmp_path):
         VFMSegConfig.from_pretrained(tmp_path, window_stride=900)
     with pytest.raises(ValueError, match="num_labels=3 does not agree with the 2 classes"):
         VFMSegConfig.from_pretrained(tmp_path, num_labels=3, id2label={0: "a", 1: "b"})
+
+
+def test_overrides_that_are_no_fields_are_refused(tiny_config, tmp_path):
+    config = tiny_config()
+    config.save_pretrained(tmp_path)
+    for load in (VFMSegConfig.from_pretrained, lambda _, **fields: VFMSegConfig.from_dict(config.to_dict(), **fields)):
+        with pytest.raises(ValueError, match=r"\['widow_size'\] are no fields"):
+            load(tmp_path, widow_size=64)
+        assert load(tmp_path, widow_size=64, return_unused_kwargs=True)[1] == {"widow_size": 64}
+    assert VFMSegConfig.from_pretrained(tmp_path, local_files_only=True, revision="main", token=None).num_labels == 19
+    assert AutoConfig.from_pretrained(tmp_path, foo=3).num_labels == 19, "a pipeline passes on what is meant for others"
+
+
+def test_a_file_of_a_later_version_keeps_what_it_has(tiny_config, tmp_path, loading_log):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**tiny_config().to_dict(), "dream_depth": 3}, default=str))
+    for load in (VFMSegConfig, AutoConfig):
+        loaded = load.from_pretrained(tmp_path)
+        assert loaded.dream_depth == 3 and loaded.to_dict()["dream_depth"] == 3
+    assert "settings that this version does not know: ['dream_depth']" in loading_log.text
+
+
+def test_a_file_with_another_ignored_id_is_refused(tiny_config, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**tiny_config().to_dict(), "semantic_loss_ignore_index": -100}, default=str))
+    for load in (VFMSegConfig, AutoConfig):
+        with pytest.raises(Exception, match="semantic_loss_ignore_index must be 255.*got -100"):
+            load.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from blockers import SOURCE, run_without
 from huggingface_hub.utils import httpx
-from transformers import SegformerImageProcessor
+from transformers import AutoImageProcessor, BeitImageProcessor, SegformerImageProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
@@ -134,6 +134,27 @@ def test_without_antialias_only_bilinear(tmp_path):
         processor(noise(8, 8), resample=3)
 
 
+@pytest.mark.parametrize("mean, std", [(MEAN.ravel().tolist(), STD.ravel().tolist()), ([0.5] * 3, [0.25] * 3)])
+@pytest.mark.parametrize("factor", [1 / 255, 1 / 127.5])
+@pytest.mark.parametrize("do_normalize", [True, False])
+@pytest.mark.parametrize("do_rescale", [True, False])
+def test_normalise_gives_a_float_picture_what_the_call_gives_an_8_bit_one(do_rescale, do_normalize, factor, mean, std):
+    image = noise(8, 9)
+    for backend in BACKENDS:
+        processor = backend(
+            size=BOX,
+            do_rescale=do_rescale,
+            do_normalize=do_normalize,
+            rescale_factor=factor,
+            image_mean=mean,
+            image_std=std,
+        )
+        expected = processor(image, do_resize=False, return_tensors="pt")["pixel_values"][0]
+        pixels = processor.normalise(torch.from_numpy(image.transpose(2, 0, 1)) / 255)
+        assert pixels.dtype == torch.float32
+        torch.testing.assert_close(pixels, expected, rtol=2e-6, atol=2e-6)
+
+
 def test_plain_pictures_as_segformers_processor():
     image = noise(50, 80)
     ours = VFMSegImageProcessor(size=BOX)(image, noise(50, 80, 0) % 19, return_tensors="pt")
@@ -153,6 +174,9 @@ def test_plain_pictures_as_segformers_processor():
         (1, 500, {"shortest_edge": 64, "longest_edge": 100}, (1, 100)),
         (30, 60, {"height": 40, "width": 20}, (40, 20)),
         (30, 60, {"shortest_edge": 15}, (15, 30)),
+        (30, 60, {"longest_edge": 40}, (20, 40)),
+        (60, 30, {"longest_edge": 120}, (120, 60)),
+        (30, 60, (20, 50), (20, 50)),
         (30, 60, {"max_height": 60, "max_width": 60}, (30, 60)),
         (30, 60, 15, (15, 30)),
     ],
@@ -163,15 +187,60 @@ def test_sizes(processor, height, width, size, expected):
     assert inputs.labels.shape[1:] == expected
 
 
-def test_impossible_size_is_refused(processor):
-    with pytest.raises(ValueError, match=r"longest_edge.*got"):
-        processor(noise(4, 4), size={"longest_edge": 32})
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"size": {"min_pixels": 4, "max_pixels": 9}}, r"longest_edge.*got"),
+        ({"size": 0}, "size.*positive.*0"),
+        ({"size": {"height": 32, "width": -1}}, "size.*positive.*-1"),
+        ({"size": {"shortest_edge": 64, "longest_edge": 32}}, "shortest_edge above its longest_edge.*swap"),
+        ({"size": [32]}, r"size=\[32\] has 1 numbers; pass \(height, width\)"),
+        ({"size": (3, 32, 32)}, r"size=\(3, 32, 32\) has 3 numbers"),
+        ({"do_pad": True}, "do_pad is not supported.*pad"),
+        ({"do_center_crop": True, "crop_size": {"height": 2, "width": 2}}, "do_center_crop is not supported"),
+        ({"crop_size": 32}, "crop_size is not supported"),
+        ({"pad_size": {"height": 2, "width": 2}}, "pad_size is not supported"),
+        ({"image_seq_length": 3}, "image_seq_length is not supported"),
+        ({"data_format": "channels_last"}, "data_format='channels_last' is not supported"),
+        ({"resample": 99}, "resample=99 is no filter"),
+        ({"antialias": False, "resample": 3}, r"antialias=False needs resample=2 \(bilinear\), got .*3"),
+        ({"rescale_factor": 0.0}, "rescale_factor must be greater than 0"),
+        ({"image_std": 0.0}, "image_std must be greater than 0"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean must be one number or three"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_fail_are_refused(processor, tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        processor(noise(4, 4), **setting)
+    with pytest.raises(ValueError, match=message):
+        type(processor)(**setting)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({"image_processor_type": "VFMSegImageProcessor", **setting}))
+    with pytest.raises(ValueError, match=message.replace(r"\(3, 32, 32\)", r"\[3, 32, 32\]")):
+        type(processor).from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("step", ["do_pad", "do_center_crop"])
-def test_steps_that_would_be_ignored_are_refused(processor, step):
-    with pytest.raises(ValueError, match=step):
-        processor(noise(4, 4), **{step: True, "crop_size": {"height": 2, "width": 2}})
+def test_unknown_arguments_are_refused_with_the_one_that_was_meant(processor):
+    for call in (type(processor), lambda **setting: processor(noise(4, 4), **setting)):
+        with pytest.raises(TypeError, match="no argument do_normalise; did you mean do_normalize?"):
+            call(do_normalise=False)
+        with pytest.raises(TypeError, match=r"no argument foo; there are antialias, .*, size$"):
+            call(foo=3)
+
+
+def test_a_file_of_a_later_version_keeps_what_it_has(processor, tmp_path, loading_log):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_dream": 3}))
+    for load in (type(processor), AutoImageProcessor):
+        loaded = load.from_pretrained(tmp_path)
+        assert loaded.do_dream == 3 and loaded.to_dict()["do_dream"] == 3
+    assert "does not know and does not obey: do_dream" in loading_log.text
+
+
+def test_device_is_where_tensors_are_returned(processor):
+    inputs = processor(noise(4, 4), noise(4, 4, 0), device="meta", do_resize=False, return_tensors="pt")
+    assert inputs["pixel_values"].device.type == inputs["labels"].device.type == "meta"
 
 
 @pytest.mark.parametrize("do_rescale", [True, False])
@@ -486,6 +555,20 @@ def test_wrong_maps(processor):
         processor(image, np.zeros((0, 9), np.uint8))
 
 
+def test_reduced_labels_as_beits(processor, tmp_path):
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = BeitImageProcessor(do_resize=False, do_reduce_labels=True)(noise(16, 16), ids, return_tensors="pt")
+    by_call = processor(noise(16, 16), ids, do_resize=False, do_reduce_labels=True, return_tensors="pt")
+    type(processor)(do_resize=False, do_reduce_labels=True).save_pretrained(tmp_path)
+    by_file = type(processor).from_pretrained(tmp_path)(noise(16, 16), ids, return_tensors="pt")
+    assert torch.equal(by_call["labels"], expected["labels"]) and torch.equal(by_file["labels"], expected["labels"])
+
+
+def test_reduced_labels_lose_no_id_silently(processor):
+    with pytest.raises(ValueError, match=r"map 0.* holds ids 0\.\.256; do_reduce_labels takes 0\.\.255"):
+        processor(noise(2, 2), np.array([[0, 1], [2, 256]], np.uint16), do_reduce_labels=True)
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
@@ -507,6 +590,7 @@ def test_one_json_for_both_backends(tmp_path):
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
         "do_convert_rgb": True,
+        "do_reduce_labels": False,
     }
 
 
@@ -563,8 +647,9 @@ def test_post_process_does_not_touch_logits_of_the_right_size(processor, monkeyp
 
 def test_post_process_refusals(processor):
     logits = torch.zeros(2, 5, 8, 12)
-    with pytest.raises(ValueError, match=r"Got 1 target size\(s\) for 2"):
-        processor.post_process_semantic_segmentation({"logits": logits}, [(8, 12)])
+    for sizes in ([(8, 12)], torch.tensor([[8, 12]]), [(8, 12), (0, 5)], [(8, 12), (5.5, 6)], [8, 12], [(8,), (12,)]):
+        with pytest.raises(ValueError, match=r"one \(height, width\) for each picture, 2 in all.*got "):
+            processor.post_process_semantic_segmentation({"logits": logits}, sizes)
     with pytest.raises(ValueError, match="no logits"):
         processor.post_process_semantic_segmentation({"loss": logits})
     with pytest.raises(ValueError, match=r"\(5, 8, 12\)"):
@@ -641,7 +726,8 @@ def runs(tmp_path_factory):
     plain, remote = root / "plain", root / "remote"
     VFMSegImageProcessor().save_pretrained(plain)
     shutil.copytree(plain, remote)
-    for module in ("image_inputs_vfmseg", "image_processing_pil_vfmseg", "image_processing_vfmseg"):
+    modules = ("arguments_vfmseg", "image_inputs_vfmseg", "image_processing_pil_vfmseg", "image_processing_vfmseg")
+    for module in modules:
         shutil.copy(SOURCE / "vfmseg_hf" / f"{module}.py", remote)
     settings = json.loads((remote / "preprocessor_config.json").read_text())
     settings["auto_map"] = {

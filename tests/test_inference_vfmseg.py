@@ -315,8 +315,12 @@ def test_what_segment_refuses(tiny_model):
     picture = torch.randn(1, 3, 64, 64)
     with pytest.raises(ValueError, match="in_strips"):
         model.segment(picture, [(32, 32)], in_strips=True)
-    with pytest.raises(ValueError, match="got 2 target sizes for 1 pictures"):
-        model.segment(picture, [(32, 32), (1, 1)])
+    for sizes in ([(32, 32), (1, 1)], [(32,)], [32], [(0, 5)], [(-1, 4)], [(5.5, 6)], [(3, 4), 5], [("a", 3)]):
+        with pytest.raises(ValueError, match=r"one \(height, width\) for each picture, 1 in all.*got "):
+            model.segment(picture, sizes)
+    for argument in ("output_hidden_states", "output_attentions"):
+        with pytest.raises(ValueError, match="leave them out with coarse_mode='sliding'"):
+            tiny_model(coarse_mode="sliding")(picture, **{argument: True})
     with pytest.raises(ValueError, match="at least one patch"):
         model.segment([picture[0], torch.randn(3, 5, 5)])
     with pytest.raises(ValueError, match=r"NaN or infinite values .*\[0, 7\]"):

@@ -364,6 +364,10 @@ class TestMeanIoU:
             metric.compute(num_labels=8, ignore_index=IGNORE)
         with pytest.raises(ValueError, match="does not know.*num_classes"):
             metric.compute(num_classes=7, ignore_index=IGNORE)
+        with pytest.raises(ValueError, match="does not know.*num_classes"):
+            load_mean_iou(num_classes=7)
+        with pytest.raises(ValueError, match="reduce_labels=True is not supported"):
+            load_mean_iou(num_labels=7, reduce_labels=True)
         with pytest.raises(ValueError, match="2 predictions for 1 references"):
             metric.add_batch(predictions=[predictions] * 2, references=[labels])
         with pytest.raises(ValueError, match=r"Picture 1 of the batch.*\(12, 17\).*\(13, 17\)"):

@@ -397,3 +397,20 @@ def test_crop_larger_than_the_picture(tiny_model, batch):
 def test_refine_takes_four_values(refine, tiny_model):
     with pytest.raises(ValueError, match=f"refine must be True, False, 'all' or None, got {refine!r}"):
         tiny_model()(torch.zeros(1, 3, 32, 32), refine=refine)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"refine": "all"}, {"refine": False}, {"refine_budget": 1}, {"accumulator": "cpu"}]
+)
+def test_training_refuses_what_only_segmenting_obeys(arguments, tiny_model):
+    pictures, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
+    with pytest.raises(ValueError, match="refine, refine_budget and accumulator say how pictures are segmented"):
+        tiny_model().train()(pictures, labels=labels, **arguments)
+
+
+def test_boxes_are_for_training_and_have_four_edges(tiny_model):
+    pictures, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
+    with pytest.raises(ValueError, match="detail_crop_box is the crop of a training step"):
+        tiny_model()(pictures, labels=labels, detail_crop_box=(0, 0, 32, 32))
+    with pytest.raises(ValueError, match=r"detail_crop_box must be \(top, left, bottom, right\).*got \(0, 0, 32\)"):
+        tiny_model().train()(pictures, labels=labels, detail_crop_box=(0, 0, 32))

@@ -134,8 +134,6 @@ def test_models_that_cannot_be_used_are_named(tmp_path, model_directory):
         load_model(str(tmp_path / "absent"), "cpu")
     with pytest.raises(ValueError, match="device nonsense is not available"):
         load_model(model_directory(), "nonsense")
-    with pytest.raises(ValueError, match="300 classes"):
-        load_model(model_directory(num_labels=300, semantic_loss_ignore_index=-100), "cpu")
     other = tmp_path / "segformer"
     tiny = {"hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1], "decoder_hidden_size": 8}
     SegformerForSemanticSegmentation(SegformerConfig(depths=[1, 1, 1, 1], **tiny)).save_pretrained(other)
@@ -283,6 +281,19 @@ def test_batches_and_workers_give_the_same_files_in_order(loaded, tmp_path, batc
     for name in files:
         first, second = (np.asarray(PIL.Image.open(tmp_path / kind / name)) for kind in ("alone", "together"))
         assert np.mean(first != second) < 1e-3, name
+
+
+@pytest.mark.parametrize("counts", [{"batch_size": 0}, {"num_workers": -1}], ids=str)
+def test_counts_that_are_none(counts, loaded, tmp_path):
+    saved(tmp_path / "in" / "a.png", noise(64, 96))
+    with pytest.raises(ValueError, match=next(iter(counts))):
+        list(predict_files(*loaded, find_pictures([tmp_path / "in"], "out"), tmp_path / "out", **counts))
+    assert not (tmp_path / "out").exists()
+
+
+def test_eight_bits_are_for_the_cpu():
+    with pytest.raises(ValueError, match="8 bits are for the CPU, not for meta"):
+        load_model("absent", "meta", torch.int8)
 
 
 def test_results_are_written_while_the_next_picture_is_read(loaded, tmp_path):

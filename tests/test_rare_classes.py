@@ -171,6 +171,12 @@ def test_counting_leaves_the_random_numbers(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("num_proc", [0, -1])
+def test_no_process_counts_nothing(num_proc, corpus, tmp_path):
+    with pytest.raises(ValueError, match=f"num_proc must be a whole number from 1 up.*got {num_proc}"):
+        count_class_pixels(corpus.open(), 4, tmp_path / "cache", num_proc)
+
+
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_unknown_ids_and_broken_files(num_proc, corpus, tmp_path):
     for index in range(6, 64):

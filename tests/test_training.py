@@ -11,10 +11,11 @@ import torch
 from blocks import rows
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tvF
 from training_job import run
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
+from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
 from vfmseg_hf.corpora import EvaluationGroups
 from vfmseg_hf.metrics import iou_scores
 from vfmseg_hf.training import (
@@ -266,6 +267,41 @@ def test_labels_follow_their_pixels():
         assert torch.equal((item["pixel_values"] * 255).round().long(), expected)
         flipped += int(not torch.equal(label, label.flip(-1)))
     assert flipped
+
+
+@pytest.mark.parametrize("backend", [VFMSegImageProcessor, VFMSegImageProcessorPil])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"image_mean": 0.5}],
+    ids=str,
+)
+def test_training_sees_a_picture_as_evaluation_does(backend, settings):
+    data = rows(1, sizes=((64, 64),))
+    processor = backend(do_resize=False, **settings)
+    plain = Augmentation(crop_size=(64, 64), cat_max_ratio=1.0, flip_probability=0.0, photometric=False)
+    crop = TrainingPictures(data, processor, plain)[0]
+    whole = EvaluationPictures(data, processor)[0]
+    torch.testing.assert_close(crop["pixel_values"], whole["pixel_values"], rtol=2e-6, atol=2e-6)
+    assert torch.equal(crop["labels"], whole["labels"])
+
+
+def test_crops_are_normalised_to_the_bit_as_they_were():
+    """Recorded trainings repeat: (x - mean) / std in float32, with x in 0..1."""
+    data = rows(1, sizes=((64, 64),))
+    plain = Augmentation(crop_size=(64, 64), cat_max_ratio=1.0, flip_probability=0.0, photometric=False)
+    image = tvF.to_dtype(torch.from_numpy(np.array(data[0]["image"])).permute(2, 0, 1), torch.float32, scale=True)
+    for backend in (VFMSegImageProcessor, VFMSegImageProcessorPil):
+        processor = backend()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+        assert torch.equal(TrainingPictures(data, processor, plain)[0]["pixel_values"], (image - mean) / std)
+
+
+def test_final_ids_are_not_reduced():
+    processor = VFMSegImageProcessor(do_reduce_labels=True)
+    with pytest.raises(ValueError, match="do_reduce_labels=True, but label maps of a corpus hold final ids"):
+        TrainingPictures(rows(1), processor, Augmentation(crop_size=(64, 64)))
+    with pytest.raises(ValueError, match="do_reduce_labels = False"):
+        EvaluationPictures(rows(1), processor)
 
 
 def test_crops_avoid_a_single_class():

@@ -58,7 +58,7 @@ def lora_config(
     r: int = 32,
     lora_alpha: int = 32,
     lora_dropout: float = 0.1,
-    targets: Iterable[str] | None = None,
+    targets: Iterable[str] | str | None = None,
 ) -> "LoraConfig":
     """
     The paper's LoRA: rank and alpha 32 on the encoder's default targets, both heads trained in full.
@@ -75,7 +75,8 @@ def lora_config(
     from peft import LoraConfig
 
     prefix = re.escape(ENCODER_PREFIX)
-    targets = map(re.escape, targets or get_encoder_family(config.backbone_config).lora_targets)
+    targets = get_encoder_family(config.backbone_config).lora_targets if targets is None else targets
+    targets = map(re.escape, [targets] if isinstance(targets, str) else targets)
     return LoraConfig(
         r=r,
         lora_alpha=lora_alpha,

@@ -10,11 +10,14 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+from transformers.utils import logging
 
 from .encoders_vfmseg import ENCODER_FAMILIES, encoder_config, get_encoder_family
-from .labels import CITYSCAPES_ID2LABEL
+from .labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX
 from .presets_vfmseg import PRESETS, get_preset
 
+
+logger = logging.get_logger(__name__)
 
 # What the authors' code does where this library's defaults differ (see the fields' documentation), for every encoder
 # and for one of them.
@@ -78,9 +81,32 @@ def preset_fields(
     return {**fields, **overrides}
 
 
-def check_field_names(fields: Iterable[str]) -> None:
-    """Raise a `ValueError` that names the fields unless [`VFMSegConfig`] has them all."""
-    if unknown := sorted(set(fields) - set(VFMSegConfig.__dataclass_fields__) - {"num_labels"}):
+# What transformers keeps in a configuration beside its fields: arguments of its base class, and keys of its files.
+BESIDE_FIELDS = {
+    "_commit_hash",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "torch_dtype",
+}
+
+
+def unknown_fields(names: Iterable[str], beside: Iterable[str] = BESIDE_FIELDS) -> list[str]:
+    """The names that are no fields of [`VFMSegConfig`], nor among those `beside` them."""
+    return sorted(set(names) - set(VFMSegConfig.__dataclass_fields__) - set(beside))
+
+
+def check_field_names(names: Iterable[str], beside: Iterable[str] = ("num_labels",)) -> None:
+    """Raise a `ValueError` that lists the names that are neither fields of [`VFMSegConfig`] nor in `beside`."""
+    if unknown := unknown_fields(names, beside):
         raise ValueError(f"{unknown} are no fields of VFMSegConfig; it has {sorted(VFMSegConfig.__annotations__)}")
 
 
@@ -144,7 +170,7 @@ class VFMSegConfig(PreTrainedConfig):
             At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
             least certain first: a bound on the time that a picture takes. Default: no limit.
         semantic_loss_ignore_index (`int`, defaults to 255):
-            Label id that no loss counts.
+            Label id that no loss and no score counts: 255, as in label maps of all corpora. Nothing else is taken.
         coarse_mode (`"whole"` or `"sliding"`, defaults to `"whole"`):
             Whether the coarse pass sees the resized picture in one piece or in windows.
         loss_normalization (`"valid"` or `"all"`, defaults to `"valid"`):
@@ -173,7 +199,8 @@ class VFMSegConfig(PreTrainedConfig):
             [`VFMSegForSemanticSegmentation.from_backbone`] loads the table, as published.
 
     Raises:
-        ValueError: on values outside their range, naming the nearest valid one where there is one.
+        ValueError: on values outside their range, naming the nearest valid one where there is one, and on names that
+            are no fields. Of a file such names are kept, as a later version may have written them, and said.
 
     Example:
 
@@ -245,9 +272,12 @@ class VFMSegConfig(PreTrainedConfig):
     ]
 
     def __post_init__(self, **kwargs):
+        check_field_names(kwargs, BESIDE_FIELDS)
         if self.id2label is None and self.label2id is not None:
             self.id2label = {int(index): name for name, index in self.label2id.items()}
         num_labels = kwargs.get("num_labels")
+        if num_labels is not None and (not isinstance(num_labels, int) or not 1 <= num_labels <= IGNORE_INDEX):
+            raise ValueError(f"num_labels must be a whole number within 1..{IGNORE_INDEX}, got {num_labels!r}")
         if self.id2label is not None and num_labels not in (None, len(self.id2label)):
             raise ValueError(
                 f"num_labels={num_labels} does not agree with the {len(self.id2label)} classes of id2label"
@@ -323,9 +353,11 @@ class VFMSegConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """
-        As in transformers, with three differences: another model's configuration is refused, new classes replace the
-        saved ones as a whole, and overriding values are validated.
+        As in transformers, with these differences: another model's configuration is refused, new classes replace the
+        saved ones as a whole, overriding values are validated, and overrides that are no fields are refused, unless
+        they are to be returned or an Auto class passes on what is meant for others.
         """
+        from_auto = "name_or_path" in kwargs  # AutoConfig adds it; a pipeline's arguments for the model come with it
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
@@ -345,9 +377,17 @@ class VFMSegConfig(PreTrainedConfig):
                 config_dict["num_labels"] = num_labels
         elif num_labels is not None and num_labels != len(config_dict.get("id2label") or CITYSCAPES_ID2LABEL):
             config_dict.update(id2label=None, label2id=None, num_labels=num_labels, class_weights=None)
-        config = super().from_dict(config_dict, **kwargs)
-        (config[0] if isinstance(config, tuple) else config).validate()
-        return config
+        foreign = {key: config_dict.pop(key) for key in unknown_fields(config_dict)}
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        if not return_unused and not from_auto:
+            check_field_names(unused, BESIDE_FIELDS)
+        config.validate()
+        if foreign:
+            logger.warning_once(f"The configuration has settings that this version does not know: {sorted(foreign)}")
+        for key, value in foreign.items():
+            setattr(config, key, value)
+        return (config, unused) if return_unused else config
 
     def validate_backbone(self) -> None:
         family = get_encoder_family(self.backbone_config)
@@ -413,11 +453,12 @@ class VFMSegConfig(PreTrainedConfig):
                 f"label2id does not agree with id2label: {dict(list(self.label2id.items())[:3])}... and "
                 f"{dict(list(self.id2label.items())[:3])}...; pass id2label alone"
             )
-        if 0 <= self.semantic_loss_ignore_index < len(self.id2label):
+        if len(self.id2label) > IGNORE_INDEX:
+            raise ValueError(f"id2label has {len(self.id2label)} classes; ids are 8-bit, so that {IGNORE_INDEX} fit")
+        if self.semantic_loss_ignore_index != IGNORE_INDEX:
             raise ValueError(
-                f"semantic_loss_ignore_index={self.semantic_loss_ignore_index} is also the id of class "
-                f"{self.id2label[self.semantic_loss_ignore_index]!r}; choose one outside 0..{len(self.id2label) - 1}, "
-                "e.g. -100"
+                f"semantic_loss_ignore_index must be {IGNORE_INDEX}, as corpora, augmentation and class statistics "
+                f"have it, got {self.semantic_loss_ignore_index}; give the ignored pixels of your label maps this id"
             )
 
     def validate_inference(self) -> None:

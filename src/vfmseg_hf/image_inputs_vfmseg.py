@@ -34,6 +34,7 @@ TURNED_BACK = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_270,
 }
+IGNORED = 255
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -401,6 +402,21 @@ def map_to_tensor(
     return ids
 
 
+def reduce_labels(label: torch.Tensor, name: str = "The segmentation map") -> torch.Tensor:
+    """
+    `[H, W]` ids that count classes from 1, counted from 0: 0 and 255 become 255, which is ignored.
+
+    Raises:
+        `ValueError`: ids outside 0..255, of which 256 would become the ignored id.
+    """
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high > IGNORED:
+        raise ValueError(
+            f"{name} holds ids {low}..{high}; do_reduce_labels takes 0..{IGNORED}, where both ends count as no class."
+        )
+    return torch.where((label == 0) | (label == IGNORED), IGNORED, label - 1)
+
+
 def check_same_size(picture_size: Sequence[int], map_size: Sequence[int], picture_name: str, map_name: str) -> None:
     """Raises a `ValueError` with both sizes (height, width) if a label map does not cover its picture exactly."""
     if tuple(picture_size) != tuple(map_size):
@@ -446,24 +462,28 @@ def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
 
     - `shortest_edge` and `longest_edge`: the largest size of the same aspect ratio within that box, whichever way the
       picture is turned; small pictures are enlarged. Each edge is rounded to the nearest pixel, and at least 1.
-    - `shortest_edge` alone: that edge, the other by aspect ratio.
+    - `shortest_edge` or `longest_edge` alone: that edge, the other by aspect ratio.
     - `max_height` and `max_width`: like the box, with a fixed orientation.
     - `height` and `width`: exactly these.
 
     Raises:
         `ValueError`: other combinations.
     """
-    if size.height and size.width:
+    given = {key: value for key, value in dict(size or {}).items() if value is not None}
+    if any(value <= 0 for value in given.values()):
+        given = {}
+    if "longest_edge" in given and given.get("shortest_edge", 0) > given["longest_edge"]:
+        raise ValueError(f"`size` has a shortest_edge above its longest_edge, {given}; swap them.")
+    if set(given) == {"height", "width"}:
         return size.height, size.width
-    if size.shortest_edge:
-        scale = size.shortest_edge / min(height, width)
-        if size.longest_edge:
-            scale = min(scale, size.longest_edge / max(height, width))
-    elif size.max_height and size.max_width:
+    if given and set(given) <= {"shortest_edge", "longest_edge"}:
+        limits = (size.shortest_edge, min(height, width)), (size.longest_edge, max(height, width))
+        scale = min(limit / edge for limit, edge in limits if limit)
+    elif set(given) == {"max_height", "max_width"}:
         scale = min(size.max_height / height, size.max_width / width)
     else:
         raise ValueError(
-            "`size` needs positive values for shortest_edge and longest_edge, shortest_edge, height and width, or "
-            f"max_height and max_width; got {dict(size)}."
+            "`size` needs positive values for shortest_edge, longest_edge or both, height and width, or max_height and "
+            f"max_width; got {dict(size or {})}."
         )
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_utils import INIT_SERVICE_KWARGS, BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -23,6 +23,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torchvision_available, logging
 
+from .arguments_vfmseg import as_target_sizes, refuse_unknown
 from .image_inputs_vfmseg import (
     as_stored,
     check_same_size,
@@ -34,6 +35,7 @@ from .image_inputs_vfmseg import (
     map_to_tensor,
     open_all,
     picture_to_tensor,
+    reduce_labels,
     resize_map,
     resize_without_antialias,
     resized_size,
@@ -56,9 +58,24 @@ class VFMSegImageProcessorKwargs(ImagesKwargs, total=False):
     antialias (`bool`, *optional*, defaults to `True`):
         Whether pictures that shrink are smoothed, as Pillow does. `False`, which takes bilinear `resample` only, is
         what OpenCV does, and so the published code.
+    do_reduce_labels (`bool`, *optional*, defaults to `False`):
+        Whether label maps count their classes from 1 and 0 is no class: 0 becomes 255 (ignored), every other id one
+        less, 255 stays 255.
     """
 
     antialias: bool
+    do_reduce_labels: bool
+
+
+FILE_KEYS = ("feature_extractor_type", "auto_map")  # of preprocessor_config.json, beside transformers' own
+# Settings of transformers' image processors that this one does not have, with what to do instead.
+NOT_OBEYED = {
+    "do_center_crop": "pictures are segmented whole; crop them beforehand, and leave do_center_crop out",
+    "crop_size": "pictures are segmented whole; crop them beforehand, and leave crop_size out (None)",
+    "do_pad": "pictures are segmented whole; pad them beforehand, and leave do_pad out",
+    "pad_size": "pictures are segmented whole; pad them beforehand, and leave pad_size out (None)",
+    "image_seq_length": "the model has no image tokens; leave image_seq_length out (None)",
+}
 
 
 class VFMSegImageProcessorMixin:
@@ -81,6 +98,76 @@ class VFMSegImageProcessorMixin:
     rescale_factor = 1 / 255
     do_normalize = True
     do_convert_rgb = True
+    do_reduce_labels = False
+
+    def __init__(self, **kwargs: Unpack[VFMSegImageProcessorKwargs]):
+        of_file = {*INIT_SERVICE_KWARGS, *FILE_KEYS}
+        refuse_unknown(set(kwargs) - of_file, self.valid_kwargs.__annotations__, type(self).__name__)
+        super().__init__(**kwargs)
+        self._validate_preprocess_kwargs(**self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._valid_kwargs_names}
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any):
+        """As in transformers; keys of a file that a later version may have written are kept, and said."""
+        known = {*cls.valid_kwargs.__annotations__, *INIT_SERVICE_KWARGS, *FILE_KEYS}
+        foreign = {key: value for key, value in image_processor_dict.items() if key not in known}
+        own = {key: value for key, value in image_processor_dict.items() if key in known}
+        loaded = super().from_dict(own, **kwargs)
+        for key, value in foreign.items():
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, key, value)
+        if foreign:
+            logger.warning_once(
+                f"The file of the image processor has settings that {cls.__name__} does not know and does not obey: "
+                f"{', '.join(sorted(foreign))}."
+            )
+        return loaded
+
+    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
+        if isinstance(size, list | tuple) and len(size) != 2:
+            raise ValueError(f"size={size!r} has {len(size)} numbers; pass (height, width) or one integer.")
+        return super()._standardize_kwargs(size=size, **kwargs)
+
+    def _validate_preprocess_kwargs(self, **settings: Any) -> None:
+        super()._validate_preprocess_kwargs(**settings)
+        for name, cure in NOT_OBEYED.items():
+            if settings[name]:
+                raise ValueError(f"{name} is not supported: {cure}.")
+        if settings["data_format"] not in (None, ChannelDimension.FIRST):
+            raise ValueError(f"data_format={settings['data_format']!r} is not supported: pixel values are [3, H, W].")
+        if settings["do_resize"]:
+            resized_size(1, 1, settings["size"])  # raises where it has no meaning
+            _check_resample(settings["resample"], settings["antialias"])
+        if settings["do_rescale"] and not settings["rescale_factor"] > 0:
+            raise ValueError(f"rescale_factor must be greater than 0, got {settings['rescale_factor']}.")
+        if settings["do_normalize"]:
+            for name in ("image_mean", "image_std"):
+                if np.shape(settings[name]) not in ((), (3,)):
+                    raise ValueError(f"{name} must be one number or three, one per channel; got {settings[name]}.")
+            if not np.min(settings["image_std"]) > 0:
+                raise ValueError(f"image_std must be greater than 0, got {settings['image_std']}.")
+
+    def normalise(self, image: torch.Tensor) -> torch.Tensor:
+        """
+        What `preprocess` makes of a picture that keeps its size, up to the rounding of float32, for one that is floats
+        already: a crop that has been augmented. It obeys `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`
+        and `image_std`.
+
+        Args:
+            image (`torch.Tensor` of shape `(3, height, width)`): float32 in 0..1, for 8-bit values of 0..255.
+        """
+        # A factor of 255 * (1 / 255) = 1 changes no bit of a picture in 0..1, so that earlier trainings repeat.
+        factor = 255 * (self.rescale_factor if self.do_rescale else 1)
+        settings = {
+            **self._settings(),
+            "do_resize": False,
+            "do_rescale": True,
+            "rescale_factor": factor,
+            "return_tensors": None,
+        }
+        return torch.as_tensor(self._preprocess([self.from_tensor(image)], **settings)["pixel_values"][0])
 
     def preprocess(
         self,
@@ -104,31 +191,34 @@ class VFMSegImageProcessorMixin:
                 orientation is applied to both. Where only one of the two has it, it must be a quarter turn, and is
                 followed if the sizes fit after it, and not if they fit before; which of these is said once.
             do_resize, size, resample, antialias, do_rescale, rescale_factor, do_normalize, image_mean, image_std,
-            do_convert_rgb:
+            do_convert_rgb, do_reduce_labels:
                 Override the processor's settings for this call. `size` in pixels:
                 `{"shortest_edge", "longest_edge"}` fits the picture into that box with its aspect ratio, enlarging
-                small ones; `{"height", "width"}` is exact; an integer is the shortest edge. `antialias=False` shrinks
-                without smoothing, as OpenCV does: the same values from both backends, those of 8-bit pictures rounded.
+                small ones; `{"height", "width"}` or a pair is exact; an integer is the shortest edge, and
+                `{"longest_edge"}` alone the longest. `antialias=False` shrinks without smoothing, as OpenCV does: the
+                same values from both backends, those of 8-bit pictures rounded.
             input_data_format (`str` or `ChannelDimension`, *optional*):
                 Where the channels of arrays are, if their shape leaves a doubt.
             device (`str` or `torch.device`, *optional*):
-                Where the torchvision backend computes; ignored by the PIL backend.
+                Where the torchvision backend computes, and where tensors are returned.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"` for one array per key, otherwise lists.
 
         Returns:
             [`BatchFeature`] with `pixel_values`, `float32` `[B, 3, H, W]`, and with maps `labels`, `int64`
-            `[B, H, W]`, resized by nearest neighbour, ids unchanged.
+            `[B, H, W]`, resized by nearest neighbour, ids unchanged but by `do_reduce_labels`.
 
         Raises:
             `ValueError`: inputs that are no pictures or maps (empty, wrong channels, NaN, unknown value range), a map
                 whose size is not its picture's, an EXIF orientation of only one of both that their sizes leave in
                 doubt (mirrored, half a turn, square), a different number of maps and pictures, pictures that come out
-                in different sizes while `return_tensors` asks for one array, `antialias=False` with a `resample` that
-                is not bilinear.
+                in different sizes while `return_tensors` asks for one array, ids outside 0..255 with
+                `do_reduce_labels`, settings that are not supported: cropping, padding, `antialias=False` with a
+                `resample` that is not bilinear.
             `OSError`: a file that is missing, empty, truncated or no picture.
-            `TypeError`: an input of an unknown type.
+            `TypeError`: an input of an unknown type, an argument that there is not.
         """
+        refuse_unknown(kwargs, self.valid_kwargs.__annotations__, type(self).__name__)
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def _preprocess_image_like_inputs(
@@ -146,12 +236,9 @@ class VFMSegImageProcessorMixin:
         input_data_format: str | ChannelDimension | None = None,
         device: "str | torch.device | None" = None,
         return_tensors: str | TensorType | None = None,
+        do_reduce_labels: bool | None = False,
         **kwargs: Any,
     ) -> BatchFeature:
-        for step in ("do_center_crop", "do_pad"):
-            if kwargs.get(step):
-                raise ValueError(f"{step} is not supported: pictures are segmented whole. Crop or pad beforehand.")
-
         pictures = list_pictures(self.fetch_images(images))
         orientations = [exif_orientation(picture) for picture in pictures]
         names = [describe("Picture", index, picture) for index, picture in enumerate(pictures)]
@@ -180,6 +267,8 @@ class VFMSegImageProcessorMixin:
                     "A segmentation map holds 0 and 255 only. 255 is ignored in training, so that nothing but class 0 "
                     "would be learnt of it: if it is a mask, pass mask // 255."
                 )
+            if do_reduce_labels:
+                labels = [reduce_labels(label, name) for label, name in zip(labels, map_names, strict=True)]
 
         if do_resize:
             sizes = [resized_size(*picture_size, size) for picture_size in sizes]
@@ -194,10 +283,6 @@ class VFMSegImageProcessorMixin:
                 "do_rescale=False for such pictures."
             )
         if do_resize and not antialias:
-            if resample not in (None, PILImageResampling.BILINEAR):
-                raise ValueError(
-                    f"antialias=False needs resample={int(PILImageResampling.BILINEAR)} (bilinear), got {resample!r}."
-                )
             prepared = [
                 self.from_tensor(resize_without_antialias(torch.as_tensor(image), *output_size), device)
                 for image, output_size in zip(prepared, sizes, strict=True)
@@ -216,7 +301,8 @@ class VFMSegImageProcessorMixin:
         if labels is not None:
             labels = [resize_map(label, *output_size) for label, output_size in zip(labels, sizes, strict=True)]
             data["labels"] = [self.from_tensor(label, device) for label in labels]
-        return BatchFeature(data=dict(data), tensor_type=return_tensors)
+        batch = BatchFeature(data=dict(data), tensor_type=return_tensors)
+        return batch if device is None or return_tensors != TensorType.PYTORCH else batch.to(device)
 
     def fetch_images(self, images: Any) -> Any:
         """Opens paths, addresses and base64 text as PIL images in their own mode; other inputs pass unchanged."""
@@ -269,25 +355,20 @@ class VFMSegImageProcessorMixin:
             (logits, `[num_labels, height, width]`).
 
         Raises:
-            `ValueError`: no logits, logits of another rank, or as many target sizes as pictures are not given.
+            `ValueError`: no logits, logits of another rank, or `target_sizes` that are not one (height, width) in whole
+                numbers for each picture.
         """
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
         if logits is None:
             raise ValueError("`outputs` holds no logits: pass the output of the model for semantic segmentation.")
         if logits.ndim != 4:
             raise ValueError(f"Expected logits of shape [batch, num_labels, height, width], got {tuple(logits.shape)}.")
-        if target_sizes is None:
-            target_sizes = [logits.shape[-2:]] * len(logits)
-        elif isinstance(target_sizes, torch.Tensor):
-            target_sizes = target_sizes.tolist()
-        if len(target_sizes) != len(logits):
-            raise ValueError(
-                f"Got {len(target_sizes)} target size(s) for {len(logits)} picture(s). Pass one (height, width) each."
-            )
+        target_sizes = as_target_sizes(
+            [logits.shape[-2:]] * len(logits) if target_sizes is None else target_sizes, len(logits)
+        )
 
         results = []
-        for scores, (height, width) in zip(logits, target_sizes, strict=True):
-            target = (int(height), int(width))
+        for scores, target in zip(logits, target_sizes, strict=True):
             if target != tuple(scores.shape[-2:]):
                 scores = F.interpolate(scores[None], size=target, mode="bilinear", align_corners=False)[0]
             segmentation = scores.argmax(dim=0)
@@ -301,6 +382,19 @@ class VFMSegImageProcessorMixin:
 
 def _is_mask_of_0_and_255(label: torch.Tensor) -> bool:
     return bool((label == 0).any() and (label == 255).any() and ((label == 0) | (label == 255)).all())
+
+
+def _check_resample(resample: Any, antialias: bool) -> None:
+    try:
+        resample = PILImageResampling(resample) if isinstance(resample, int) else resample
+    except ValueError as error:
+        raise ValueError(
+            f"resample={resample} is no filter of Pillow's; choose from {list(PILImageResampling)}."
+        ) from error
+    if not antialias and resample not in (None, PILImageResampling.BILINEAR):
+        raise ValueError(
+            f"antialias=False needs resample={int(PILImageResampling.BILINEAR)} (bilinear), got {resample!r}."
+        )
 
 
 def _looks_rescaled(image: "np.ndarray | torch.Tensor") -> bool:
@@ -325,7 +419,7 @@ class VFMSegImageProcessorPil(VFMSegImageProcessorMixin, PilBackend):
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def from_tensor(self, tensor: torch.Tensor, device: Any = None) -> np.ndarray:
-        """The tensor as a numpy array; `device` is ignored."""
+        """The tensor as a numpy array; Pillow and numpy compute nowhere else, whatever `device` says."""
         return tensor.cpu().numpy()
 
     def resize(

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
+from .arguments_vfmseg import as_target_sizes
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
 from .configuration_vfmseg import (
     VFMSegConfig,
@@ -39,7 +40,7 @@ from .label_maps_vfmseg import segment_pictures
 from .objective_vfmseg import joint_objective, stage_loss
 from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 from .presets_vfmseg import get_preset
-from .pretrained_vfmseg import VFMSegPreTrainedModel
+from .pretrained_vfmseg import VFMSegPreTrainedModel, check_saving
 
 
 class VFMSegModel(VFMSegPreTrainedModel):
@@ -340,11 +341,14 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         nor its base.
 
         Raises:
-            ValueError: if the directory holds a checkpoint of the other kind, or as [`save_adapter`].
+            ValueError: if the directory holds a checkpoint of the other kind, on arguments that do not apply, or as
+                [`save_adapter`].
+            TypeError: on arguments that there are not.
         """
         if self._hf_peft_config_loaded:
             if push_to_hub:
                 raise ValueError("an adapter is not pushed while it is saved; call model.push_to_hub(repo_id) instead")
+            check_saving(kwargs, of_adapter=True)
             if is_main_process:
                 save_adapter(self, save_directory, state_dict)
             return
@@ -399,6 +403,19 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size, finite=self.training)
         if labels is not None:
             check_labels(labels, pixel_values, self.config)
+        if self.training:
+            if refine is not None or refine_budget is not None or accumulator != "device":
+                raise ValueError(
+                    "refine, refine_budget and accumulator say how pictures are segmented, which training mode does "
+                    "not do; leave them out, or call model.eval()"
+                )
+        elif detail_crop_box is not None:
+            raise ValueError("detail_crop_box is the crop of a training step; leave it out in eval mode")
+        if (output_hidden_states or output_attentions) and not self.training and self.config.coarse_mode == "sliding":
+            raise ValueError(
+                "output_hidden_states and output_attentions are of a coarse pass over the whole picture; leave them "
+                "out with coarse_mode='sliding', whose windows have no common ones"
+            )
         encoder_kwargs = {
             key: value
             for key, value in (("output_hidden_states", output_hidden_states), ("output_attentions", output_attentions))
@@ -464,8 +481,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             raise ValueError("there are no pictures to segment; the batch is empty")
         if in_strips and target_sizes is not None:
             raise ValueError("in_strips finishes labels at the pictures' sizes: leave target_sizes out")
-        if target_sizes is not None and len(target_sizes) != len(pictures):
-            raise ValueError(f"got {len(target_sizes)} target sizes for {len(pictures)} pictures; give one for each")
+        if target_sizes is not None:
+            target_sizes = as_target_sizes(target_sizes, len(pictures))
         refine_budget = self._refine_budget(refine, refine_budget)
         for picture in pictures:
             check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)

@@ -19,7 +19,6 @@ from .files import encode_picture, write_file
 from .image_inputs_vfmseg import open_picture, picture_to_tensor
 from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .label_maps_vfmseg import label_map
-from .labels import IGNORE_INDEX
 from .memory_vfmseg import is_out_of_memory
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
 from .quantization import quantize_int8
@@ -160,10 +159,12 @@ def load_model(
             linear layers in 8 bits ([`quantize_int8`]).
 
     Raises:
-        `ValueError`: there is no such model, it is not a VFMSeg model, it has more than 255 classes, or the device is
-            not available or does not compute in `dtype`.
+        `ValueError`: there is no such model, it is not a VFMSeg model, or the device is not available or does not
+            compute in `dtype`.
     """
     device = choose_device(device)
+    if dtype == torch.int8 and device.type != "cpu":
+        raise ValueError(f"8 bits are for the CPU, not for {device}; choose the device cpu, or bfloat16")
     try:
         model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
         processor = AutoImageProcessor.from_pretrained(name_or_path)
@@ -172,10 +173,6 @@ def load_model(
         raise ValueError(f"cannot load a model and its image processor from {name_or_path}{absent}: {error}") from error
     if not isinstance(model, VFMSegForSemanticSegmentation):
         raise ValueError(f"{name_or_path} is no VFMSeg model but a {type(model).__name__}")
-    if model.config.num_labels > IGNORE_INDEX:
-        raise ValueError(
-            f"{name_or_path} has {model.config.num_labels} classes; label maps as 8-bit pictures hold {IGNORE_INDEX}"
-        )
     if model._hf_peft_config_loaded:
         model.merge_and_unload()  # before the weights are rounded
     model = model.to(device).eval()
@@ -284,12 +281,13 @@ def predict_files(
 
     Raises:
         `OSError`: the results cannot be written.
+        `ValueError`: `batch_size` is less than 1, or `num_workers` less than 0.
     """
     paths = list(pictures)
     loader = torch.utils.data.DataLoader(
         PictureFiles(paths, processor),
         batch_size,
-        num_workers=max(min(num_workers, len(paths) - 1), 0),
+        num_workers=min(num_workers, max(len(paths) - 1, 0)),  # the loader refuses less than 0
         collate_fn=list,
     )
     remaining, saving = iter(paths), deque()

@@ -1,8 +1,10 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """What both models share: how weights are initialised and saved."""
 
+import inspect
 import math
 import os
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,9 +12,40 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME
 
+from .arguments_vfmseg import refuse_unknown
 from .configuration_vfmseg import VFMSegConfig
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegRefineHead
 from .records_vfmseg import carry_record
+
+
+# Arguments of `save_pretrained`; earlier versions of transformers had the last two, and accelerate's guides pass them.
+SAVING = {*inspect.signature(PreTrainedModel.save_pretrained).parameters, "safe_serialization", "save_function"}
+# What an adapter is saved as, whatever these arguments say.
+ADAPTER_FORMAT = {
+    "distributed_checkpoint": False,
+    "max_shard_size": "50GB",
+    "save_peft_format": True,
+    "variant": None,
+}
+
+
+def check_saving(arguments: Mapping[str, object], of_adapter: bool = False) -> None:
+    """
+    Refuse what `save_pretrained` would ignore where nothing is pushed to the Hub.
+
+    Raises:
+        TypeError: on names that it does not have.
+        ValueError: on files that it does not write; the message names the argument.
+    """
+    refuse_unknown(arguments, SAVING - {"self", "kwargs"}, "save_pretrained, without push_to_hub=True,")
+    if not arguments.get("safe_serialization", True):
+        raise ValueError("safe_serialization=False is not supported: weights are saved as safetensors; leave it out")
+    for name, value in ADAPTER_FORMAT.items() if of_adapter else ():
+        if arguments.get(name, value) != value:
+            raise ValueError(
+                f"{name}={arguments[name]!r} does not apply to an adapter, which is saved as one file in peft's "
+                f"format; leave {name} out, or call merge_and_unload() to save a whole model"
+            )
 
 
 class VFMSegPreTrainedModel(PreTrainedModel):
@@ -58,6 +91,7 @@ class VFMSegPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: if peft's layers are in the model, or an adapter in the directory.
+            TypeError: on arguments that there are not.
         """
         if any(".base_layer." in name for name, _ in self.named_parameters()):
             raise ValueError(
@@ -68,6 +102,8 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
             # Loading would find both and put the adapter on weights that it was not trained on.
             raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
+        if not kwargs.get("push_to_hub"):
+            check_saving(kwargs)
         if kwargs.get("is_main_process", True):
             carry_record(self.loaded_from, save_directory)  # first, as the rest may push the folder
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)

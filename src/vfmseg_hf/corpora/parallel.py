@@ -32,7 +32,12 @@ def read_in_parallel(rows: Rows, num_proc: int | None, title: str) -> Iterator[A
         num_proc: processes that read; 1 reads in this one. By default one per core that may be used, and never more
             than there is work for.
         title: of the progress bar.
+
+    Raises:
+        `ValueError`: `num_proc` is less than 1.
     """
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(f"num_proc must be a whole number from 1 up, or None for one per core, got {num_proc}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(cores if num_proc is None else num_proc, len(rows) // (2 * CHUNK))
     loader = torch.utils.data.DataLoader(

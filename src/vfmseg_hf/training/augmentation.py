@@ -1,11 +1,14 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Augmentation of the recipe: resize, random crop, flip, photometric distortion. Labels stay labels."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from ..configuration_vfmseg import nearest_multiple
 from ..labels import IGNORE_INDEX
 
 
@@ -14,6 +17,7 @@ try:
 except ImportError:
     tvF = None
 
+CROP_STEP = 32  # two patches: training halves its pictures
 CLASS_REDRAWS = 10  # of scale and crop, for one with enough pixels of the drawn class
 SINGLE_CLASS_REDRAWS = 10  # of a crop, for one that is not of a single class
 
@@ -24,18 +28,24 @@ class Augmentation:
     What happens to a training picture.
 
     Args:
-        crop_size: (height, width) of the crop, in multiples of 32; smaller pictures are enlarged to it.
-        resize: (height, width) before the crop, e.g. (1440, 2560) for GTAV; `None` leaves the picture's size.
-        scale_range: the picture is further scaled by a random factor from this range.
+        crop_size: (height, width) of the crop, in multiples of 32; smaller pictures are enlarged to it. One number is
+            a square.
+        resize: (height, width) before the crop, e.g. (1440, 2560) for GTAV, or one number for a square; `None` leaves
+            the picture's size.
+        scale_range: the picture is further scaled by a random factor from this range, or by this one number.
         cat_max_ratio: the crop is redrawn, up to ten times, while one class covers this share of what is labelled in
             it, or more; 1 takes every crop.
         flip_probability: of a horizontal flip.
         photometric: whether to distort brightness, contrast, saturation and hue, each with probability 1/2.
+
+    Raises:
+        `ValueError`: a value outside its range; the message names the field, and the nearest legal crop.
+        `ImportError`: torchvision is not installed.
     """
 
-    crop_size: tuple[int, int] = (1024, 1024)
-    resize: tuple[int, int] | None = None
-    scale_range: tuple[float, float] = (1.0, 1.0)
+    crop_size: tuple[int, int] | int = (1024, 1024)
+    resize: tuple[int, int] | int | None = None
+    scale_range: tuple[float, float] | float = (1.0, 1.0)
     cat_max_ratio: float = 0.75
     flip_probability: float = 0.5
     photometric: bool = True
@@ -43,8 +53,20 @@ class Augmentation:
     def __post_init__(self):
         if tvF is None:
             raise ImportError("training needs torchvision for augmentation: pip install 'vfmseg-hf[train]'")
-        if any(edge < 32 or edge % 32 for edge in self.crop_size):
-            raise ValueError(f"crop_size must be (height, width) in multiples of 32, got {self.crop_size}")
+        for name in ("crop_size", "resize", "scale_range"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _pair(name, getattr(self, name)))
+        if any(edge % CROP_STEP for edge in self.crop_size):
+            nearest = tuple(nearest_multiple(edge, CROP_STEP) for edge in self.crop_size)
+            raise ValueError(
+                f"crop_size must be (height, width) in multiples of {CROP_STEP}, got {self.crop_size}; the nearest is "
+                f"{nearest}"
+            )
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range must be (lowest, highest), got {self.scale_range}; turn it round")
+        for name in ("cat_max_ratio", "flip_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be within [0, 1], got {getattr(self, name)}")
 
     def __call__(
         self,
@@ -108,6 +130,18 @@ class Augmentation:
             if (counts > 0).sum() > 1 and counts.max() < self.cat_max_ratio * counts.sum():
                 break
         return top, left
+
+
+def _pair(name: str, value: Sequence[float] | float) -> tuple:
+    """Two numbers of one or two, as a field of [`Augmentation`] may be given."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    number, meaning = (float, "lowest highest") if name == "scale_range" else (int, "height width")
+    if len(values) not in (1, 2) or not all(isinstance(v, (int, number)) and 0 < v < math.inf for v in values):
+        raise ValueError(
+            f"{name} takes {meaning.upper()} or one number for both, "
+            f"{'' if number is float else 'whole numbers '}greater than 0; got {value!r}"
+        )
+    return values if len(values) == 2 else values * 2
 
 
 def distort_colours(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

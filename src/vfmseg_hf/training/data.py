@@ -43,7 +43,8 @@ class TrainingPictures(torch.utils.data.Dataset):
 
     Args:
         dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
-        processor: normalises the crops; its `size` does not apply to them.
+        processor: rescales and normalises the crops, as it does with pictures in evaluation; its `size` and how it
+            resizes do not apply to them.
         augmentation: what else happens to them.
         seed: of everything random.
         class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from
@@ -51,7 +52,7 @@ class TrainingPictures(torch.utils.data.Dataset):
             sampling only.
 
     Raises:
-        `ValueError`: `class_pixels` has not one row for every row of `dataset`.
+        `ValueError`: `class_pixels` has not one row for every row of `dataset`, or `processor` reduces labels.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class TrainingPictures(torch.utils.data.Dataset):
                 f"class_pixels need one row per picture, [{len(dataset)}, classes], got shape {class_pixels.shape}; "
                 "count them in this data set"
             )
+        check_final_ids(processor)
         self.dataset, self.processor, self.augmentation, self.seed = dataset, processor, augmentation, seed
         self.class_pixels = class_pixels
 
@@ -80,10 +82,7 @@ class TrainingPictures(torch.utils.data.Dataset):
         image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
         label = torch.from_numpy(np.array(row["label"])).long()
         image, label = self.augmentation(image, label, generator, draw.class_id, draw.crop_pixels)
-        mean, std = (
-            torch.tensor(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
-        )
-        return {"pixel_values": (image - mean) / std, "labels": label, "file_name": row["file_name"]}
+        return {"pixel_values": self.processor.normalise(image), "labels": label, "file_name": row["file_name"]}
 
 
 class EvaluationPictures(torch.utils.data.Dataset):
@@ -93,11 +92,15 @@ class EvaluationPictures(torch.utils.data.Dataset):
     Args:
         dataset, processor: as for [`TrainingPictures`].
         evaluation: the corpus's rule for scores, `corpus_info(spec).evaluation`; by default every class counts alone.
+
+    Raises:
+        `ValueError`: `processor` reduces labels.
     """
 
     def __init__(
         self, dataset: Dataset, processor: VFMSegImageProcessorMixin, evaluation: EvaluationGroups | None = None
     ):
+        check_final_ids(processor)
         self.dataset, self.processor, self.evaluation = dataset, processor, evaluation or each_class()
 
     def __len__(self) -> int:
@@ -111,6 +114,16 @@ class EvaluationPictures(torch.utils.data.Dataset):
             "labels": torch.from_numpy(np.array(row["label"])).long(),
             "file_name": row["file_name"],
         }
+
+
+def check_final_ids(processor: VFMSegImageProcessorMixin) -> None:
+    """Raise a `ValueError` if an image processor would count the classes of a corpus anew."""
+    if processor.do_reduce_labels:
+        raise ValueError(
+            "the image processor has do_reduce_labels=True, but label maps of a corpus hold final ids, which nothing "
+            "shifts: set processor.do_reduce_labels = False (in preprocessor_config.json), and map ids in the file of "
+            "the corpus"
+        )
 
 
 class EpochSampler(Sampler):

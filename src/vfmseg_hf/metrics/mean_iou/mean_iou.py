@@ -4,6 +4,8 @@
 `evaluate` copies this file alone into its cache and reads the imports line by line, so it imports the library by name.
 """
 
+import inspect
+
 import datasets
 import evaluate
 import numpy as np
@@ -62,7 +64,8 @@ class MeanIoU(evaluate.Metric):
                 "mean_iou keeps its counts in one process. With several, sum the confusion matrices "
                 "(vfmseg_hf.metrics.confusion_matrix) over the processes and pass the sum to iou_scores."
             )
-        self.settings = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
+        of_evaluate = inspect.signature(evaluate.EvaluationModule.__init__).parameters
+        self.settings = _known_settings({name: kwargs.pop(name) for name in list(kwargs) if name not in of_evaluate})
         super().__init__(config_name=config_name, num_process=num_process, process_id=process_id, **kwargs)
         self._clear()
 
@@ -132,15 +135,7 @@ class MeanIoU(evaluate.Metric):
         return scores
 
     def _merged_settings(self, given):
-        given = dict(given)
-        if given.pop("reduce_labels", False):
-            raise ValueError(
-                "reduce_labels=True is not supported: labels are never shifted silently. Pass "
-                "label_map={0: 255, 1: 0, 2: 1, ...} to say which id becomes which."
-            )
-        unknown = sorted(set(given) - set(_SETTINGS))
-        if unknown:
-            raise ValueError(f"mean_iou does not know {unknown}; it takes {list(_SETTINGS)} and reduce_labels=False.")
+        given = _known_settings(given)
         for name, value in given.items():
             if name in self.settings and self.settings[name] != value and name != "nan_to_num":
                 raise ValueError(
@@ -175,6 +170,19 @@ class MeanIoU(evaluate.Metric):
 
 def _as_map(value):
     return value if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _known_settings(given):
+    """Those of `given` without `reduce_labels=False`; raises a `ValueError` for what mean_iou does not obey."""
+    given = dict(given)
+    if given.pop("reduce_labels", False):
+        raise ValueError(
+            "reduce_labels=True is not supported: labels are never shifted silently. Pass "
+            "label_map={0: 255, 1: 0, 2: 1, ...} to say which id becomes which."
+        )
+    if unknown := sorted(set(given) - set(_SETTINGS)):
+        raise ValueError(f"mean_iou does not know {unknown}; it takes {list(_SETTINGS)} and reduce_labels=False.")
+    return given
 
 
 def _select(pairs, settings):
