@@ -15,6 +15,8 @@ from .labels import CITYSCAPES_ID2LABEL
 from .presets_vfmseg import PRESETS, get_preset
 
 
+NUM_FEATURE_MAPS = 4  # of the encoder, which both heads see
+
 # What the authors' code does where this library's defaults differ (see the fields' documentation), for every encoder
 # and for one of them.
 PUBLISHED_OPTIONS: dict[str, object] = {
@@ -85,7 +87,7 @@ def check_field_names(fields: Iterable[str]) -> None:
 
 def quarter_depths(num_layers: int) -> list[int]:
     """0-based numbers of the blocks that end each quarter of an encoder, e.g. `[5, 11, 17, 23]` of 24 (the paper's)."""
-    return [round(num_layers * quarter / 4) - 1 for quarter in (1, 2, 3, 4)]
+    return [round(num_layers * quarter / 4) - 1 for quarter in range(1, NUM_FEATURE_MAPS + 1)]
 
 
 def nearest_multiple(value: int | float, base: int) -> int:
@@ -338,11 +340,17 @@ class VFMSegConfig(PreTrainedConfig):
     def validate_backbone(self) -> None:
         family = get_encoder_family(self.backbone_config)
         width, depth = family.hidden_size(self.backbone_config), family.depth(self.backbone_config)
+        if depth < NUM_FEATURE_MAPS:
+            raise ValueError(
+                f"the encoder has {depth} blocks, but the heads see the output of {NUM_FEATURE_MAPS}: use one with at "
+                f"least {NUM_FEATURE_MAPS} blocks"
+            )
         if width % 32:
             raise ValueError(
-                f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; "
-                f"the nearest valid width is {nearest_multiple(width, 32)}"
+                f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; the nearest "
+                f"valid width is {nearest_multiple(width, family.width_step(self.backbone_config))}"
             )
+        _check(self, "patch_size", self.patch_size >= 1, "at least 1")
         patch = family.patch_size(self.backbone_config)
         if patch != self.patch_size:
             raise ValueError(
@@ -356,7 +364,8 @@ class VFMSegConfig(PreTrainedConfig):
                 f"{self.backbone_config.model_type!r} encoder; it takes {list(family.position_interpolations)}"
             )
         indices = self.out_indices
-        if len(indices) != 4 or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= depth:
+        increasing = list(indices) == sorted(set(indices))
+        if len(indices) != NUM_FEATURE_MAPS or not increasing or indices[0] < 0 or indices[-1] >= depth:
             raise ValueError(
                 f"out_indices must be four increasing 0-based block numbers below {depth} (the encoder's depth), "
                 f"got {list(indices)}; the default would be {quarter_depths(depth)}"
@@ -409,11 +418,11 @@ class VFMSegConfig(PreTrainedConfig):
             _check(self, "window_batch_size", self.window_batch_size >= 1, "at least 1, or None")
         check_refine_budget(self.refine_budget)
         sizes = [self.coarse_size] if isinstance(self.coarse_size, int) else list(self.coarse_size)
-        valid = [nearest_multiple(size, self.patch_size) for size in sizes]
+        valid = [nearest_multiple(size, self.patch_size) for size in sizes or [VFMSegConfig.coarse_size]][:2]
         if (len(sizes) != 2 and not isinstance(self.coarse_size, int)) or sizes != valid:
             raise ValueError(
                 f"coarse_size must be one edge or (height, width), in multiples of patch_size={self.patch_size}, got "
-                f"{self.coarse_size}; the nearest valid value is {valid[0] if len(valid) == 1 else valid[:2]}"
+                f"{self.coarse_size}; the nearest valid value is {valid[0] if len(valid) == 1 else valid}"
             )
         if self.detail_crop_size is not None and (self.detail_crop_size < 1 or self.detail_crop_size % self.patch_size):
             raise ValueError(
@@ -423,7 +432,7 @@ class VFMSegConfig(PreTrainedConfig):
         if self.detail_crop_stride % 2:
             raise ValueError(
                 f"detail_crop_stride must be even, because the crop's context is cut at half resolution, got "
-                f"{self.detail_crop_stride}"
+                f"{self.detail_crop_stride}; the nearest valid value is {nearest_multiple(self.detail_crop_stride, 2)}"
             )
 
 

@@ -6,6 +6,7 @@ them. The library's modules do all arithmetic; only the walk over the blocks is 
 captured by hooks lose their gradient under reentrant gradient checkpointing.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from typing import ClassVar
 
@@ -50,6 +51,10 @@ class EncoderFamily:
     def hidden_size(self, config: PreTrainedConfig) -> int:
         """Channels of the feature maps."""
         return config.hidden_size
+
+    def width_step(self, config: PreTrainedConfig) -> int:
+        """What `hidden_size` is a multiple of in a valid model: the heads' 32 groups, and the attention heads."""
+        return math.lcm(32, config.num_attention_heads)
 
     def depth(self, config: PreTrainedConfig) -> int:
         """Number of transformer blocks."""

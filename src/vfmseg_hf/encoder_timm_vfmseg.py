@@ -3,6 +3,7 @@
 
 import copy
 import json
+import math
 from functools import lru_cache
 from types import ModuleType
 
@@ -35,6 +36,9 @@ class TimmFamily(EncoderFamily):
 
     def hidden_size(self, config):
         return architecture_of(config).embed_dim
+
+    def width_step(self, config):
+        return math.lcm(32, 4 * architecture_of(config).blocks[0].attn.num_heads)  # some have rotary positions
 
     def depth(self, config):
         return len(architecture_of(config).blocks)
