@@ -261,6 +261,11 @@ class VFMSegConfig(PreTrainedConfig):
         if isinstance(self.coarse_size, tuple):
             self.coarse_size = list(self.coarse_size)
 
+    @PreTrainedConfig._attn_implementation.setter
+    def _attn_implementation(self, value):
+        check_attention(value)
+        PreTrainedConfig._attn_implementation.fset(self, value)
+
     def to_diff_dict(self) -> dict[str, Any]:
         """As in transformers, but always with the classes: it leaves out two unnamed ones, its own default."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
@@ -439,6 +444,24 @@ class VFMSegConfig(PreTrainedConfig):
 def _check(config: VFMSegConfig, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {expected}, got {getattr(config, name)}")
+
+
+def check_attention(attn_implementation: str | dict | None) -> None:
+    """
+    Raise a `ValueError` if this is no `attn_implementation` of a VFMSeg model: of parts that it does not have, or one
+    for generating text. (transformers checks the names.)
+    """
+    parts = attn_implementation if isinstance(attn_implementation, dict) else {"": attn_implementation}
+    if unknown := sorted(set(parts) - {"", "backbone_config"}):
+        raise ValueError(
+            f"attn_implementation names the parts {unknown}; this model has '' (the heads) and 'backbone_config' (the "
+            "encoder)"
+        )
+    if "paged|eager" in parts.values():
+        raise ValueError(
+            "attn_implementation='paged|eager' is for generating text; use 'sdpa', 'eager', 'flex_attention' or "
+            "'flash_attention_2'"
+        )
 
 
 def check_refine_budget(budget: int | float | None) -> None:

@@ -28,6 +28,7 @@ class TimmFamily(EncoderFamily):
     patch_kernel = "timm_model.patch_embed.proj.weight"
     position_table = "timm_model.pos_embed"
     gives_attentions = False
+    fixed_attentions = ("eager", "sdpa")
     # Otherwise transformers fills in the names of ImageNet's thousand classes, or fails without a number of classes.
     classifier_fields = {"num_classes": 0, "label_names": []}
 

@@ -51,6 +51,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.family = get_encoder_family(config.backbone_config)
+        self.family.check_attention(config.backbone_config)
         self.encoder = self.family.build(config.backbone_config)
         self.gradient_checkpointing = False
         self.post_init()
