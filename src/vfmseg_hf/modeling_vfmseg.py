@@ -39,6 +39,7 @@ from .objective_vfmseg import joint_objective, segmentation_loss
 from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 from .presets_vfmseg import get_preset
 from .pretrained_vfmseg import VFMSegPreTrainedModel
+from .refinement_vfmseg import WindowBatchLimit
 
 
 class VFMSegModel(VFMSegPreTrainedModel):
@@ -163,13 +164,14 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     adapter_base: str | None = None
     adapter_base_fingerprint: str | None = None
 
-    # Windows at once that fit into memory, once more have not; and whether batches of windows have one shape.
-    window_batch_limit: int | None = None
+    # Whether batches of windows have one shape.
     windows_are_compiled: bool = False
 
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
+        # How many windows at once fit into memory, where more have not; by device, height and width.
+        self.window_batch_limits: dict[tuple[torch.device, int, int], WindowBatchLimit] = {}
         self.model = VFMSegModel(config)
         hidden_size = get_encoder_family(config.backbone_config).hidden_size(config.backbone_config)
         self.coarse_head = VFMSegCoarseHead(config, hidden_size)
