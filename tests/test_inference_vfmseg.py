@@ -451,6 +451,21 @@ def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_m
     assert sizes == batches
 
 
+def test_strips_of_single_windows_compute_what_the_whole_picture_does(tiny_model, monkeypatch):
+    """The same inputs bit by bit in the same order, as on accelerators, so that no rounding can tell them apart."""
+    monkeypatch.setattr(inference_vfmseg, "keeps_coarse_whole", lambda device: False)
+    model, picture = lively(tiny_model(window_batch_size=1)), torch.randn(1, 3, 112, 160)
+    seen, refine_windows = [], model.refine_windows
+    model.refine_windows = lambda *inputs: (seen.append(inputs), refine_windows(*inputs))[1]
+    with torch.no_grad():
+        labels = model(picture, refine="all").logits[0].argmax(0)
+        whole, _ = seen.copy(), seen.clear()
+        strips = model.segment(picture, refine="all", in_strips=True)[0].labels
+    assert len(whole) == len(seen) == 12
+    assert all(torch.equal(*pair) for both in zip(whole, seen, strict=True) for pair in zip(*both, strict=True))
+    assert torch.equal(strips, labels)
+
+
 def least_peak(call) -> int:
     """Bytes that a call needs: the least of three runs, because the allocator and other threads only ever add."""
     peaks = []

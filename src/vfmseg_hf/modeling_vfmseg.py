@@ -420,6 +420,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         """
         Label maps of pictures, the same as those of `forward`'s logits, computed where the model is.
 
+        The same to the bit where windows make the same batches, as with `config.window_batch_size=1`. In other batches,
+        of several pictures or in strips, an accelerator rounds products otherwise, so that the label of a pixel can
+        differ whose two best classes are equally likely.
+
         Args:
             pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
                 Normalised pictures, of different sizes if need be; their windows are refined in common batches. With
