@@ -4,10 +4,10 @@
 original file (--raw) into one that from_backbone takes."""
 
 import argparse
-import json
 from pathlib import Path
 
 from vfmseg_hf.convert import PUBLISHED_ENCODERS, convert_foundation, convert_official
+from vfmseg_hf.files import read_settings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     try:
-        overrides = json.loads(arguments.config.read_text()) if arguments.config else {}
+        overrides = read_settings(arguments.config) if arguments.config else {}
         if not isinstance(overrides, dict):
             raise ValueError(f"{str(arguments.config)!r} must hold an object, {{...}}")
         source, output, backbone = arguments.weights, arguments.output, arguments.backbone
