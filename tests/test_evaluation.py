@@ -409,13 +409,23 @@ def made_up(coarse, final, seconds=2.0, names=("road", "tram")):
     return DomainScores(names, scores, 10, 0.25, seconds)
 
 
+def test_two_classes_of_one_name_are_not_scored_as_one():
+    with pytest.raises(ValueError, match="'tram' is the name of two; rename one"):
+        each_class({0: "tram", 1: "road", 2: "tram"})
+
+
 def test_tables_are_percent_with_two_decimals():
     domains = {"day": made_up(0.5, 0.625), "night": made_up(0.25, 0.375)}
     lines = format_domains(domains).splitlines()
-    assert lines[1].split() == ["day", "coarse", "50.00", "50.00", "50.00"]
+    assert lines[1].split() == ["day", "coarse", "50.00", "50.00", "50.00", "1"]
     assert lines[2].split() == ["final", "62.50", "62.50", "62.50", "1", "10", "25.0%", "5.00"]
-    assert lines[-2].split() == ["mean", "coarse", "37.50", "37.50", "37.50"]
+    assert lines[-2].split() == ["mean", "coarse", "37.50", "37.50", "37.50", "1"]
     assert lines[-1].split() == ["final", "50.00", "50.00", "50.00", "1"]
+    # A class that only the final result predicts, wrongly, counts in its mean with 0 and not in the coarse one.
+    domains["night"].scores["final"] = iou_scores(np.array([[300, 100, 0], [0, 0, 0]]))
+    lines = format_domains(domains).splitlines()
+    assert lines[3].split()[-1] == "1" and lines[4].split() == "final 37.50 75.00 75.00 2 10 25.0% 5.00".split()
+    assert lines[-2].split()[-1] == "1" and lines[-1].split()[-1] == "1/2"
     assert max(map(len, lines)) <= 80
     assert mean_over_domains(domains, "coarse", "overall_accuracy") == 0.375
     classes = format_classes("day", domains["day"]).splitlines()
