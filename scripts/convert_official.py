@@ -4,10 +4,10 @@
 original file (--raw) into one that from_backbone takes."""
 
 import argparse
-import json
 from pathlib import Path
 
 from vfmseg_hf.convert import PUBLISHED_ENCODERS, convert_foundation, convert_official
+from vfmseg_hf.files import read_settings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,20 +44,12 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def read_overrides(path: Path) -> dict[str, object]:
-    try:
-        overrides = json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or not text
-        raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
-    if not isinstance(overrides, dict):
-        raise ValueError(f"{str(path)!r} must hold an object, {{...}}")
-    return overrides
-
-
 def main() -> None:
     arguments = parse_arguments()
     try:
-        overrides = read_overrides(arguments.config) if arguments.config else {}
+        overrides = read_settings(arguments.config) if arguments.config else {}
+        if not isinstance(overrides, dict):
+            raise ValueError(f"{str(arguments.config)!r} must hold an object, {{...}}")
         source, output, backbone = arguments.weights, arguments.output, arguments.backbone
         if arguments.raw:
             converted = convert_foundation(source, output, backbone, overrides, arguments.trust_torchscript)

@@ -158,6 +158,12 @@ def test_tables():
     ]  # fmt: skip
 
 
+def test_values_stay_under_their_heading_where_rows_differ():
+    assert format_rows([{"way": "a", "s": 1}, {"s": 2, "MiB": 3}, {"MiB": 4, "way": "c", "s": 5}]).splitlines()[2:] == [
+        "| a | 1 | - |", "| - | 2 | 3 |", "| c | 5 | 4 |",
+    ]  # fmt: skip
+
+
 def test_further_tables_have_headings(tmp_path):
     result = {"command": "measure", "machine": describe_machine(), "rows": [{"way": "a"}]}
     write_benchmark(tmp_path, "plain", result)

@@ -1,11 +1,16 @@
 """Defaults, serialisation, and what the configuration refuses."""
 
+import ast
 import json
+import re
 
 import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tiny import BACKBONE, REFINER
 from transformers import AutoConfig, Dinov2Config
 
-from vfmseg_hf import VFMSegConfig
+from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation
 from vfmseg_hf.configuration_vfmseg import quarter_depths
 
 
@@ -76,6 +81,8 @@ def test_label2id_is_filled_in(tiny_config):
         ({"window_batch_size": 0}, "window_batch_size must be at least 1, or None, got 0"),
         ({"refine_hidden_size": 200}, "multiple of 128, got 200; the nearest valid value is 256"),
         ({"backbone_config": {"hidden_size": 40}}, "multiple of 32 .* got 40; the nearest valid width is 32"),
+        ({"backbone_config": {"num_hidden_layers": 3}}, "encoder has 3 blocks, but the heads see the output of 4: use"),
+        ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
         ({"backbone_config": {"patch_size": 14}}, "patch size 14, but VFMSegConfig.patch_size is 16.*from_backbone"),
         ({"out_indices": [0, 1, 2, 4]}, r"below 4 .*got \[0, 1, 2, 4\]; the default would be \[0, 1, 2, 3\]"),
         ({"out_indices": [3, 2, 1, 0]}, "four increasing"),
@@ -103,6 +110,81 @@ def test_label2id_is_filled_in(tiny_config):
 def test_invalid_values_are_named(overrides, message, tiny_config):
     with pytest.raises(Exception, match=f"(?s){message}"):
         tiny_config(**overrides)
+
+
+TIMM = {"model_type": "timm_wrapper", "architecture": "eva02_base_patch16_clip_224"}
+TIMM_SIZES = {"img_size": 64, "patch_size": 16, "depth": 4, "num_heads": 2}
+VIT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 16}
+ADVICE = {
+    "blocks": ({"num_hidden_layers": 1}, {}, r"at least (\d+) blocks", "num_hidden_layers"),
+    "width": ({"hidden_size": 40}, {}, r"width is (\d+)", "hidden_size"),
+    "width, 3 heads": ({"hidden_size": 48, "num_attention_heads": 3}, {}, r"width is (\d+)", "hidden_size"),
+    "width, rotary": (
+        {**VIT, "model_type": "dinov3_vit", "hidden_size": 48, "num_attention_heads": 24},
+        {},
+        r"width is (\d+)",
+        "hidden_size",
+    ),
+    "width, sam": (
+        {**VIT, "model_type": "sam_vision_model", "hidden_size": 60, "num_attention_heads": 3, "output_channels": 8},
+        {},
+        r"width is (\d+)",
+        "hidden_size",
+    ),
+    "patch size": ({"patch_size": 14}, {}, r"set backbone_config\.patch_size=(\d+)", "patch_size"),
+    "out_indices": ({}, {"out_indices": [1, 2]}, r"default would be (.*)", "out_indices"),
+    "out_indices, 5 blocks": ({"num_hidden_layers": 5}, {"out_indices": [5]}, r"default would be (.*)", "out_indices"),
+    "refine_hidden_size": ({}, {"refine_hidden_size": -1}, r"valid value is (.*)", "refine_hidden_size"),
+    "no coarse_size": ({}, {"coarse_size": []}, r"valid value is (.*)", "coarse_size"),
+    "coarse_size, one": ({}, {"coarse_size": [70]}, r"valid value is (.*)", "coarse_size"),
+    "coarse_size, three": ({}, {"coarse_size": [64, 64, 64]}, r"valid value is (.*)", "coarse_size"),
+    "coarse_size, negative": ({}, {"coarse_size": [-1, 70]}, r"valid value is (.*)", "coarse_size"),
+    "coarse_size, patch 14": ({"patch_size": 14}, {"patch_size": 14}, r"valid value is (.*)", "coarse_size"),
+    "detail_crop_size": ({}, {"detail_crop_size": 5}, r"valid value is (.*)", "detail_crop_size"),
+    "detail_crop_stride": ({}, {"detail_crop_stride": 1}, r"valid value is (.*)", "detail_crop_stride"),
+    "ignore index": ({}, {"semantic_loss_ignore_index": 2}, r"e\.g\. (-?\d+)", "semantic_loss_ignore_index"),
+    "ignore index, many": ({}, {"num_labels": 300}, r"e\.g\. (-?\d+)", "semantic_loss_ignore_index"),
+    "position_interpolation": (
+        {},
+        {"position_interpolation": "bilinear"},
+        r"it takes \['size', ('.*')\]",
+        "position_interpolation",
+    ),
+    "no model_type": ({"model_type": None}, {}, r"'model_type': ('.*')", "model_type"),
+    "model_type": ({"model_type": "dinov99"}, {}, r"use e\.g\. ('.*')\.", "model_type"),
+}
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_what_a_message_recommends_is_valid(case, tiny_config):
+    """The value is taken out of the message, set, and the model runs."""
+    backbone, overrides, pattern, field = ADVICE[case]
+    with pytest.raises((ValueError, StrictDataclassError)) as caught:
+        tiny_config(backbone_config=backbone, **overrides)
+    text = str(caught.value.__cause__ or caught.value)
+    assert "\n" not in text
+    (advice,) = re.search(pattern, text).groups()
+    value = ast.literal_eval(advice)
+    (backbone if field in {**BACKBONE, **backbone} else overrides)[field] = value
+    config = tiny_config(backbone_config=backbone, **overrides)
+    model = VFMSegForSemanticSegmentation(config).eval()
+    size = 4 * config.patch_size
+    assert model(torch.zeros(1, 3, size, size), refine="all").logits.shape == (1, config.num_labels, size, size)
+
+
+def test_what_is_recommended_for_timm_is_valid():
+    pytest.importorskip("timm")
+
+    def config(**sizes):
+        return VFMSegConfig(backbone_config={**TIMM, "model_args": {**TIMM_SIZES, **sizes}}, **REFINER)
+
+    with pytest.raises(StrictDataclassError, match="nearest valid width is 96") as caught:
+        config(embed_dim=48, num_heads=6)
+    width = int(re.search(r"width is (\d+)", str(caught.value)).group(1))
+    model = VFMSegForSemanticSegmentation(config(embed_dim=width, num_heads=6)).eval()
+    assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 19, 64, 64)
+    with pytest.raises(StrictDataclassError, match="has 2 blocks, but the heads see the output of 4"):
+        config(embed_dim=32, depth=2)
 
 
 def test_overrides_at_loading_are_validated(tiny_config, tmp_path):

@@ -37,6 +37,19 @@ def test_plot_is_written(history, tmp_path):
     assert first in colours
 
 
+def test_the_losses_of_a_single_log_are_seen(tmp_path):
+    """Three points, not only the three entries of the legend."""
+    counts = []
+    for losses in ((3.0, 2.0, 1.0), (3.0, 3.0, 3.0)):  # in the second two points lie under the third
+        entry = dict(zip(("loss", "content_loss", "detail_loss"), losses, strict=True))
+        plot_curves([{"step": 5, **entry}], tmp_path / "curves.png")
+        with Image.open(tmp_path / "curves.png") as image:
+            colours = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 24)}
+        counts.append([colours[0x1F, 0x77, 0xB4], colours[0xFF, 0x7F, 0x0E], colours[0x2C, 0xA0, 0x2C]])
+    apart, hidden = counts
+    assert apart[0] > hidden[0] + 10 and apart[1] > hidden[1] + 10 and apart[2] == pytest.approx(hidden[2], abs=10)
+
+
 def test_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'vfmseg-hf\[train\]'"):

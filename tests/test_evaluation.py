@@ -1,9 +1,12 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Protocols against the published code's arithmetic, counting against brute force, results for people and machines."""
 
+import copy
 import gc
 import json
+from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import PIL.Image
@@ -13,13 +16,14 @@ import torch.nn.functional as F
 from golden import GoldenCase
 from several_processes import run_in_processes
 
-from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
+from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
 from vfmseg_hf.corpora import corpus_info, each_class, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
     DomainScores,
     count_pictures,
+    counting,
     describe_corpus,
     describe_protocol,
     evaluate_domain,
@@ -248,16 +252,83 @@ def test_pictures_decide_alone_whatever_the_scope(scored, flip):
     same_scores(evaluate_domain(model, pictures, "noise", flip=flip, batch_size=5), expected)
 
 
-def test_a_wrapped_model_scores_the_same(scored):
+class Renamed(VFMSegForSemanticSegmentation):
+    """A subclass that segments as its parent does."""
+
+
+class Certain(VFMSegForSemanticSegmentation):
+    """A subclass whose logits are its own: they say class 3 everywhere."""
+
+    def forward(self, pixel_values, **kwargs):
+        output = super().forward(pixel_values, **kwargs)
+        output.logits[:, 3] = 100.0
+        return output
+
+
+def as_subclass(model, kind):
+    twin = copy.copy(model)
+    twin.__class__ = kind
+    return twin
+
+
+def with_lora(model):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(copy.deepcopy(model), lora_config(model.config, r=2)).eval()
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return wrapped
+
+
+def wrapped(model):
+    wrapper = torch.nn.Sequential(model)
+    wrapper.forward = model.forward
+    return wrapper
+
+
+def hooked(model):
+    """As FSDP 2 makes it: a subclass whose hooks gather the weights; without them it has none."""
+    twin = as_subclass(model, type("FSDPModel", (Renamed,), {}))
+    twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
+    twin.ready = False
+    twin.register_forward_pre_hook(lambda module, inputs: setattr(module, "ready", True))
+    twin.register_forward_hook(lambda module, inputs, output: setattr(module, "ready", False))
+    return twin
+
+
+@pytest.mark.parametrize(
+    "wrap, together",
+    [
+        (lambda model: model, True),
+        (partial(as_subclass, kind=Renamed), True),
+        (with_lora, True),
+        (wrapped, False),
+        (hooked, False),
+        (lambda model: wrapped(with_lora(model)), False),
+    ],
+    ids=["itself", "subclass", "PeftModel", "wrapper", "hooks", "wrapped PeftModel"],
+)
+def test_both_roads_score_the_same(wrap, together, scored, monkeypatch):
     model, pictures = scored
     items = [pictures[index] for index in range(len(pictures))]
     inputs = [item["pixel_values"] for item in items], [item["labels"] for item in items]
-    wrapper = torch.nn.Sequential(model)
-    wrapper.forward = model.forward
-    for actual, expected in zip(
-        count_pictures(wrapper, *inputs, 19, 255), count_pictures(model, *inputs, 19, 255), strict=True
-    ):
+    model, calls = wrap(model), []
+    segment = VFMSegForSemanticSegmentation.segment
+    monkeypatch.setattr(VFMSegForSemanticSegmentation, "segment", lambda *args: (calls.append(1), segment(*args))[1])
+    fast = count_pictures(model, *inputs, 19, 255)
+    assert bool(calls) == together
+    monkeypatch.setattr(counting, "plain_model", lambda model: None)
+    for actual, expected in zip(fast, count_pictures(model, *inputs, 19, 255), strict=True):
         assert torch.equal(actual, expected)
+
+
+def test_a_subclass_with_its_own_forward_is_called(scored):
+    model, pictures = scored
+    matrices, _ = count_pictures(
+        as_subclass(model, Certain), [pictures[0]["pixel_values"]], [pictures[0]["labels"]], 19, 255
+    )
+    assert matrices[0, 1, :, 3].sum() == matrices[0, 1].sum() > matrices[0, 0, :, 3].sum()
 
 
 def test_nothing_is_kept_of_a_picture(scored):
@@ -338,13 +409,23 @@ def made_up(coarse, final, seconds=2.0, names=("road", "tram")):
     return DomainScores(names, scores, 10, 0.25, seconds)
 
 
+def test_two_classes_of_one_name_are_not_scored_as_one():
+    with pytest.raises(ValueError, match="'tram' is the name of two; rename one"):
+        each_class({0: "tram", 1: "road", 2: "tram"})
+
+
 def test_tables_are_percent_with_two_decimals():
     domains = {"day": made_up(0.5, 0.625), "night": made_up(0.25, 0.375)}
     lines = format_domains(domains).splitlines()
-    assert lines[1].split() == ["day", "coarse", "50.00", "50.00", "50.00"]
+    assert lines[1].split() == ["day", "coarse", "50.00", "50.00", "50.00", "1"]
     assert lines[2].split() == ["final", "62.50", "62.50", "62.50", "1", "10", "25.0%", "5.00"]
-    assert lines[-2].split() == ["mean", "coarse", "37.50", "37.50", "37.50"]
+    assert lines[-2].split() == ["mean", "coarse", "37.50", "37.50", "37.50", "1"]
     assert lines[-1].split() == ["final", "50.00", "50.00", "50.00", "1"]
+    # A class that only the final result predicts, wrongly, counts in its mean with 0 and not in the coarse one.
+    domains["night"].scores["final"] = iou_scores(np.array([[300, 100, 0], [0, 0, 0]]))
+    lines = format_domains(domains).splitlines()
+    assert lines[3].split()[-1] == "1" and lines[4].split() == "final 37.50 75.00 75.00 2 10 25.0% 5.00".split()
+    assert lines[-2].split()[-1] == "1" and lines[-1].split()[-1] == "1/2"
     assert max(map(len, lines)) <= 80
     assert mean_over_domains(domains, "coarse", "overall_accuracy") == 0.375
     classes = format_classes("day", domains["day"]).splitlines()

@@ -1,8 +1,10 @@
 """Two-stage inference: plan, run, merge, against one window at a time."""
 
 import copy
+import itertools
 import pickle
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from vfmseg_hf.benchmarks.measuring import PeakMemory
 from vfmseg_hf.benchmarks.reference_loop import reference_inference
 from vfmseg_hf.label_maps_vfmseg import label_map
 from vfmseg_hf.memory_vfmseg import choose_window_batch_size, inference_memory, window_memory
+from vfmseg_hf.refinement_vfmseg import run_windows
 
 
 def rounded(model):
@@ -374,6 +377,65 @@ def test_a_batch_smaller_than_allowed_is_halved_as_well(tiny_model):
     assert sizes == [12, 6, 3, 3, 3, 3]
 
 
+class Memory:
+    """A device that holds so many windows; the sizes of the batches that were tried on it."""
+
+    def __init__(self, model, most):
+        self.most, self.sizes = most, []
+        model.refine_head.register_forward_pre_hook(self.take)
+
+    def take(self, module, inputs):
+        self.sizes.append(len(inputs[1]))
+        if self.sizes[-1] > self.most:
+            raise torch.OutOfMemoryError("no memory left")
+
+    def batches(self, model, picture, pictures=1) -> list[int]:
+        """The sizes that are tried for some pictures, one after the other."""
+        self.sizes.clear()
+        with torch.no_grad():
+            for _ in range(pictures):
+                model(picture, refine="all")
+        return self.sizes
+
+
+def test_a_batch_that_did_not_fit_is_tried_again_when_smaller_ones_have_fitted(tiny_model, loading_log):
+    picture = torch.randn(1, 3, 112, 160)  # 12 windows
+    model = tiny_model(window_batch_size=4)
+    memory = Memory(model, most=2)
+    assert memory.batches(model, picture) == [4] + [2] * 6
+    memory.most = 100  # whatever took the memory is gone
+    assert memory.batches(model, picture, 2) == [2] * 10 + [4]
+    assert memory.batches(model, picture, 2) == [4] * 6
+    assert len(loading_log.records) == 1
+
+
+def test_a_batch_that_never_fits_is_tried_ever_less(tiny_config):
+    sizes = []
+
+    def step(windows):
+        sizes.append(len(windows))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("no memory left")
+        return windows
+
+    model = SimpleNamespace(config=tiny_config(window_batch_size=2), window_batch_limits={})
+    done = [numbers for numbers, _ in run_windows(model, step, [(torch.zeros(3, 16, 16),)] * 1200)]
+    assert done == [[number] for number in range(1200)]
+    failures = [number for number, size in enumerate(sizes) if size > 1]
+    fitted = [later - earlier - 1 for earlier, later in itertools.pairwise(failures)]
+    assert fitted == [16, 32, 64, 128, 256, 512]
+
+
+def test_windows_of_another_size_have_their_own_limit(tiny_model):
+    """Half as many large windows say nothing of small ones, whether they come from another picture or another stage."""
+    model = tiny_model(window_batch_size=4)
+    memory = Memory(model, most=2)
+    assert memory.batches(model, torch.randn(1, 3, 112, 160)) == [4] + [2] * 6
+    memory.most = 4
+    assert memory.batches(model, torch.randn(1, 3, 48, 160)) == [4]
+    assert memory.batches(model, torch.randn(1, 3, 112, 160)) == [2] * 6
+
+
 @pytest.mark.parametrize(
     "most, error, batches",
     [(0, torch.OutOfMemoryError("none left"), [4, 2, 1]), (1, RuntimeError("shapes do not match"), [4])],
@@ -391,6 +453,21 @@ def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_m
     with torch.no_grad(), pytest.raises(RuntimeError, match=str(error)):
         model(torch.randn(1, 3, 112, 160), refine="all")
     assert sizes == batches
+
+
+def test_strips_of_single_windows_compute_what_the_whole_picture_does(tiny_model, monkeypatch):
+    """The same inputs bit by bit in the same order, as on accelerators, so that no rounding can tell them apart."""
+    monkeypatch.setattr(inference_vfmseg, "keeps_coarse_whole", lambda device: False)
+    model, picture = lively(tiny_model(window_batch_size=1)), torch.randn(1, 3, 112, 160)
+    seen, refine_windows = [], model.refine_windows
+    model.refine_windows = lambda *inputs: (seen.append(inputs), refine_windows(*inputs))[1]
+    with torch.no_grad():
+        labels = model(picture, refine="all").logits[0].argmax(0)
+        whole, _ = seen.copy(), seen.clear()
+        strips = model.segment(picture, refine="all", in_strips=True)[0].labels
+    assert len(whole) == len(seen) == 12
+    assert all(torch.equal(*pair) for both in zip(whole, seen, strict=True) for pair in zip(*both, strict=True))
+    assert torch.equal(strips, labels)
 
 
 def least_peak(call) -> int:

@@ -130,6 +130,8 @@ def test_conclusions_name_what_failed():
     assert draw_conclusions(scores)[1].endswith("all classes: the model does not beat it on rain.")
     lines = draw_conclusions(made_up_scores(final=0.25, thin=0.0102))
     assert lines[-1].endswith("it does not help: +0.0 points in the mean of the unseen domains.")
+    lines = draw_conclusions(made_up_scores(final=0.25, thin=0.0098))
+    assert lines[-1].endswith("it does not help: +0.0 points in the mean of the unseen domains.")
 
 
 def test_table_has_every_method_and_the_mean_of_the_unseen_domains():

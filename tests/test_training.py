@@ -130,6 +130,22 @@ def test_learning_rates_decay_to_zero(tiny_model, tmp_path):
     assert trainer.lr_scheduler.get_last_lr() == [0.0] * 4
 
 
+@pytest.mark.parametrize("heads_train", [True, False])
+def test_logged_learning_rates_are_those_of_the_optimizer(heads_train, tiny_model, tmp_path):
+    """Also where the heads' rate is zero, and where they do not train at all."""
+    model = tiny_model()
+    for head in (model.coarse_head, model.refine_head):
+        head.requires_grad_(heads_train)
+    rates = {"learning_rate": 0.0 if heads_train else 1e-3, "encoder_learning_rate": 1e-4}
+    schedule = {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}}
+    trainer = make_trainer(model, tmp_path, max_steps=2, **rates, **schedule)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for step, entry in enumerate(logs):
+        assert entry["encoder_learning_rate"] == pytest.approx(1e-4 * (1 - step / 2))
+        assert entry.get("learning_rate") == (0 if heads_train else None)
+
+
 def test_logged_losses_are_means_over_the_micro_batches(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(), tmp_path, max_steps=1, gradient_accumulation_steps=3)
     trainer.train()

@@ -13,6 +13,7 @@ from vfmseg_hf.visualization import (
     PAPER,
     REFINED_COLOUR,
     SURE_COLOUR,
+    _class_legend,
     certainty_image,
     class_colours,
     distinct_colours,
@@ -40,6 +41,21 @@ def contains(image, colour):
 def test_cityscapes_classes_have_their_colours_in_any_selection_and_order():
     assert CITYSCAPES.tolist() == [list(colour) for colour in CITYSCAPES_PALETTE]
     assert class_colours({0: "sky", 1: "Road"}).tolist() == [list(CITYSCAPES_PALETTE[10]), list(CITYSCAPES_PALETTE[0])]
+
+
+def test_names_of_cityscapes_are_known_in_any_spelling():
+    names = {index: name.replace(" ", "_").title() for index, name in CITYSCAPES_ID2LABEL.items()}
+    assert np.array_equal(class_colours(names), CITYSCAPES)
+
+
+@pytest.mark.parametrize("names", [("road", "Road"), ("traffic light", "sky", "traffic_light"), ("a", "a", "a")])
+def test_no_two_classes_have_one_colour(names):
+    colours = class_colours(dict(enumerate(names)))
+    assert len(np.unique(colours, axis=0)) == len(names)
+    labels = np.arange(len(names), dtype=np.uint8)[None]
+    legend = _class_legend([labels], colours, dict(enumerate(names)))
+    assert [entry.text for entry in legend] == list(names)
+    assert len({entry.swatch.getpixel((0, 0)) for entry in legend}) == len(names)
 
 
 def test_one_foreign_name_gives_generated_colours():

@@ -19,6 +19,8 @@ from .presets_vfmseg import PRESETS, get_preset
 
 logger = logging.get_logger(__name__)
 
+NUM_FEATURE_MAPS = 4  # of the encoder, which both heads see
+
 # What the authors' code does where this library's defaults differ (see the fields' documentation), for every encoder
 # and for one of them.
 PUBLISHED_OPTIONS: dict[str, object] = {
@@ -112,7 +114,7 @@ def check_field_names(names: Iterable[str], beside: Iterable[str] = ("num_labels
 
 def quarter_depths(num_layers: int) -> list[int]:
     """0-based numbers of the blocks that end each quarter of an encoder, e.g. `[5, 11, 17, 23]` of 24 (the paper's)."""
-    return [round(num_layers * quarter / 4) - 1 for quarter in (1, 2, 3, 4)]
+    return [round(num_layers * quarter / 4) - 1 for quarter in range(1, NUM_FEATURE_MAPS + 1)]
 
 
 def nearest_multiple(value: int | float, base: int) -> int:
@@ -300,6 +302,11 @@ class VFMSegConfig(PreTrainedConfig):
         if isinstance(self.class_weights, tuple):
             self.class_weights = list(self.class_weights)
 
+    @PreTrainedConfig._attn_implementation.setter
+    def _attn_implementation(self, value):
+        check_attention(value)
+        PreTrainedConfig._attn_implementation.fset(self, value)
+
     def to_diff_dict(self) -> dict[str, Any]:
         """As in transformers, but always with the classes: it leaves out two unnamed ones, its own default."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
@@ -392,11 +399,17 @@ class VFMSegConfig(PreTrainedConfig):
     def validate_backbone(self) -> None:
         family = get_encoder_family(self.backbone_config)
         width, depth = family.hidden_size(self.backbone_config), family.depth(self.backbone_config)
+        if depth < NUM_FEATURE_MAPS:
+            raise ValueError(
+                f"the encoder has {depth} blocks, but the heads see the output of {NUM_FEATURE_MAPS}: use one with at "
+                f"least {NUM_FEATURE_MAPS} blocks"
+            )
         if width % 32:
             raise ValueError(
-                f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; "
-                f"the nearest valid width is {nearest_multiple(width, 32)}"
+                f"the encoder's width must be a multiple of 32 for the heads' group norms, got {width}; the nearest "
+                f"valid width is {nearest_multiple(width, family.width_step(self.backbone_config))}"
             )
+        _check(self, "patch_size", self.patch_size >= 1, "at least 1")
         patch = family.patch_size(self.backbone_config)
         if patch != self.patch_size:
             raise ValueError(
@@ -410,7 +423,8 @@ class VFMSegConfig(PreTrainedConfig):
                 f"{self.backbone_config.model_type!r} encoder; it takes {list(family.position_interpolations)}"
             )
         indices = self.out_indices
-        if len(indices) != 4 or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= depth:
+        increasing = list(indices) == sorted(set(indices))
+        if len(indices) != NUM_FEATURE_MAPS or not increasing or indices[0] < 0 or indices[-1] >= depth:
             raise ValueError(
                 f"out_indices must be four increasing 0-based block numbers below {depth} (the encoder's depth), "
                 f"got {list(indices)}; the default would be {quarter_depths(depth)}"
@@ -475,11 +489,11 @@ class VFMSegConfig(PreTrainedConfig):
             _check(self, "window_batch_size", self.window_batch_size >= 1, "at least 1, or None")
         check_refine_budget(self.refine_budget)
         sizes = [self.coarse_size] if isinstance(self.coarse_size, int) else list(self.coarse_size)
-        valid = [nearest_multiple(size, self.patch_size) for size in sizes]
+        valid = [nearest_multiple(size, self.patch_size) for size in sizes or [VFMSegConfig.coarse_size]][:2]
         if (len(sizes) != 2 and not isinstance(self.coarse_size, int)) or sizes != valid:
             raise ValueError(
                 f"coarse_size must be one edge or (height, width), in multiples of patch_size={self.patch_size}, got "
-                f"{self.coarse_size}; the nearest valid value is {valid[0] if len(valid) == 1 else valid[:2]}"
+                f"{self.coarse_size}; the nearest valid value is {valid[0] if len(valid) == 1 else valid}"
             )
         if self.detail_crop_size is not None and (self.detail_crop_size < 1 or self.detail_crop_size % self.patch_size):
             raise ValueError(
@@ -489,13 +503,31 @@ class VFMSegConfig(PreTrainedConfig):
         if self.detail_crop_stride % 2:
             raise ValueError(
                 f"detail_crop_stride must be even, because the crop's context is cut at half resolution, got "
-                f"{self.detail_crop_stride}"
+                f"{self.detail_crop_stride}; the nearest valid value is {nearest_multiple(self.detail_crop_stride, 2)}"
             )
 
 
 def _check(config: VFMSegConfig, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {expected}, got {getattr(config, name)}")
+
+
+def check_attention(attn_implementation: str | dict | None) -> None:
+    """
+    Raise a `ValueError` if this is no `attn_implementation` of a VFMSeg model: of parts that it does not have, or one
+    for generating text. (transformers checks the names.)
+    """
+    parts = attn_implementation if isinstance(attn_implementation, dict) else {"": attn_implementation}
+    if unknown := sorted(set(parts) - {"", "backbone_config"}):
+        raise ValueError(
+            f"attn_implementation names the parts {unknown}; this model has '' (the heads) and 'backbone_config' (the "
+            "encoder)"
+        )
+    if "paged|eager" in parts.values():
+        raise ValueError(
+            "attn_implementation='paged|eager' is for generating text; use 'sdpa', 'eager', 'flex_attention' or "
+            "'flash_attention_2'"
+        )
 
 
 def check_refine_budget(budget: int | float | None) -> None:

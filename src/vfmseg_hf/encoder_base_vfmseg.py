@@ -6,6 +6,7 @@ them. The library's modules do all arithmetic; only the walk over the blocks is 
 captured by hooks lose their gradient under reentrant gradient checkpointing.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from typing import ClassVar
 
@@ -27,6 +28,7 @@ class EncoderFamily:
         native_grid: patches per edge of the position table after resampling (512 pixels at patch 16, as published).
         position_interpolations: the values of `VFMSegConfig.position_interpolation` that the family has a meaning for.
         gives_attentions: whether the attention maps can be had.
+        fixed_attentions: where `attn_implementation` only counts when the encoder is built, what it can be then.
         classifier_fields: what the configuration says of a classifier, which is not part of the encoder, as it should
             be written in a dict.
         unused: beginnings of the state dict keys of tensors that no feature map depends on.
@@ -38,6 +40,7 @@ class EncoderFamily:
     native_grid: ClassVar[int] = 32
     position_interpolations: ClassVar[tuple[str, ...]] = ("size",)
     gives_attentions: ClassVar[bool] = True
+    fixed_attentions: ClassVar[tuple[str, ...]] = ()
     classifier_fields: ClassVar[dict[str, object]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
 
@@ -50,6 +53,10 @@ class EncoderFamily:
     def hidden_size(self, config: PreTrainedConfig) -> int:
         """Channels of the feature maps."""
         return config.hidden_size
+
+    def width_step(self, config: PreTrainedConfig) -> int:
+        """What `hidden_size` is a multiple of in a valid model: the heads' 32 groups, and the attention heads."""
+        return math.lcm(32, config.num_attention_heads)
 
     def depth(self, config: PreTrainedConfig) -> int:
         """Number of transformer blocks."""
@@ -104,6 +111,15 @@ class EncoderFamily:
         return type(native).from_dict(settings)
 
     # --- the module
+
+    def check_attention(self, config: PreTrainedConfig) -> None:
+        """Raises `ValueError` if the encoder cannot have the attention that its configuration asks for."""
+        wanted, fixed = config._attn_implementation, self.fixed_attentions
+        if fixed and wanted not in (None, *fixed):
+            raise ValueError(
+                f"attn_implementation={wanted!r} does not work for a {config.model_type!r} encoder, only {list(fixed)} "
+                f"do. For the heads alone pass attn_implementation={{'': {wanted!r}, 'backbone_config': 'sdpa'}}"
+            )
 
     def build(self, config: PreTrainedConfig) -> nn.Module:
         """The encoder with random weights, in torch's default dtype whatever dtype the configuration was saved with."""

@@ -1,6 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """DINOv2, with and without registers, and DINOv3."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -60,6 +62,9 @@ class Dinov3Family(EncoderFamily):
     lora_targets = ("q_proj", "k_proj", "v_proj")
     patch_kernel = "embeddings.patch_embeddings.weight"
     position_table = None
+
+    def width_step(self, config):
+        return math.lcm(32, 4 * config.num_attention_heads)  # rotary positions: sine and cosine, of two axes
 
     def num_prefix_tokens(self, config):
         return 1 + config.num_register_tokens

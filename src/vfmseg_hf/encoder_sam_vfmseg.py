@@ -15,12 +15,13 @@ class SamFamily(EncoderFamily):
     and is resized bicubically to every picture; the library does the same, linearly, to the tables of relative
     positions. At 512 x 512 that equals the published conversion, which resizes the grid once.
 
-    Which attention runs is decided when the model is built: pass `attn_implementation` to `from_pretrained`.
+    Which attention runs is decided when the model is built.
     """
 
     lora_targets = ("qkv",)
     patch_kernel = "vision_encoder.patch_embed.projection.weight"
     position_table = "vision_encoder.pos_embed"
+    fixed_attentions = ("eager", "sdpa")
     unused = ("vision_encoder.neck.",)
 
     def num_prefix_tokens(self, config):

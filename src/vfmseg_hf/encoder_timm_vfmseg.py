@@ -3,6 +3,7 @@
 
 import copy
 import json
+import math
 from functools import lru_cache
 from types import ModuleType
 
@@ -27,6 +28,7 @@ class TimmFamily(EncoderFamily):
     patch_kernel = "timm_model.patch_embed.proj.weight"
     position_table = "timm_model.pos_embed"
     gives_attentions = False
+    fixed_attentions = ("eager", "sdpa")
     # Otherwise transformers fills in the names of ImageNet's thousand classes, or fails without a number of classes.
     classifier_fields = {"num_classes": 0, "label_names": []}
 
@@ -35,6 +37,9 @@ class TimmFamily(EncoderFamily):
 
     def hidden_size(self, config):
         return architecture_of(config).embed_dim
+
+    def width_step(self, config):
+        return math.lcm(32, 4 * architecture_of(config).blocks[0].attn.num_heads)  # some have rotary positions
 
     def depth(self, config):
         return len(architecture_of(config).blocks)

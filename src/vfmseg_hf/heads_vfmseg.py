@@ -4,6 +4,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vfmseg import VFMSegConfig
 
@@ -152,14 +153,16 @@ class VFMSegRefineLayer(nn.Module):
 class VFMSegAttention(nn.Module):
     """
     Multi-head attention softmax(Q K^T / sqrt(d)) V; with semantic keys and values, the paper's feature-to-semantics
-    attention. The projections carry other names than the encoders' so that a LoRA target such as `"q_proj"` never
-    matches a head.
+    attention. It is computed as `attn_implementation` says. The projections carry other names than the encoders' so
+    that a LoRA target such as `"q_proj"` never matches a head.
     """
+
+    is_causal = False  # attention functions look for it here
 
     def __init__(self, config: VFMSegConfig):
         super().__init__()
         width, inner = config.refine_hidden_size, config.refine_num_attention_heads * config.refine_head_dim
-        self.head_dim = config.refine_head_dim
+        self.config, self.head_dim = config, config.refine_head_dim
         self.to_query = nn.Linear(width, inner, bias=False)
         self.to_key = nn.Linear(width, inner, bias=False)
         self.to_value = nn.Linear(width, inner, bias=False)
@@ -170,8 +173,25 @@ class VFMSegAttention(nn.Module):
             project(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project, tokens in ((self.to_query, queries), (self.to_key, sources), (self.to_value, sources))
         )
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.to_output(attended.transpose(1, 2).flatten(2))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attended, _ = attend(self, query, key, value, None, scaling=self.head_dim**-0.5)
+        return self.to_output(attended.flatten(2))
+
+
+def eager_attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Attention in plain steps, in the form of transformers' attention functions.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(batch_size, heads, tokens, head_dim)`).
+
+    Returns:
+        What is attended to, `[batch_size, tokens, heads, head_dim]`, and the weights.
+    """
+    weights = (query @ key.transpose(2, 3) * scaling).softmax(dim=-1)
+    return (weights @ value).transpose(1, 2), weights
 
 
 class VFMSegGatedFeedForward(nn.Module):

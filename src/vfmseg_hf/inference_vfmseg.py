@@ -259,7 +259,8 @@ def refine_in_strips(
     Run and merge one picture by rows of windows; rows of pixels that no later window touches are given out at once.
 
     It keeps three tensors of the size of a row of windows, beside coarse logits that are whole and what a batch of
-    windows needs.
+    windows needs. A batch never reaches over the row: to fill it up as [`refine_plans`] does would take the context of
+    the rows below, which are not there yet. So where several windows make a batch, rounding may differ from there.
 
     Yields:
         First row, row after the last, and the final logits `[num_labels, rows, width]` of a strip, from top to bottom.

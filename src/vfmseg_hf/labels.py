@@ -4,6 +4,9 @@
 Train ids, names and colours are those of the Cityscapes benchmark; see the label table of cityscapesScripts.
 """
 
+import re
+
+
 CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("road", (128, 64, 128)),
     ("sidewalk", (244, 35, 232)),
@@ -32,3 +35,8 @@ IGNORE_INDEX = 255  # of label maps as pictures: no class
 
 # What a street picture shows a few pixels wide: the classes that the refinement at full resolution is for.
 THIN_CLASSES = ("pole", "traffic light", "traffic sign", "person", "rider", "motorcycle", "bicycle")
+
+
+def fold(name: str) -> str:
+    """A class's name as names are compared: without case, and with space, `-` and `_` alike."""
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()

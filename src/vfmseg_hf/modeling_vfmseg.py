@@ -41,6 +41,7 @@ from .objective_vfmseg import joint_objective, stage_loss
 from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 from .presets_vfmseg import get_preset
 from .pretrained_vfmseg import VFMSegPreTrainedModel, check_saving
+from .refinement_vfmseg import WindowBatchLimit
 
 
 class VFMSegModel(VFMSegPreTrainedModel):
@@ -53,6 +54,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.family = get_encoder_family(config.backbone_config)
+        self.family.check_attention(config.backbone_config)
         self.encoder = self.family.build(config.backbone_config)
         self.gradient_checkpointing = False
         self.post_init()
@@ -168,13 +170,14 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     # of logits [B, num_labels, H, W] and labels [B, H, W]. It is neither saved nor moved to a device.
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
-    # Windows at once that fit into memory, once more have not; and whether batches of windows have one shape.
-    window_batch_limit: int | None = None
+    # Whether batches of windows have one shape.
     windows_are_compiled: bool = False
 
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
+        # How many windows at once fit into memory, where more have not; by device, height and width.
+        self.window_batch_limits: dict[tuple[torch.device, int, int], WindowBatchLimit] = {}
         self.model = VFMSegModel(config)
         hidden_size = get_encoder_family(config.backbone_config).hidden_size(config.backbone_config)
         self.coarse_head = VFMSegCoarseHead(config, hidden_size)
@@ -453,6 +456,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     ) -> list[VFMSegLabelMap]:
         """
         Label maps of pictures, the same as those of `forward`'s logits, computed where the model is.
+
+        The same to the bit where windows make the same batches, as with `config.window_batch_size=1`. In other batches,
+        of several pictures or in strips, an accelerator rounds products otherwise, so that the label of a pixel can
+        differ whose two best classes are equally likely.
 
         Args:
             pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):

@@ -271,7 +271,8 @@ def predict_files(
         pictures: files and the names of their results, from [`find_pictures`].
         output: folder to write to; made where it is missing, files of the same names are replaced.
         refine: as for the model's `forward`.
-        batch_size: pictures segmented together; the results are the same.
+        batch_size: pictures segmented together; the results are the same, but for pixels where two classes are equally
+            likely and rounding in larger products decides.
         num_workers: processes that decode and resize pictures while the model computes, and threads that draw and
             encode results. With 0 nothing is done beside the model's work.
 

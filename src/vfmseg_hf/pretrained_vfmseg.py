@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What both models share: how weights are initialised and saved."""
+"""What both models share: how weights are initialised and saved, and attention chosen."""
 
 import inspect
 import math
@@ -13,7 +13,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .arguments_vfmseg import refuse_unknown
-from .configuration_vfmseg import VFMSegConfig
+from .configuration_vfmseg import VFMSegConfig, check_attention
+from .encoders_vfmseg import get_encoder_family
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegRefineHead
 from .records_vfmseg import carry_record
 
@@ -62,6 +63,26 @@ class VFMSegPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["VFMSegRefineLayer"]
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args, **kwargs) -> None:
+        """
+        As in transformers; a dict has `""` for the heads and `"backbone_config"` for the encoder.
+
+        Raises:
+            ValueError: if there is no such attention, or the encoder's has been chosen for good when it was built.
+        """
+        check_attention(attn_implementation)
+        encoder = self.config.backbone_config
+        before = encoder._attn_implementation
+        parts = (
+            attn_implementation if isinstance(attn_implementation, dict) else {"backbone_config": attn_implementation}
+        )
+        if get_encoder_family(encoder).fixed_attentions and parts.get("backbone_config", before) != before:
+            raise ValueError(
+                f"the attention of a {encoder.model_type!r} encoder is chosen when it is built and stays {before!r}: "
+                f"pass attn_implementation={attn_implementation!r} to from_pretrained or from_backbone instead"
+            )
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .labels import CITYSCAPES_CLASSES, IGNORE_INDEX
+from .labels import CITYSCAPES_CLASSES, IGNORE_INDEX, fold
 
 
 PANEL_SIZE = (1920, 1200)  # the tiles fill at most this box; title and legend come on top of it
@@ -33,17 +33,18 @@ DASH, DASH_GAP = 8, 7
 
 def class_colours(id2label: Mapping[int, str]) -> np.ndarray:
     """
-    One colour per class: Cityscapes' own where all names are classes of Cityscapes, otherwise generated ones.
+    One colour per class, and none twice: Cityscapes' own where all names are different classes of Cityscapes, otherwise
+    generated ones.
 
     Args:
-        id2label: class names by id, `0..num_labels - 1`, as in `config.id2label`. Case does not matter.
+        id2label: class names by id, `0..num_labels - 1`, as in `config.id2label`; compared as [`fold`] has it.
 
     Returns:
         `uint8` array `[num_labels, 3]`, RGB in 0..255.
     """
     known = dict(CITYSCAPES_CLASSES)
-    names = [id2label[index].lower() for index in range(len(id2label))]
-    if all(name in known for name in names):
+    names = [fold(id2label[index]) for index in range(len(id2label))]
+    if all(name in known for name in names) and len(set(names)) == len(names):
         return np.array([known[name] for name in names], dtype=np.uint8)
     return distinct_colours(len(names))
 

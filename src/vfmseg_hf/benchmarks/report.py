@@ -37,12 +37,14 @@ def _cpu_name() -> str:
 
 
 def format_rows(rows: Sequence[Mapping[str, object]]) -> str:
-    """A markdown table; numbers with four significant digits."""
+    """A markdown table; numbers with four significant digits, `-` where a row has no such column."""
 
     def cell(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = ([cell(row.get(name, "-")) for name in columns] for row in rows)
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

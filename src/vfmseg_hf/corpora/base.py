@@ -38,10 +38,17 @@ class EvaluationGroups:
     Attributes:
         names: name of every group; the result has one IoU for each.
         groups: group of every id of `id2label`; `len(names)` for ids that the corpus knows nothing of.
+
+    Raises:
+        ValueError: two groups of one name, of which results by name would show one.
     """
 
     names: tuple[str, ...]
     groups: tuple[int, ...]
+
+    def __post_init__(self):
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ValueError(f"scores are told by the classes' names, but {twice[0]!r} is the name of two; rename one")
 
     @classmethod
     def of(cls, members: Mapping[str, Iterable[int]], num_labels: int = len(CITYSCAPES_ID2LABEL)) -> "EvaluationGroups":

@@ -17,16 +17,15 @@ label maps tell it of quarter turns, and other tags are an error. Label maps' ow
 `file_name` of a row is the path of its picture below `images`, without suffix.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset
 
-from ..labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX
+from ..files import read_settings
+from ..labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
 from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
 from .reading import ANY_COLOUR, COLOURS, find_turned
 from .storage import Storage, upright_location
@@ -104,16 +103,13 @@ def read_plan(rest: str) -> Plan:
 
     Raises:
         `FileNotFoundError`: there is no such file.
-        `ValueError`: it is no YAML or JSON, lacks something, or has a key, class, id or colour that is not understood.
+        `ValueError`: it is no YAML or JSON, lacks something, has a key, class, id or colour that is not understood, or
+            one of them twice.
     """
     path = Path(rest).expanduser().absolute()
     if not rest or not path.is_file():
         raise FileNotFoundError(f"No file {path if rest else 'given'} for the corpus folder. Usage: {USAGE}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
+    content = read_settings(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys. Usage: {USAGE}")
     if unknown := sorted(map(str, set(content) - KEYS)):
@@ -138,6 +134,12 @@ def read_plan(rest: str) -> Plan:
 
 
 def _classes(path: Path, wanted: Any, names: list[str]) -> dict[int, str]:
+    spellings: dict[str, str] = {}
+    for name in names:
+        if (first := spellings.setdefault(fold(name), name)) != name:
+            raise ValueError(
+                f"{path} lists one class twice, as {first!r} and {name!r}; give all its values to one name."
+            )
     if wanted is None:
         if len(names) > IGNORE_INDEX:
             raise ValueError(f"{path} has {len(names)} classes, at most {IGNORE_INDEX} fit into a label map.")

@@ -5,11 +5,11 @@
 of it: `gtav:/path?split_file=/path/to/split.mat`, or a JSON file `{"train": [1, 2, ...], "val": ..., "test": ...}`.
 """
 
-import json
 from pathlib import Path
 
 from datasets import Dataset
 
+from ..files import read_settings
 from ..labels import IGNORE_INDEX
 from .base import (
     Corpus,
@@ -113,10 +113,8 @@ def read_split(path: Path, split: str) -> set[int]:
         part = loadmat(path).get(f"{split}Ids")
         numbers = None if part is None else part.ravel().tolist()
     else:
-        try:
-            numbers = json.loads(path.read_text(encoding="utf-8")).get(split)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is no JSON object of lists of numbers: {error}") from error
+        parts = read_settings(path)
+        numbers = parts.get(split) if isinstance(parts, dict) else None
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise ValueError(f"{path} holds no list of whole numbers for the part {split!r}, of {', '.join(SPLITS)}.")
     return set(numbers)

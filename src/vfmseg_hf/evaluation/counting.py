@@ -30,7 +30,8 @@ def count_pictures(
     Args:
         model: a [`VFMSegForSemanticSegmentation`] in eval mode, or a wrapper of one.
         pixel_values: pictures `[3, h, w]` of any sizes. Those of one size share the coarse pass, windows of all share
-            batches; with `flip`, or in a wrapper, they go through the model one by one. Each decides alone.
+            batches; with `flip`, or where the model has to be called ([`plain_model`]), they go through it one by one.
+            Each decides alone.
         labels: label maps of any sizes.
         refine: as for the model's `forward`.
         flip: average the probabilities of each picture and its mirror image, in both stages. Probabilities at the
@@ -40,11 +41,10 @@ def count_pictures(
         `int64` `[B, 2, num_labels, num_labels]` (coarse, final; labelled, predicted), and `int64` `[B, 2]`: windows
         refined, and windows.
     """
-    # A wrapper has to be called, only then does it gather the weights that it has spread; FSDP's is a subclass.
-    together = type(model) is VFMSegForSemanticSegmentation and not flip
+    plain = None if flip else plain_model(model)
     predict = (
-        predict_together(model, pixel_values, labels, refine)
-        if together
+        predict_together(plain, pixel_values, labels, refine)
+        if plain is not None
         else predict_one_by_one(model, pixel_values, labels, refine, flip)
     )
     matrices, windows = [], []
@@ -69,6 +69,28 @@ def count_outputs(
     ]
     refined = outputs.refined.sum(1)
     return torch.stack(matrices), torch.stack([refined, torch.full_like(refined, outputs.refined.shape[1])], 1)
+
+
+def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | None:
+    """
+    The model itself, or the one in a `PeftModel`, if its `segment` says the same as calling `model`.
+
+    `None` where `model` has to be called: a subclass with a `forward` of its own; wrappers, which only then gather the
+    weights that they have spread (DDP, FSDP 1); hooks, which do so in FSDP 2, whose class is a subclass; and methods of
+    peft that act around the call.
+    """
+    from peft import PeftModel, PeftType  # takes a while
+
+    inner = model
+    if isinstance(model, PeftModel):
+        method = model.active_peft_config
+        if method.is_prompt_learning or method.peft_type == PeftType.XLORA:
+            return None
+        inner = model.get_base_model()
+    if getattr(type(inner), "forward", None) is not VFMSegForSemanticSegmentation.forward:
+        return None
+    hooked = any(module._forward_pre_hooks or module._forward_hooks for module in (model, inner))
+    return None if hooked else inner
 
 
 def predict_together(

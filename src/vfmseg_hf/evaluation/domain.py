@@ -39,8 +39,12 @@ class DomainScores:
 
     @property
     def num_classes(self) -> int:
-        """Classes that occur, and so count in the mean."""
-        return int(np.sum(~np.isnan(self.scores["final"]["per_category_iou"])))
+        """Classes that occur, and so count in the mean of the final result."""
+        return self.count_classes("final")
+
+    def count_classes(self, stage: str) -> int:
+        """Classes that are labelled or, wrongly, predicted in a stage, and so count in its mean."""
+        return int(np.sum(~np.isnan(self.scores[stage]["per_category_iou"])))
 
     @property
     def images_per_second(self) -> float | None:

@@ -52,15 +52,14 @@ def format_domains(domains: Mapping[str, DomainScores]) -> str:
     for name, domain in domains.items():
         for stage, label in zip(STAGES, (name, ""), strict=True):
             values = "".join(f"{_percent(domain.scores[stage][key]):>8}" for key in MEANS.values())
-            lines.append(f"{label:<14}{stage:<7}{values}")
+            lines.append(f"{label:<14}{stage:<7}{values}{domain.count_classes(stage):>8}")
         speed = f"{domain.images_per_second:.2f}" if domain.seconds else "-"
-        lines[-1] += f"{domain.num_classes:>8}{domain.pictures:>9}{domain.refined:>9.1%}{speed:>9}"
+        lines[-1] += f"{domain.pictures:>9}{domain.refined:>9.1%}{speed:>9}"
     if len(domains) > 1:
         for stage, label in zip(STAGES, ("mean", ""), strict=True):
             means = "".join(f"{_percent(mean_over_domains(domains, stage, key)):>8}" for key in MEANS.values())
-            lines.append(f"{label:<14}{stage:<7}{means}")
-        counts = sorted({domain.num_classes for domain in domains.values()})
-        lines[-1] += f"{'/'.join(map(str, counts)):>8}"
+            counts = sorted({domain.count_classes(stage) for domain in domains.values()})
+            lines.append(f"{label:<14}{stage:<7}{means}{'/'.join(map(str, counts)):>8}")
     return "\n".join(lines)
 
 

@@ -77,7 +77,7 @@ def draw_conclusions(scores: Scores) -> list[str]:
             if lost or group == "all classes":
                 verdict = f"does not beat it on {', '.join(lost)}" if lost else "beats it on the source and all others"
                 lines.append(f"{reference}, {group}: the model {verdict}.")
-        gain = round(100 * (unseen_mean(scores, "final", group) - unseen_mean(scores, "coarse", group)), 1)
+        gain = round(100 * (unseen_mean(scores, "final", group) - unseen_mean(scores, "coarse", group)), 1) + 0  # no -0
         verdict = f"adds {gain:.1f} points" if gain > 0 else f"does not help: {gain:+.1f} points"
         lines.append(f"refinement, {group}: it {verdict} in the mean of the unseen domains.")
     return lines

@@ -220,7 +220,8 @@ def run_quickstart(
     refined = ", ".join(f"{name} {100 * domain.refined:.0f} %" for name, domain in domains.items())
     say(f"Windows refined: {refined}.")
     say(
-        f"{seconds:.0f} s, of which {trained - start:.0f} s for drawing and training. Look at "
+        f"{seconds:.0f} s{' since the run went on' if checkpoint else ''}, of which {trained - start:.0f} s for "
+        "drawing and training. Look at "
         f"{output / 'domains.png'} and {output / 'panels'}; all figures are in {output / 'results.json'}."
     )
     return scores

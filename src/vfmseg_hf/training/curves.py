@@ -30,7 +30,8 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike)
     losses = axes[0, 0]
     for key, label in LOSSES.items():
         points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        losses.plot(*zip(*points, strict=True) if points else ([], []), label=label)
+        marker = "o" if len(points) == 1 else None  # a line through one point is none
+        losses.plot(*zip(*points, strict=True) if points else ([], []), label=label, marker=marker)
     losses.set(xlabel="step", ylabel="loss (cross entropy)", ylim=(0, None))
     losses.legend()
     if scores:

@@ -1,15 +1,14 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """The model that a training starts from, and which part of it trains."""
 
-import json
 import os
-from pathlib import Path
 from typing import Literal
 
 from transformers.utils import logging
 
 from ..adapters_vfmseg import lora_config
 from ..configuration_vfmseg import VFMSegConfig, published_options
+from ..files import read_settings
 from ..foundation_vfmseg import read_config
 from ..modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..presets_vfmseg import PRESETS, nearest_presets
@@ -38,9 +37,10 @@ def start_model(name_or_path: str, recipe: str = "paper", **overrides) -> VFMSeg
         FileNotFoundError: if there is no such JSON file.
     """
     if name_or_path.endswith(".json"):
-        if not os.path.isfile(name_or_path):
-            raise FileNotFoundError(f"there is no file {name_or_path!r} with a model's configuration")
-        config = VFMSegConfig.from_dict(json.loads(Path(name_or_path).read_text()), **overrides)
+        fields = read_settings(name_or_path)
+        if not isinstance(fields, dict):
+            raise ValueError(f"{name_or_path} must hold an object, {{...}}, of fields of VFMSegConfig")
+        config = VFMSegConfig.from_dict(fields, **overrides)
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return VFMSegForSemanticSegmentation(config)
     if not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):

@@ -59,6 +59,7 @@ class VFMSegTrainer(ScoringTrainer):
     """
 
     args: VFMSegTrainingArguments
+    _rates: dict[float | None, float] = {}  # at the last step, by what they were at the first
 
     def __init__(
         self,
@@ -221,7 +222,6 @@ class VFMSegTrainer(ScoringTrainer):
             decaying = set(self.get_decay_parameter_names(model))
             trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
             groups = []
-            # The heads come first: the first group's rate is the one that Trainer logs as learning_rate.
             for of_encoder, rate in ((False, self.args.learning_rate), (True, self.args.encoder_learning_rate)):
                 for decays, weight_decay in ((True, self.args.weight_decay), (False, 0.0)):
                     parameters = [
@@ -303,12 +303,20 @@ class VFMSegTrainer(ScoringTrainer):
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
             if "content_loss" in self._sums and "detail_loss" in self._sums:
                 logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
-            if not self.optimizer_is_given:
-                ratio = self.args.encoder_learning_rate / self.args.learning_rate if self.args.learning_rate else 0.0
-                logs["encoder_learning_rate"] = logs["learning_rate"] * ratio
+            names = ("learning_rate", "encoder_learning_rate")
+            rates = {name: self._rates[rate] for name in names if (rate := getattr(self.args, name)) in self._rates}
+            if rates and not self.optimizer_is_given:
+                # Trainer has logged that of the first group, which is the encoder's where no head trains.
+                logs.pop("learning_rate", None)
+                logs.update(rates)
             logs["images_per_second"] = round(images / (time.perf_counter() - self._since_log), 2)
             self.restart_log()
         super().log(logs, start_time)
+
+    def _get_learning_rate(self) -> float:
+        # Trainer asks before the scheduler goes on, and logs afterwards.
+        self._rates = {group.get("initial_lr"): group["lr"] for group in self.optimizer.param_groups}
+        return super()._get_learning_rate()
 
     def restart_log(self) -> None:
         """What is logged next is of the batches from now on."""
