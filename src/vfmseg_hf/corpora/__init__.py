@@ -67,7 +67,8 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
     Returns:
         `datasets.Dataset` with the columns
 
-        - `image`: PIL image of mode RGB, its pixels where they are stored: EXIF tags do not turn it;
+        - `image`: PIL image of mode RGB, its pixels where they are stored: EXIF tags do not turn it; other modes and
+          16 bits are converted as the image processor converts them;
         - `label`: PIL image of mode L and the same size, of the ids of `corpus_info(spec).id2label`; 255 = ignore;
         - `file_name` (`str`): name of the frame, without folder and suffix in the owner's layouts.
 
@@ -81,8 +82,8 @@ def load_corpus(spec: str, split: str | None = None) -> Dataset:
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
         `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 
-        When a row is read: `ValueError` for unknown ids and for a label map of another size than its picture, `OSError`
-        for files that cannot be read.
+        When a row is read: `ValueError` for unknown ids, for a label map of another size than its picture, and for
+        pictures of floats, which the image processor refuses; `OSError` for files that cannot be read.
 
     Example:
 

@@ -20,7 +20,8 @@ from datasets import Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
-from .reading import UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
+from ..image_inputs_vfmseg import load_picture, to_rgb
+from .reading import RESTORE, UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
 from .storage import base_name, read_bytes, split_location
 
 
@@ -220,25 +221,26 @@ class Picture(Image):
         The picture. That of a file knows its file, so that `map` stores the name of it; any other one has no format,
         so that `map` stores it without loss.
 
+        RGB is what the image processor makes of the picture: 16 bits are scaled, not clipped.
+
         Raises:
             `OSError`: the file or member is missing or cannot be read; the message names it.
+            `ValueError`: a picture that the image processor refuses, such as one of floats.
         """
         if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
             return value
         path, content = value["path"], value["bytes"]
         if content is None and path is not None and "://" in path and not _is_member(value):
-            return super().decode_example(value, token_per_repo_id)
+            return self._in_mode(Image().decode_example(value, token_per_repo_id), path)
         if content is None and _is_member(value):
             content = read_bytes(path)
-        try:
-            image = PIL.Image.open(path if content is None else BytesIO(content))
-            image.load()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
-        mode = self.mode or image.mode
-        return image if content is None and image.mode == mode else image.convert(mode)
+        image = load_picture(path if content is None else BytesIO(content), path or "in a table", RESTORE)
+        return self._in_mode(image if content is None else image.copy(), path)  # a copy has no format
+
+    def _in_mode(self, image: PIL.Image.Image, path: str | None) -> PIL.Image.Image:
+        if self.mode == "RGB":
+            return to_rgb(image, f"The picture {path}" if path else "The picture")
+        return image if image.mode == (self.mode or image.mode) else image.convert(self.mode)
 
     def embed_storage(
         self,
