@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from vfmseg_hf.picture_files import summarise
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
 
 
@@ -36,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="PICTURES",
         nargs="+",
         type=Path,
-        help="picture files, and folders with pictures",
+        help="picture files, and folders with pictures in them or below them",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
@@ -95,6 +96,9 @@ def main() -> int:
     print(f"{len(done)} of {len(pictures)} pictures done" + (f", {len(failed)} failed:" if failed else ""))
     for report in failed:
         print(f"  {report.path}: {report.error}")
+    if others := pictures.left_out.total():
+        why = summarise(pictures.left_out.elements())
+        print(f"{others} of {others + len(pictures)} entries in the folders left out: {why}")
     if done:
         print(f"{refined} of {windows} windows refined ({refined / windows:.1%})")
         print(f"{len(done) / seconds:.2f} pictures per second")
