@@ -12,12 +12,14 @@ from vfmseg_hf.corpora.check_report import format_report, report_as_dict
 from vfmseg_hf.corpora.checking import check_corpus
 from vfmseg_hf.corpora.domains import parse_place
 from vfmseg_hf.files import write_file
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.plotting import import_figure
 
 
 RESULTS = """\
 Found are pictures and label maps without their partner, files and archives that are damaged or cut off, label maps of
-another size than their pictures, own pictures that an EXIF tag turns, and ids or colours that the corpus does not have.
+another size than their pictures, own pictures that an EXIF tag turns, pictures that training refuses (floats, or more
+pixels than allowed), and ids or colours that the corpus does not have.
 The pixels of every class are counted in the same pass; those of a split without problems are kept for rare class
 sampling, where train.py finds them.
 
@@ -50,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--chart", type=picture_file, metavar="FILE.png", help="draw the frequencies of the classes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the report, with all files that have problems")
     parser.add_argument("--num_proc", type=positive, metavar="N", help="processes that read; by default one per core")
+    parser.add_argument("--max_image_pixels", default=MAX_IMAGE_PIXELS, metavar="N", help=MAX_IMAGE_PIXELS_HELP)
     arguments = parser.parse_args()
     arguments.corpus, split = parse_place(arguments.corpus)
     if split and arguments.split and split != arguments.split:
@@ -61,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     try:
+        limit_pixels(arguments.max_image_pixels)
         if arguments.chart:
             import_figure()  # else it would be missed after an hour of reading
         report = check_corpus(arguments.corpus, arguments.split, arguments.num_proc)

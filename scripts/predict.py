@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vfmseg_hf.picture_files import summarise
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels, summarise
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
 
 
@@ -64,12 +64,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="processes that read and resize pictures, and threads that draw results, while the model computes",
     )
+    parser.add_argument("--max_image_pixels", default=MAX_IMAGE_PIXELS, metavar="N", help=MAX_IMAGE_PIXELS_HELP)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     try:
+        limit_pixels(arguments.max_image_pixels)
         pictures = find_pictures(arguments.pictures, arguments.output)
         model, processor = load_model(arguments.model, arguments.device, getattr(torch, arguments.dtype))
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.processes import leave_processes
 from vfmseg_hf.training import (
     Augmentation,
@@ -76,6 +77,7 @@ class TrainArguments:
         default_factory=lambda: [1024, 2048],
         metadata={"help": "Shortest and longest edge that pictures are fitted into for evaluation."},
     )
+    max_image_pixels: str = field(default=MAX_IMAGE_PIXELS, metadata={"help": MAX_IMAGE_PIXELS_HELP})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
 
 
@@ -104,6 +106,7 @@ def find_checkpoint(output_dir: str, resume: bool) -> str | None:
 
 def main() -> None:
     own, arguments = parse_arguments()
+    limit_pixels(own.max_image_pixels)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
     recipe = get_recipe(own.recipe)
     set_seed(arguments.seed)

@@ -1,10 +1,11 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Which files of a folder are pictures and what is left out of it.
+"""Which files of a folder are pictures, what is left out of it, and how many pixels a picture may have.
 
 Prediction and corpora of files both look through folders here, so that they see the same files.
 """
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ SYSTEM_NAMES = frozenset(
 HIDDEN, SYSTEM = "hidden", "of the system"
 LINKED_AGAIN = "linked to a folder that is taken already"
 UNREADABLE = "that may not be read"
+
+MAX_IMAGE_PIXELS = "178956970"  # of a picture that Pillow opens by itself, and the default of the commands
+MAX_IMAGE_PIXELS_HELP = "Refuse larger pictures, which may be decompression bombs; 0 or none for no limit."
+_LIMIT_VARIABLE = "VFMSEG_MAX_IMAGE_PIXELS"  # for processes that do not inherit what was set in this one
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -120,3 +125,37 @@ def summarise(reasons: Iterable[str]) -> str:
         f"{count} {reason or 'without suffix'}{plugin if reason in OPTIONAL_SUFFIXES else ''}"
         for reason, count in Counter(reasons).most_common()
     )
+
+
+# --- pixels -------------------------------------------------------------------------------------------------------
+
+
+def limit_pixels(limit: str | int) -> None:
+    """
+    Sets how many pixels a picture may have to be opened, in this process and in all that it starts from now on.
+
+    Pillow's warning about half of that is switched off: what is over the limit is refused, what is not is welcome.
+
+    Args:
+        limit (`str` or `int`):
+            0 or `"none"` for no limit.
+
+    Raises:
+        `ValueError`: no whole number from 0 up.
+    """
+    text = str(limit).strip().lower()
+    if text != "none" and not text.isdecimal():
+        raise ValueError(f"--max_image_pixels is a whole number of pixels, or 0 or none for no limit; got {limit!r}")
+    os.environ[_LIMIT_VARIABLE] = text
+    _apply_limit()
+
+
+def _apply_limit() -> None:
+    text = os.environ.get(_LIMIT_VARIABLE)
+    if text is not None:
+        pixels = 0 if text == "none" else int(text)
+        PIL.Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2 if pixels else None  # Pillow refuses what has twice as many
+        warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+
+
+_apply_limit()
