@@ -13,13 +13,15 @@ from vfmseg_hf.corpora.checking import check_corpus
 from vfmseg_hf.corpora.domains import parse_place
 from vfmseg_hf.files import write_file
 from vfmseg_hf.options import check_output_file, whole_number
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.plotting import import_figure
 
 
 RESULTS = """\
 Found are pictures and label maps without their partner, files and archives that are damaged or cut off, label maps of
-another size than their pictures, own pictures that an EXIF tag turns, ids or colours that the corpus does not have, and
-labels that no model can learn from: a single class, no pixel of any class, or the pictures themselves.
+another size than their pictures, own pictures that an EXIF tag may turn, pictures that training refuses (floats, or
+more pixels than allowed), ids or colours that the corpus does not have, and labels that no model can learn from: a
+single class, no pixel of any class, or the pictures themselves.
 The pixels of every class are counted in the same pass; those of a split without problems are kept for rare class
 sampling, where train.py finds them.
 
@@ -48,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--num_proc", type=whole_number(1), metavar="N", help="processes that read; by default one per core"
     )
+    parser.add_argument("--max_image_pixels", default=MAX_IMAGE_PIXELS, metavar="N", help=MAX_IMAGE_PIXELS_HELP)
     arguments = parser.parse_args()
     arguments.corpus, split = parse_place(arguments.corpus)
     if split and arguments.split and split != arguments.split:
@@ -59,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     try:
+        limit_pixels(arguments.max_image_pixels)
         for path in (arguments.json, arguments.chart):
             check_output_file(path)
         if arguments.chart:

@@ -32,6 +32,7 @@ from vfmseg_hf.evaluation import (
     write_scores,
 )
 from vfmseg_hf.options import check_counts, check_output_file
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, load_model
 from vfmseg_hf.processes import join_processes, leave_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
@@ -65,11 +66,13 @@ class EvaluateArguments:
         default="float32",
         metadata={"help": "What the model computes in; int8 on a CPU only.", "choices": list(DTYPES)},
     )
+    max_image_pixels: str = field(default=MAX_IMAGE_PIXELS, metadata={"help": MAX_IMAGE_PIXELS_HELP})
     device: str = field(default="auto", metadata={"help": "Where to compute, e.g. cpu or cuda:1."})
 
 
 def main() -> None:
     (arguments,) = HfArgumentParser(EvaluateArguments, description=__doc__).parse_args_into_dataclasses()
+    limit_pixels(arguments.max_image_pixels)
     check_counts(arguments, batch_size=1, num_workers=0)
     check_output_file(arguments.output)
     device = join_processes(arguments.device)

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from vfmseg_hf.options import check_output_folder, whole_number
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels, summarise
 from vfmseg_hf.prediction import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
 
 
@@ -37,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="PICTURES",
         nargs="+",
         type=Path,
-        help="picture files, and folders with pictures",
+        help="picture files, and folders with pictures in them or below them",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
@@ -66,12 +67,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="processes that read and resize pictures, and threads that draw results, while the model computes",
     )
+    parser.add_argument("--max_image_pixels", default=MAX_IMAGE_PIXELS, metavar="N", help=MAX_IMAGE_PIXELS_HELP)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     try:
+        limit_pixels(arguments.max_image_pixels)
         check_output_folder(arguments.output)
         pictures = find_pictures(arguments.pictures, arguments.output)
         model, processor = load_model(arguments.model, arguments.device, getattr(torch, arguments.dtype))
@@ -99,6 +102,9 @@ def main() -> int:
     print(f"{len(done)} of {len(pictures)} pictures done" + (f", {len(failed)} failed:" if failed else ""))
     for report in failed:
         print(f"  {report.path}: {report.error}")
+    if others := pictures.left_out.total():
+        why = summarise(pictures.left_out.elements())
+        print(f"{others} of {others + len(pictures)} entries in the folders left out: {why}")
     if done:
         print(f"{refined} of {windows} windows refined ({refined / windows:.1%})")
         print(f"{len(done) / seconds:.2f} pictures per second")

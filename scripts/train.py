@@ -25,6 +25,7 @@ from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
 from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
 from vfmseg_hf.options import check_counts, check_output_folder
+from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.processes import leave_processes
 from vfmseg_hf.training import (
     Augmentation,
@@ -84,6 +85,7 @@ class TrainArguments:
             "help": "Shortest and longest edge that pictures are fitted into to be scored; one number is the shortest."
         },
     )
+    max_image_pixels: str = field(default=MAX_IMAGE_PIXELS, metadata={"help": MAX_IMAGE_PIXELS_HELP})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
 
 
@@ -124,6 +126,7 @@ def find_checkpoint(output_dir: str, resume: bool) -> str | None:
 
 def main() -> None:
     own, arguments = parse_arguments()
+    limit_pixels(own.max_image_pixels)
     check_counts(
         arguments,
         per_device_train_batch_size=1,

@@ -8,7 +8,7 @@ import base64
 import os
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -35,6 +35,10 @@ TURNED_BACK = {
     8: PIL.Image.Transpose.ROTATE_270,
 }
 IGNORED = 255
+PIXEL_LIMIT = (
+    "That is a limit of Pillow's against decompression bombs, not a broken file: lift it with --max_image_pixels N of "
+    "the commands (0 for no limit), in Python with PIL.Image.MAX_IMAGE_PIXELS."
+)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -53,7 +57,7 @@ def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
 
     Raises:
         `FileNotFoundError`: nothing of the above is found under `source`.
-        `OSError`: the file is empty, truncated or not a picture; the message names it.
+        `OSError`: the file is empty, truncated, not a picture, or above Pillow's limit of pixels; the message names it.
     """
     source = os.fspath(source)
     shown = source if len(source) <= 200 else f"{source[:60]}... ({len(source)} characters)"
@@ -73,18 +77,46 @@ def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
             stream = BytesIO()
 
     try:
-        image = PIL.Image.open(stream)
-        image.load()  # Pillow reads lazily: a truncated file would fail later, where its name is no longer known
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        if is_base64 and not source.startswith("data:image/"):
+        return load_picture(stream, shown, "Is the file complete, and is it a picture?")
+    except OSError as error:
+        if is_base64 and not source.startswith("data:image/") and not is_above_limit(error):
             raise FileNotFoundError(
                 f"No picture found under {shown!r}: it is not an existing file, not an http(s) address and not the "
                 "base64 text of a picture."
             ) from error
-        raise OSError(
-            f"Cannot read the picture {shown}: {error}. Is the file complete, and is it a picture?"
-        ) from error
+        raise
+
+
+def load_picture(file: str | os.PathLike | BinaryIO, name: str, cure: str) -> PIL.Image.Image:
+    """
+    Opens and decodes a picture file to its end, keeping its mode.
+
+    Args:
+        file: what Pillow opens: a path or a stream of bytes.
+        name, cure: the file and what to do if it is broken, for messages.
+
+    Raises:
+        `FileNotFoundError`: no such file.
+        `OSError`: it cannot be read; the message is `unreadable`'s, the cause is what the decoder said.
+    """
+    try:
+        image = PIL.Image.open(file)
+        image.load()  # Pillow reads lazily: a truncated file would fail later, where its name is no longer known
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise unreadable(f"the picture {name}", error, cure) from error
     return image
+
+
+def unreadable(what: str, error: Exception, cure: str) -> OSError:
+    """The error for a file that Pillow has raised `error` for; `cure` gives way where only the limit is in the way."""
+    return OSError(f"Cannot read {what}: {str(error).rstrip('.')}. {PIXEL_LIMIT if is_above_limit(error) else cure}")
+
+
+def is_above_limit(error: Exception) -> bool:
+    """Whether a file was not read because it has more pixels than Pillow allows."""
+    return isinstance(error.__cause__ or error, PIL.Image.DecompressionBombError)
 
 
 def _download(address: str) -> bytes:
@@ -245,20 +277,22 @@ def picture_to_tensor(
     do_convert_rgb: bool = True,
     input_data_format: str | ChannelDimension | None = None,
     name: str = "The picture",
+    turn: bool = True,
 ) -> torch.Tensor:
     """
     Reads one picture into a `[3, H, W]` tensor: `uint8` in 0..255, or `float32` as given for float arrays.
 
     16-bit pictures (`I;16`, `I`, `uint16`) are scaled from 0..65535 to 0..255, two-valued ones become 0 and 255,
-    alpha channels are dropped, and PIL images are turned upright according to their EXIF orientation. Where an
-    array's first and last axis could both be the channels, 3 is taken before 4 before 1, and first before last.
+    alpha channels are dropped, and with `turn` PIL images are turned upright according to their EXIF orientation.
+    Where an array's first and last axis could both be the channels, 3 is taken before 4 before 1, and first before
+    last.
 
     Raises:
         `ValueError`: an empty picture, a wrong number of channels, values outside the range of the picture's type,
             NaN or infinite values, mode `F`; or a picture that is not RGB while `do_convert_rgb` is `False`.
     """
     if isinstance(image, PIL.Image.Image):
-        tensor = _pil_to_tensor(image, do_convert_rgb, name)
+        tensor = _pil_to_tensor(image, do_convert_rgb, name, turn)
         input_data_format = ChannelDimension.LAST
     else:
         tensor = _array_to_tensor(image)
@@ -279,15 +313,28 @@ def picture_to_tensor(
     return (tensor[:3] if channels == 4 else tensor.expand(3, -1, -1)).contiguous()
 
 
-def _pil_to_tensor(image: PIL.Image.Image, do_convert_rgb: bool, name: str) -> torch.Tensor:
+def to_rgb(image: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
+    """
+    A picture as 8-bit RGB by the rules of `picture_to_tensor`, its pixels where they are stored; RGB as it is.
+
+    Raises:
+        `ValueError`: as `picture_to_tensor` does.
+    """
+    if image.mode == "RGB":
+        return image
+    return PIL.Image.fromarray(picture_to_tensor(image, name=name, turn=False).permute(1, 2, 0).numpy())
+
+
+def _pil_to_tensor(image: PIL.Image.Image, do_convert_rgb: bool, name: str, turn: bool) -> torch.Tensor:
     if 0 in image.size:
         raise ValueError(f"{name} has no pixels: its width and height are {image.size}.")
-    image = turn_upright(image)
+    if turn:
+        image = turn_upright(image)
     mode = image.mode
     if mode == "F":
         raise ValueError(
-            f"{name} has mode F (float), whose value range is unknown. Convert it yourself, for instance to an array "
-            "of floats in 0..1 together with do_rescale=False."
+            f"{name} has mode F (float), whose value range is unknown. Store it with 8 or 16 bits, or hand it to the "
+            "image processor as an array of floats in 0..1 together with do_rescale=False."
         )
     if not do_convert_rgb and mode != "RGB":
         raise ValueError(f"{name} has mode {mode}, the model needs RGB. Pass do_convert_rgb=True to have it converted.")

@@ -21,11 +21,12 @@ from .image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .label_maps_vfmseg import label_map
 from .memory_vfmseg import is_out_of_memory
 from .modeling_vfmseg import VFMSegForSemanticSegmentation
+from .picture_files import list_files, picture_suffixes, suffix_of, summarise
 from .quantization import quantize_int8
 from .visualization import class_colours, label_image, overlay_image, panel_image
 
 
-PICTURE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+RESULT_FOLDERS = ("labels", "overlays", "panels")
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 REFINE_MODES: dict[str, bool | str] = {"gated": True, "all": "all", "none": False}
 
@@ -64,13 +65,27 @@ class PictureReport:
     error: str | None = None
 
 
-def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLike) -> dict[Path, str]:
+class FoundPictures(dict[Path, str]):
+    """
+    Pictures and the names of their results, in order.
+
+    Attributes:
+        left_out: how often each reason, of those in [`Listing`], has kept something else out of the folders.
+    """
+
+    def __init__(self, names: Mapping[Path, str], left_out: Counter[str]):
+        super().__init__(names)
+        self.left_out = left_out
+
+
+def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLike) -> FoundPictures:
     """
     The picture files among files and folders, and a name for each one's results.
 
-    A folder stands for the pictures in it and below it, in the order of their paths, without hidden files and without
-    anything in `output`: earlier results are no pictures to predict. A file counts whatever its extension. What is
-    given twice counts once.
+    A folder stands for the pictures in it and below it, in the order of their paths, as `list_files` finds them:
+    without hidden and system files, and no folder twice. The folders `labels`, `overlays` and `panels` of `output` are
+    left out: earlier results are no pictures to predict. A file counts whatever its extension. What is given twice
+    counts once.
 
     Returns:
         Absolute path to name, in order. The name is the file's, without extension, after its folders below the given
@@ -80,28 +95,27 @@ def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLik
         `FileNotFoundError`: there is no such file or folder, or no picture in a folder.
         `ValueError`: no name is free, because paths differ in nothing but upper and lower case.
     """
-    excluded = Path(os.path.abspath(output))
+    suffixes, results = picture_suffixes(), [Path(output, name) for name in RESULT_FOLDERS]
     found: dict[Path, Path] = {}
+    left_out: dict[Path, str] = {}
     for source in map(Path, sources):
         folder = Path(os.path.abspath(source))
         if source.is_dir():
-            files = [
-                path
-                for path in sorted(folder.rglob("*"))
-                if path.suffix.lower() in PICTURE_EXTENSIONS
-                and not path.name.startswith(".")
-                and excluded not in path.parents
-                and path.is_file()
-            ]
+            listing = list_files(folder, lambda name: suffix_of(name) in suffixes, results, "folder for results")
+            left_out |= {folder / path: reason for path, reason in listing.left_out.items()}
+            files = sorted(folder / path for path in listing.files)
             if not files:
-                raise FileNotFoundError(f"no picture in the folder {source} ({' '.join(PICTURE_EXTENSIONS)})")
+                others = summarise(listing.left_out.values())
+                but = f", but {others}" if others else ""
+                raise FileNotFoundError(f"no picture in the folder {source} ({' '.join(suffixes)}){but}")
         elif source.is_file():
             files, folder = [folder], folder.parent
         else:
             raise FileNotFoundError(f"no such file or folder: {source}")
         for path in files:
             found.setdefault(path, path.relative_to(folder))
-    return _unique_names(found)
+    others = Counter(reason for path, reason in left_out.items() if path not in found)
+    return FoundPictures(_unique_names(found), others)
 
 
 def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .image_inputs_vfmseg import to_rgb
 from .labels import CITYSCAPES_CLASSES, IGNORE_INDEX, fold
 
 
@@ -148,7 +149,7 @@ def overlay_image(picture: Image.Image, labels: np.ndarray, colours: np.ndarray,
             f"the label map is {coloured.height}x{coloured.width} (height x width), its picture "
             f"{picture.height}x{picture.width}"
         )
-    picture = picture.convert("RGB")
+    picture = to_rgb(picture)
     ignored = Image.fromarray(np.asarray(coloured) == IGNORE_INDEX)
     return Image.composite(picture, Image.blend(picture, coloured.convert("RGB"), opacity), ignored)
 
@@ -234,7 +235,7 @@ def panel_image(
     count = int(np.sum(refined))
     explained = certainty_image(confidence, windows, certainty, refined, confidence_threshold, size)
     tiles = {
-        "Input": picture.convert("RGB"),
+        "Input": to_rgb(picture),
         "Coarse": coloured.pop("Coarse"),
         f"Certainty: {count} of {len(windows)} windows refined": explained,
         **coloured,
@@ -302,7 +303,7 @@ def domains_image(
     for column, (name, picture) in enumerate(pictures.items()):
         x, y = MARGIN + column * step_x, top + LINE_HEIGHT
         draw.text((x, y - LINE_HEIGHT / 2), _shorten(name, text, size[0]), fill=INK, font=text, anchor="lm")
-        figure.paste(_resize(picture.convert("RGB"), size), (x, y))
+        figure.paste(_resize(to_rgb(picture), size), (x, y))
         figure.paste(_resize(label_image(finals[name], colours).convert("RGB"), size), (x, y + step_y))
     y = top + LINE_HEIGHT + 2 * step_y
     draw.text((MARGIN, y + LINE_HEIGHT / 2), "Ground truth", fill=INK, font=text, anchor="lm")

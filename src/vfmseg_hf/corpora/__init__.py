@@ -73,7 +73,8 @@ def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> 
         `datasets.Dataset` with the columns
 
         - `image`: PIL image of mode RGB without an EXIF tag that would turn it, its pixels where its label map has
-          them: as they are stored, but for own data as told above;
+          them: as they are stored, but for own data as told above; other modes and 16 bits are converted as the image
+          processor converts them;
         - `label`: PIL image of mode L and the same size, of the ids of `corpus_info(spec).id2label`; 255 = ignore;
         - `file_name` (`str`): name of the frame, without folder and suffix in the owner's layouts.
 
@@ -88,8 +89,8 @@ def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> 
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
         `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 
-        When a row is read: `ValueError` for unknown ids and for a label map of another size than its picture, `OSError`
-        for files that cannot be read.
+        When a row is read: `ValueError` for unknown ids, for a label map of another size than its picture, and for
+        pictures of floats, which the image processor refuses; `OSError` for files that cannot be read.
 
     Example:
 

@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 
 from ..labels import CITYSCAPES_ID2LABEL
 from ..metrics.confusion import merge_classes
+from ..picture_files import clutter
 from .columns import LabelMap, id_table, label_cell, picture_column
 from .findings import NO_FILES, NO_LABELS, NO_PICTURE, complain, notify
 from .reading import COLOURS
@@ -281,8 +282,10 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
     for folder in (images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f"The folder {folder} is missing. Is the corpus complete and unpacked in place?")
-    in_images = {path.stem for path in images.glob("*.jpg")}
-    in_labels = {path.stem for path in labels.glob("*.png")}
+    in_images, in_labels = (
+        {path.stem for path in folder.glob(f"*{suffix}") if not clutter(path.name)}
+        for folder, suffix in ((images, ".jpg"), (labels, ".png"))
+    )
     wanted = list(names) if names is not None else sorted(in_images | in_labels)
     frames = {name: Frame(name, str(images / f"{name}.jpg"), str(labels / f"{name}.png")) for name in wanted}
     for present, folder, suffix in ((in_images, images, ".jpg"), (in_labels, labels, ".png")):

@@ -12,17 +12,20 @@ import datasets
 import numpy as np
 import PIL.Image
 
+from ..image_inputs_vfmseg import is_above_limit
 from ..labels import IGNORE_INDEX
 from . import CorpusInfo, corpus_info, load_corpus
 from .base import UndefinedSplit
 from .class_statistics import MIN_PIXELS, class_pixels_file, read_class_pixels, write_class_pixels
 from .columns import LabelMap, Picture
 from .findings import (
+    ABOVE_LIMIT,
     BROKEN_LABELS,
     BROKEN_PICTURES,
     IGNORED,
     LABELS_ARE_PICTURES,
     NOT_OPENED,
+    REFUSED_PICTURES,
     SIZES,
     UNKNOWN_IDS,
     Findings,
@@ -130,9 +133,10 @@ def check_corpus(
     Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
 
     Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
-    size than their pictures, own pictures that an EXIF tag may turn, ids or colours that the corpus does not have, and
-    labels that no model can learn from: a single class, no pixel of any class, or the pictures themselves. JPEG files
-    hold no sums: damage inside of them that can still be decoded is not found. A frame of several splits is read once.
+    size than their pictures, own pictures that an EXIF tag may turn, pictures that are refused, such as those of floats
+    or above Pillow's limit of pixels, ids or colours that the corpus does not have, and labels that no model can learn
+    from: a single class, no pixel of any class, or the pictures themselves. JPEG files hold no sums: damage inside of
+    them that can still be decoded is not found. A frame of several splits is read once.
 
     Of a split without problems the class statistics are kept where `count_class_pixels` looks for them.
 
@@ -293,8 +297,11 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
     place = _place(row["label"], row)
     try:
         picture, header = _read_picture(row["image"], features["image"])
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        troubles.append((BROKEN_PICTURES, _place(row["image"], row), _reason(error), ()))
+    except ValueError as error:  # not of a decoder, whose errors come as OSError
+        troubles.append((REFUSED_PICTURES, _place(row["image"], row), _reason(error), ()))
+    except Exception as error:
+        kind = ABOVE_LIMIT if is_above_limit(error) else BROKEN_PICTURES
+        troubles.append((kind, _place(row["image"], row), _reason(error), ()))
     try:
         stored = _read_stored(row["label"], features["label"])
         if header is not None and header.size != stored.shape[::-1]:
@@ -311,7 +318,8 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
     except ImportError:
         raise
     except Exception as error:
-        troubles.append((BROKEN_LABELS, place, _reason(error), ()))
+        kind = ABOVE_LIMIT if is_above_limit(error) else BROKEN_LABELS
+        troubles.append((kind, place, _reason(error), ()))
     if ids is None:
         return Inspection(None, troubles)
     pixels = np.array(PIL.Image.fromarray(ids).histogram(), dtype=np.int64)

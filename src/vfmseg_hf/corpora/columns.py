@@ -20,8 +20,8 @@ from datasets import Dataset, Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
-from ..image_inputs_vfmseg import as_stored, turn_upright
-from .reading import UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
+from ..image_inputs_vfmseg import as_stored, to_rgb, turn_upright, unreadable
+from .reading import RESTORE, UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
 from .storage import base_name, is_upright, plain_location, read_bytes, split_location, upright_location
 
 
@@ -223,15 +223,18 @@ class Picture(Image):
         The picture. That of a file knows its file, so that `map` stores the name of it; any other one, and one that was
         turned, has no format, so that `map` stores it without loss.
 
+        RGB is what the image processor makes of the picture: 16 bits are scaled, not clipped.
+
         Raises:
             `OSError`: the file or member is missing or cannot be read; the message names it.
+            `ValueError`: a picture that the image processor refuses, such as one of floats.
         """
         if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
             return value
         content, upright = value["bytes"], is_upright(value["path"] or "")
         path = plain_location(value["path"] or "") or None
         if content is None and path is not None and "://" in path and not _is_member(value):
-            return super().decode_example(value, token_per_repo_id)
+            return self._in_mode(Image().decode_example(value, token_per_repo_id), path)
         if content is None and _is_member(value):
             content = read_bytes(path)
         try:
@@ -240,13 +243,16 @@ class Picture(Image):
             position.load()
         except FileNotFoundError:
             raise
-        except OSError as error:
-            raise OSError(f"Cannot read the picture {path}: {error}. Restore the file from the owner's.") from error
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+            raise unreadable(f"the picture {path or 'in a table'}", error, RESTORE) from error
         if position is not image and not upright:
             position.filename = image.filename
-        image = position
-        mode = self.mode or image.mode
-        return image if content is None and image.mode == mode else image.convert(mode)
+        return self._in_mode(position if content is None else position.copy(), path)  # a copy has no format
+
+    def _in_mode(self, image: PIL.Image.Image, path: str | None) -> PIL.Image.Image:
+        if self.mode == "RGB":
+            return to_rgb(image, f"The picture {path}" if path else "The picture")
+        return image if image.mode == (self.mode or image.mode) else image.convert(self.mode)
 
     def embed_storage(
         self,

@@ -46,6 +46,17 @@ TWICE = Kind("files_twice", "files that are there twice", "Move one of each two 
 FOREIGN = Kind("foreign_files", "files that, by their names, are not of this corpus", "Move them elsewhere.")
 BROKEN_PICTURES = Kind("unreadable_pictures", "pictures that cannot be read, or not to their end", _RESTORE)
 BROKEN_LABELS = Kind("unreadable_labels", "label maps that cannot be read, or not to their end", _RESTORE)
+REFUSED_PICTURES = Kind(
+    "refused_pictures",
+    "pictures whose values have no known meaning, such as floats, so that training, evaluation and prediction refuse "
+    "them",
+    "Store them with 8 or 16 bits per channel.",
+)
+ABOVE_LIMIT = Kind(
+    "above_pixel_limit",
+    "files with more pixels than Pillow's limit against decompression bombs lets through",
+    "If they are what you expect, lift the limit, here and in training: --max_image_pixels N, 0 for no limit.",
+)
 SIZES = Kind("size_mismatches", "label maps of another size than their pictures", _RESTORE)
 UNKNOWN_IDS = Kind(
     "unknown_ids",

@@ -10,13 +10,15 @@
 
 With `colours:` the values are `[red, green, blue]`, or a list of such. Instead of `images` and `labels` there may be
 `splits: {train: {images: ..., labels: ...}, val: {...}}`. `image_suffix` and `label_suffix` are what file names differ
-in, such as `_leftImg8bit.png` and `_labels.png` (by default a picture's suffix and `.png`). `classes: cityscapes` keeps
-the ids of Cityscapes' 19 classes, whose names the file then has to use. `exif` says what label maps were drawn on where
-EXIF tags ask to turn or mirror pictures: `stored` (tags are not followed) or `turned` (they are). Without it, sizes of
-label maps tell it of quarter turns, and other tags are an error. Label maps' own tags are never followed. The
-`file_name` of a row is the path of its picture below `images`, without suffix.
+in, such as `_leftImg8bit.png` and `_labels.png` (by default any picture's suffix and `.png`, also in capitals). Hidden
+and system files and folders are left out, with a notice. `classes: cityscapes` keeps the ids of Cityscapes' 19 classes,
+whose names the file then has to use. `exif` says what label maps were drawn on where EXIF tags ask to turn or mirror
+pictures: `stored` (tags are not followed) or `turned` (they are). Without it, sizes of label maps tell it of quarter
+turns, and other tags are an error. Label maps' own tags are never followed. The `file_name` of a row is the path of its
+picture below `images`, without suffix.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +28,15 @@ from datasets import Dataset
 
 from ..files import read_settings
 from ..labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
+from ..picture_files import HIDDEN, LINKED_AGAIN, SYSTEM, UNREADABLE, looks_like_picture, picture_suffixes, summarise
 from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
+from .findings import notify
 from .reading import ANY_COLOUR, COLOURS, find_turned
-from .storage import Storage, upright_location
+from .storage import Storage, base_name, upright_location
 
 
 KEYS = {"images", "labels", "splits", "ids", "colours", "ignore", "classes", "image_suffix", "label_suffix", "exif"}
-PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+LABEL_SUFFIX = ".png"
 USAGE = "folder:/path/to/corpus.yaml, a YAML or JSON file with images, labels, and ids or colours of every class"
 
 INFO = CorpusInfo(name="folder", splits=("all",), licence="see where it comes from", usage=USAGE)
@@ -47,8 +51,8 @@ class Plan:
     id2label: Mapping[int, str]
     mapping: Mapping[int, int]
     coding: str | None
-    image_suffixes: tuple[str, ...]
-    label_suffixes: tuple[str, ...]
+    image_suffix: str | None
+    label_suffix: str | None
     exif: str | None
 
 
@@ -82,11 +86,15 @@ def load(rest: str, split: str) -> Dataset:
     plan = read_plan(rest)
     storage = Storage(plan.path.parent, str(plan.path), f"the folders that {plan.path.name} names, beside it")
     images, labels = plan.splits[split]
+    suffixes = _picture_suffixes(plan.label_suffix or LABEL_SUFFIX, images == labels)
     try:
-        pictures = storage.expect(images, plan.image_suffixes)
+        pictures, others = _expect(storage, images, plan.image_suffix, suffixes)
     except ValueError as error:
         raise ValueError(f"{error} Or say with `image_suffix` in {plan.path} how the pictures' names end.") from error
-    label_maps = storage.expect(labels, plan.label_suffixes)
+    label_maps, more = _expect(storage, labels, plan.label_suffix, (LABEL_SUFFIX,))
+    taken = {*pictures.values(), *label_maps.values()}
+    if left_out := {place: reason for place, reason in (others | more).items() if place not in taken}:
+        notify(f"{plan.path} leaves out {summarise(left_out.values())}, such as {next(iter(left_out))}")
     frames = pair(pictures, label_maps, str(plan.path), named=str)
     if plan.exif is None:
         turned = find_turned(((frame.image, frame.image, frame.labels) for frame in frames), str(plan.path))
@@ -95,6 +103,31 @@ def load(rest: str, split: str) -> Dataset:
     for row in turned:
         frames[row] = replace(frames[row], image=upright_location(frames[row].image))
     return dataset_of_frames(frames, plan.mapping, describe(rest), split, coding=plan.coding, note=plan.path.name)
+
+
+def _picture_suffixes(label_suffix: str, same_folder: bool) -> tuple[str, ...]:
+    """The default suffixes of pictures, without that of label maps that lie beside them."""
+    return tuple(suffix for suffix in picture_suffixes() if not same_folder or suffix != label_suffix.lower())
+
+
+def _expect(
+    storage: Storage, folder: str, suffix: str | None, default: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """
+    The files of a folder with exactly this suffix, or without one with any of the default's, in capitals too; and what
+    looks like data of the user and is left out, with reasons.
+    """
+    files = storage.expect(folder, suffix) if suffix else storage.expect(folder, default, any_case=True)
+
+    def matters(location: str, reason: str) -> bool:
+        name = base_name(location.rstrip("/"))
+        if name.startswith("._") or "__MACOSX" in location:  # macOS puts them beside every file
+            return False
+        if reason in (HIDDEN, SYSTEM):
+            return looks_like_picture(name) or os.path.isdir(location)
+        return reason in (LINKED_AGAIN, UNREADABLE) or (suffix is None and looks_like_picture(name))
+
+    return files, {location: reason for location, reason in storage.left_out.items() if matters(location, reason)}
 
 
 def read_plan(rest: str) -> Plan:
@@ -127,8 +160,8 @@ def read_plan(rest: str) -> Plan:
         id2label=id2label,
         mapping=_mapping(path, members, content.get("ignore", []), id2label, coding),
         coding=coding,
-        image_suffixes=_suffixes(path, content, "image_suffix", PICTURES),
-        label_suffixes=_suffixes(path, content, "label_suffix", (".png", ".PNG")),
+        image_suffix=_suffix(path, content, "image_suffix"),
+        label_suffix=_suffix(path, content, "label_suffix"),
         exif=_exif(path, content.get("exif")),
     )
 
@@ -219,13 +252,11 @@ def _exif(path: Path, value: Any) -> str | None:
     return value
 
 
-def _suffixes(path: Path, content: dict[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+def _suffix(path: Path, content: dict[str, Any], key: str) -> str | None:
     value = content.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, str) or not value:
+    if value is not None and (not isinstance(value, str) or not value):
         raise ValueError(f"{path}: `{key}` is how file names end, got {value!r}.")
-    return (value,)
+    return value
 
 
 CORPUS = Corpus(INFO, load, describe)

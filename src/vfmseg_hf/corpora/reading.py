@@ -12,12 +12,13 @@ import numpy as np
 import PIL.Image
 import torch
 
-from ..image_inputs_vfmseg import as_stored, exif_orientation, stored_size
+from ..image_inputs_vfmseg import as_stored, exif_orientation, stored_size, unreadable
 from ..labels import IGNORE_INDEX
 from .findings import TURNED, complain, notify
 from .storage import is_upright, open_location, read_bytes
 
 
+RESTORE = "Restore the file from the owner's."  # what to do with a broken one
 UNKNOWN = -1  # in tables: an id that the corpus does not have
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
 STRETCHED = {"L;2": 85, "L;4": 17}
@@ -80,7 +81,7 @@ def read_pixels(source: Any, name: str) -> np.ndarray:
             f"The file {name} is gone. Restore it, or load the corpus again from where it is now."
         ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        raise OSError(f"Cannot read {name}: {error}. Restore the file from the owner's.") from error
+        raise unreadable(name, error, RESTORE) from error
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
     factor = STRETCHED.get(stored[0] if isinstance(stored, tuple) else stored) if pixels.ndim == 2 else None
@@ -122,7 +123,7 @@ def read_red16(path: str) -> np.ndarray:
             f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise OSError(f"Cannot read {path}: {error}. Restore the file from the owner's.") from error
+        raise unreadable(path, error, RESTORE) from error
     if pixels.dtype != torch.uint16 or pixels.shape[0] != 3:
         raise ValueError(
             f"{path} is {pixels.dtype} with {pixels.shape[0]} channels, expected an RGB file of 16 bits per channel, "
@@ -160,7 +161,7 @@ def read_colours(path: str) -> np.ndarray:
             f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
         ) from error
     except Exception as error:
-        raise OSError(f"Cannot read {path}: {error}. Restore the file from the owner's.") from error
+        raise unreadable(path, error, RESTORE) from error
     if pixels is None:
         raise ValueError(f"{path} is of mode {mode}, expected colours of 8 bits per channel.")
     return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
@@ -259,13 +260,15 @@ def verify_picture(content: bytes) -> None:
     Holds a PNG file against the sums in it, which decoders do not look at: pixels may be wrong though all are there.
 
     Raises:
-        `OSError`: an empty file.
-        Whatever Pillow does for a file that is damaged, cut off before its end, or no picture.
+        `OSError`: a file that is empty, damaged, cut off before its end, or no picture; its cause is what Pillow said.
     """
     if not content:
         raise OSError("an empty file")
-    with PIL.Image.open(BytesIO(content)) as image:
-        image.verify()
+    try:
+        with PIL.Image.open(BytesIO(content)) as image:
+            image.verify()
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise unreadable("a file", error, RESTORE) from error
 
 
 class Header(NamedTuple):
@@ -313,7 +316,7 @@ def read_header(source: Any, name: str) -> Header:
             f"The picture {name} is gone. Restore it, or load the corpus again from where it is now."
         ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        raise OSError(f"Cannot read the picture {name}: {error}. Restore the file from the owner's.") from error
+        raise unreadable(f"the picture {name}", error, RESTORE) from error
 
 
 def find_turned(frames: Iterable[tuple[str, Any, Any]], corpus: str, mixed: bool = True) -> list[int]:

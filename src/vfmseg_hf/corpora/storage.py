@@ -13,11 +13,12 @@ cells of a picture and its label map; and it looks so because `datasets` finds s
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from ..picture_files import clutter, list_files, suffix_of, summarise
 from .findings import BROKEN_ARCHIVES, TWICE, complain, warn
 
 
@@ -146,31 +147,43 @@ class Storage:
         root: the folder, or the zip archive.
         name: the corpus, for messages.
         layout: what is expected below `root`, for messages.
+
+    Attributes:
+        left_out: what the last call of `files` did not take: location to reason, as of `picture_files.Listing`.
     """
 
     def __init__(self, root: Path, name: str, layout: str):
         self.root, self.name, self.layout = root, name, layout
-        self.archives = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.suffix.lower() == ".zip")
+        self.archives = [root] if root.is_file() else [path for path in sorted(root.iterdir()) if _is_archive(path)]
+        self.left_out: dict[str, str] = {}
         self._broken: dict[Path, str] = {}  # archives that cannot be read, with reasons
 
-    def files(self, folder: str, suffixes: str | Sequence[str]) -> dict[str, str]:
+    def files(self, folder: str, suffixes: str | Sequence[str], any_case: bool = False) -> dict[str, str]:
         """
         All files below `folder`: `{path below the folder, without the suffix: location}`, in the order of the paths.
 
         The folder is looked for below the root, then one and two levels deeper (archives unpacked into folders of
         their own, whose contents are taken together), then in the archives under any parent. Unpacked folders come
-        before archives. Empty if there is none. Archives that cannot be read are skipped, with a notice.
+        before archives. Empty if there is none. Archives that cannot be read are skipped, with a notice; hidden and
+        system files and folders without one. `any_case`: whether suffixes in capitals count as well.
 
         Raises:
             `ValueError`: two folders or archives hold the same files, so that one would win by chance.
         """
         suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
-        found = self._unpacked(folder, suffixes) or self._packed(folder, suffixes)
+
+        def without_suffix(name: str) -> str | None:
+            """The file name without its suffix, None for a name that has none of them."""
+            ending = name.lower() if any_case else name
+            return next((name[: -len(suffix)] for suffix in suffixes if ending.endswith(suffix)), None)
+
+        self.left_out = {}
+        found = self._unpacked(folder, without_suffix) or self._packed(folder, without_suffix)
         return dict(sorted(found.items()))
 
-    def expect(self, folder: str, suffixes: str | Sequence[str]) -> dict[str, str]:
+    def expect(self, folder: str, suffixes: str | Sequence[str], any_case: bool = False) -> dict[str, str]:
         """As `files`. Raises `FileNotFoundError` with the expected layout if there is none."""
-        found = self.files(folder, suffixes)
+        found = self.files(folder, suffixes, any_case)
         if not found:
             raise self.missing(folder, suffixes)
         return found
@@ -182,13 +195,14 @@ class Storage:
         foreign = [path.name for path in self.root.glob("*.*") if path.name.lower().endswith(OTHER_ARCHIVES)]
         reasons = [f"Unpack {', '.join(sorted(foreign))}: only zip archives are read in place."] if foreign else []
         reasons += self._broken.values()
+        reasons += [f"Left out are {summarise(self.left_out.values())}."] if self.left_out else []
         return FileNotFoundError(
             f"No {folder}/**/*{wanted} in {self.root}, neither unpacked nor in its {packed}. "
             f"{''.join(f'{reason} ' for reason in reasons)}The corpus {self.name} is read as its owners ship it: "
             f"{self.layout}. Point to the folder that holds this, or complete the copy."
         )
 
-    def _unpacked(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    def _unpacked(self, folder: str, without_suffix: Callable[[str], str | None]) -> dict[str, str]:
         if self.root.is_file():
             return {}
         parents, places = [self.root], []
@@ -198,23 +212,28 @@ class Storage:
             parents = [child for parent in parents for child in _subfolders(parent)]
         found: dict[str, str] = {}
         for place in places:
-            for parent, _, names in os.walk(place, followlinks=True):
-                below = Path(parent).relative_to(place).as_posix()
-                for name in names:
-                    if suffix := _suffix(name, suffixes):
-                        key = name.removesuffix(suffix)
-                        self._add(found, key if below == "." else f"{below}/{key}", os.path.join(parent, name))
+            listing = list_files(place, lambda name: without_suffix(name) is not None)
+            for path in listing.files:
+                below, slash, name = path.rpartition("/")
+                self._add(found, below + slash + without_suffix(name), os.path.join(place, path))
+            self.left_out.update((os.path.join(place, path), reason) for path, reason in listing.left_out.items())
         return found
 
-    def _packed(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    def _packed(self, folder: str, without_suffix: Callable[[str], str | None]) -> dict[str, str]:
         found: dict[str, str] = {}
         wanted = f"/{folder}/"
         for archive in self.archives:
             for member in self._members(archive):
-                before, there, below = f"/{member}".partition(wanted)
-                suffix = _suffix(below.rpartition("/")[2], suffixes) if there else None
-                if suffix and "__MACOSX" not in before:
-                    self._add(found, below.removesuffix(suffix), member_location(archive, member))
+                before, there, path = f"/{member}".partition(wanted)
+                below, slash, name = path.rpartition("/")
+                if not there or not name:
+                    continue
+                location, key = member_location(archive, member), without_suffix(name)
+                reason = next(filter(None, map(clutter, f"{before}/{path}".split("/"))), None)
+                if key is None or reason:
+                    self.left_out[location] = reason or suffix_of(name)
+                else:
+                    self._add(found, below + slash + key, location)
         return found
 
     def _members(self, archive: Path) -> list[str]:
@@ -236,16 +255,15 @@ class Storage:
         found.setdefault(key, location)
 
 
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and not clutter(path.name)
+
+
 def _subfolders(folder: Path) -> list[Path]:
     """In the order of their names; none of a folder that may not be read, such as `lost+found`."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+            names = [entry.name for entry in entries if entry.is_dir() and not clutter(entry.name)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]
-
-
-def _suffix(name: str, suffixes: tuple[str, ...]) -> str | None:
-    """The suffix that a file name ends with; None for others and for hidden files."""
-    return None if name.startswith(".") else next((suffix for suffix in suffixes if name.endswith(suffix)), None)
