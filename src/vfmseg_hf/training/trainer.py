@@ -19,6 +19,7 @@ from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
 from .checkpointing import CheckpointedTrainer
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
+from .matching import match_pictures
 from .recipes import RECORD_NAME, record_training
 from .sampling import RareClassSampler
 
@@ -29,7 +30,8 @@ class VFMSegTrainer(CheckpointedTrainer):
 
     Train on [`TrainingPictures`], evaluate on [`EvaluationPictures`], or on several by name:
     `eval_dataset={"night": ..., "rain": ...}` gives `eval_night_mean_iou`, `eval_night_coarse_mean_iou`, ... and their
-    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size.
+    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size. The classes of
+    both are compared with the model's by name, and their ids brought into its order.
 
     Both losses, both learning rates and the images per second are logged. A loss that is not finite ends the training
     with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every checkpoint and
@@ -37,7 +39,7 @@ class VFMSegTrainer(CheckpointedTrainer):
 
     Raises:
         ValueError: `ema_decay` outside (0, 1), or together with FSDP, DeepSpeed or `save_only_model`; several GPUs for
-            one process.
+            one process; pictures of other classes than the model's.
     """
 
     args: VFMSegTrainingArguments
@@ -48,6 +50,8 @@ class VFMSegTrainer(CheckpointedTrainer):
             args.ddp_find_unused_parameters = has_unused_parameters(model)
         super().__init__(model, args, data_collator=data_collator or collate, **kwargs)
         self._check_arguments()
+        self.train_dataset = self._of_the_models_classes(self.train_dataset, "the training set")
+        self.eval_dataset = self._of_the_models_classes(self.eval_dataset, "the evaluation set")
         self.train_sampler: EpochSampler | None = None
         self.restart_log()
         if self.args.world_size > 1:
@@ -72,6 +76,9 @@ class VFMSegTrainer(CheckpointedTrainer):
                 "with ema_decay a checkpoint's model is the average, and save_only_model would lose the weights that "
                 "train on; leave one of them out"
             )
+
+    def _of_the_models_classes(self, pictures, name: str):
+        return match_pictures(pictures, self.model.config.id2label, name)
 
     def train(self, *args, **kwargs):
         """
@@ -217,6 +224,9 @@ class VFMSegTrainer(CheckpointedTrainer):
             )
         return None, counts, None
 
+    def get_test_dataloader(self, test_dataset):
+        return super().get_test_dataloader(self._of_the_models_classes(test_dataset, "the test set"))
+
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         matrices, windows = output.predictions
@@ -229,6 +239,7 @@ class VFMSegTrainer(CheckpointedTrainer):
         return output
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        eval_dataset = self._of_the_models_classes(eval_dataset, "the evaluation set")
         with self.averaged():
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         datasets = self.eval_dataset if eval_dataset is None else eval_dataset
