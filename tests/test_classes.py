@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from PIL import Image as Pillow
 from transformers.utils.logging import warning_once
 
-from vfmseg_hf import VFMSegImageProcessor
+from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
 from vfmseg_hf.corpora import EvaluationGroups, classes_of, corpus_info, load_corpus, match_classes, tables
 from vfmseg_hf.corpora.classes import read_class_map, read_class_maps, read_id2label
 from vfmseg_hf.corpora.domains import Domain, name_classes, parse_domain
@@ -30,6 +30,7 @@ from vfmseg_hf.training import (
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
+from vfmseg_hf.training.model import change_classes, start_model
 
 
 ABC = {0: "road", 1: "Traffic light", 2: "person"}
@@ -317,6 +318,22 @@ def test_nothing_known_takes_the_models_names(tiny_model, processor):
     assert domain.classes == tuple(ABC.values())
 
 
+def test_groups_of_a_corpus_follow_the_models_order(tiny_model, processor):
+    """camvid's rule, for a model with Cityscapes' classes in another order."""
+    rule = corpus_info("camvid").evaluation
+    frames = [{**frame, "label": np.where(np.isin(frame["label"], (16, 17)), 255, frame["label"])} for frame in rows(3)]
+    frames = [{**frame, "label": Pillow.fromarray(frame["label"].astype(np.uint8))} for frame in frames]
+    pictures = EvaluationPictures(frames, processor, rule, id2label=CITYSCAPES_ID2LABEL)
+    model = lively(tiny_model())
+    expected = evaluate_domain(model, pictures, "camvid")
+    order = np.random.default_rng(3).permutation(19)
+    change_classes(model, {index: CITYSCAPES_ID2LABEL[old] for index, old in enumerate(order)})
+    actual = evaluate_domain(model, pictures, "camvid")
+    assert actual.classes == expected.classes == rule.names
+    for stage, scores in expected.scores.items():
+        np.testing.assert_allclose(actual.scores[stage]["per_category_iou"], scores["per_category_iou"], atol=2e-3)
+
+
 def test_a_class_map_scores_groups(tiny_model, processor):
     """Against counts per pixel: two model classes for one, one for two, an ignored class, one of the model alone."""
     names = {0: "sky", 1: "car", 2: "truck", 3: "plant"}
@@ -402,6 +419,93 @@ def test_training_with_a_class_map(tiny_model, tmp_path, processor):
     crops.class_map = {**class_map, "way": ["road", "Traffic light"]}
     with pytest.raises(ValueError, match="one class only, but way is road or Traffic light"):
         make_trainer(model, tmp_path, processor, crops)
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+CLASSED = {"coarse_head.classifier": 0, "refine_head.classifier": 0, "refine_head.mask_embedding.conv1": 1}
+
+
+@pytest.fixture(params=["whole", "adapter"])
+def checkpoint(request, tiny_model, tmp_path):
+    """A saved model of three classes, and its heads and LoRA by plain names; no value is one of an initialisation."""
+    model = lively(tiny_model(id2label=ABC), 7.0)
+    for parameter in model.parameters():
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    if request.param == "adapter":
+        model.save_pretrained(tmp_path / "base")
+        model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "base")
+        model.add_adapter(lora_config(model.config, r=2))
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or ".modules_to_save." in name:
+                parameter.data.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "first")
+    return tmp_path / "first", model
+
+
+def plain(model) -> dict[str, torch.Tensor]:
+    return {
+        key.replace(".modules_to_save.default", ""): value
+        for key, value in model.state_dict().items()
+        if ".original_module." not in key
+    }
+
+
+def test_rows_of_equal_names_are_kept(checkpoint, said, tmp_path):
+    place, before = checkpoint
+    model = start_model(str(place), id2label=OWN)
+    assert "kept 2 of its 3 classes: person, road; new: floor, shelf, pallet" in said()
+    assert model.config.id2label == OWN and model.config.label2id["pallet"] == 4 and model.num_labels == 5
+    old, new = plain(before), plain(model)
+    for key, value in old.items():
+        module, _, kind = key.rpartition(".")
+        axis = CLASSED.get(module)
+        if axis is None or (axis == 1 and kind == "bias"):
+            assert torch.equal(new[key], value), key
+            continue
+        kept = new[key].index_select(axis, torch.tensor([1, 2]))
+        assert torch.equal(kept, value.index_select(axis, torch.tensor([2, 0]))), key
+        fresh = new[key].index_select(axis, torch.tensor([0, 3, 4]))
+        if module.endswith("classifier"):  # as published: N(0, 0.01), zero bias
+            assert fresh.abs().max() < 0.06 and (kind == "bias") == (not fresh.any())
+        else:  # torch's own: uniform within 1 / sqrt(fan in)
+            assert 0 < fresh.abs().max() <= 1 / np.sqrt(5 * 4)
+    pictures = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        a, b = (each.eval()(pictures, refine=False).coarse_logits for each in (before, model))
+    assert torch.equal(b[:, [1, 2]], a[:, [2, 0]])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("coarse_head" in name and "classifier.weight" in name for name in trained)
+    assert not any(".original_module." in name for name in trained)
+    model.save_pretrained(tmp_path / "again")
+    again = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "again").eval()
+    with torch.no_grad():
+        assert again.config.id2label == OWN and torch.equal(again(pictures).logits, model(pictures).logits)
+    model.train()(pictures, labels=torch.zeros(1, 64, 96, dtype=torch.long)).loss.backward()
+
+
+def test_the_same_names_in_another_order_are_permuted(checkpoint, said):
+    place, before = checkpoint
+    model = start_model(str(place), id2label=CAB)
+    assert "its classes were put into the order of the training set: person, road, traffic_light" in said()
+    pictures = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        a, b = (each.eval()(pictures, refine="all") for each in (before, model))
+    assert torch.equal(b.coarse_logits, a.coarse_logits[:, [2, 0, 1]])
+    torch.testing.assert_close(b.logits, a.logits[:, [2, 0, 1]], atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_classes_and_numbers(checkpoint, said):
+    place, before = checkpoint
+    same = start_model(str(place), id2label={0: "road", 1: "traffic_light", 2: "Person"})
+    assert not said() and same.config.id2label[1] == "traffic_light"
+    numbered = start_model(str(place), id2label={index: f"LABEL_{index}" for index in range(3)})
+    assert "its 3 classes are kept by number" in said() and numbered.config.id2label == ABC
+    for model in (same, numbered):
+        assert all(torch.equal(value, plain(before)[key]) for key, value in plain(model).items())
+    nothing = start_model(str(place), id2label={0: "shelf", 1: "pallet", 2: "floor"})
+    assert "kept 0 of its 3 classes: none; new: shelf, pallet, floor" in said()
+    assert nothing.coarse_head.classifier.weight.abs().max() < 0.06, "equal in number, but others"
 
 
 # ------------------------------------------------------------------------------------------------ commands
@@ -498,6 +602,27 @@ TRAIN = [
     *("--use_cpu", "--tune", "full", "--crop_size", 64, 64, "--size", 64, 96, "--logging_steps", 1, "--max_steps", 1),
     *("--disable_tqdm", "true", "--report_to", "none", "--rare_class_sampling", "false", "--save_strategy", "no"),
 ]
+
+
+def test_train_from_a_checkpoint(saved_model, tmp_path, monkeypatch, said):
+    """Own classes give new heads; a class map for the training set keeps the checkpoint's classes."""
+    spec = own_corpus(tmp_path / "own", OWN)
+    words = ["--model", saved_model, "--train", spec, *TRAIN]
+    assert script(monkeypatch, "train", *words, "--output_dir", tmp_path / "new", "--domains", f"own={spec}") is None
+    assert "kept 2 of its 3 classes" in said()
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["id2label"] == {str(i): n for i, n in OWN.items()}
+    assert "eval_own_mean_iou" in (tmp_path / "new" / "eval_results.json").read_text()
+
+    other = own_corpus(tmp_path / "other", ABC)
+    run = ["--output_dir", tmp_path / "none", "--domains", f"other={other}"]
+    status = script(monkeypatch, "train", *words, *run)
+    assert status.startswith("error: other: the classes of the data are not the model's; only in the model: floor")
+    (tmp_path / "map.yaml").write_text("{floor: road, shelf: null, pallet: null}")
+    run = ["--output_dir", tmp_path / "kept", "--class_map", tmp_path / "map.yaml"]
+    assert script(monkeypatch, "train", *words, *run, "--domains", f"other={other}") is None
+    assert "the training set: by the class map floor is road; ignored: shelf, pallet" in said()
+    kept = json.loads((tmp_path / "kept" / "config.json").read_text())["id2label"]
+    assert kept == {str(index): name for index, name in ABC.items()}
 
 
 def test_train_on_a_stored_data_set(tiny_config, tmp_path, monkeypatch):
