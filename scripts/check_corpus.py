@@ -7,11 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+from vfmseg_hf import VFMSegConfig
 from vfmseg_hf.charts import class_chart
 from vfmseg_hf.corpora.check_report import format_report, report_as_dict
 from vfmseg_hf.corpora.checking import check_corpus
-from vfmseg_hf.corpora.domains import parse_place
+from vfmseg_hf.corpora.classes import read_class_map
+from vfmseg_hf.corpora.domains import CLASS_MAP_HELP, ID2LABEL_HELP, Domain, name_classes, parse_place
 from vfmseg_hf.files import write_file
+from vfmseg_hf.foundation_vfmseg import read_config
 from vfmseg_hf.options import check_output_file, whole_number
 from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.plotting import import_figure
@@ -23,12 +26,13 @@ another size than their pictures, own pictures that an EXIF tag may turn, pictur
 more pixels than allowed), ids or colours that the corpus does not have, and labels that no model can learn from: a
 single class, no pixel of any class, or the pictures themselves.
 The pixels of every class are counted in the same pass; those of a split without problems are kept for rare class
-sampling, where train.py finds them.
+sampling, where train.py finds them. With --model its classes are compared with the corpus's, by name.
 
 exit status: 0 if the corpus is clean, 1 if there are problems, 2 if it could not be checked or a result not be saved
 
 examples:
   python scripts/check_corpus.py gtav:/data/gtav
+  python scripts/check_corpus.py folder:/data/corpus.yaml --model runs/gtav --class_map same.yaml
   python scripts/check_corpus.py camvid:/data/camvid@source_train --chart classes.png --json report.json
 """
 
@@ -45,6 +49,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("corpus", metavar="CORPUS[@SPLIT]", help="as for train.py, e.g. cityscapes:/data/cityscapes")
     parser.add_argument("--split", help="the same as @SPLIT; by default every split that the corpus has")
+    parser.add_argument("--model", help="directory or Hub name of a model to compare the classes with")
+    parser.add_argument("--class_map", metavar="FILE", help=CLASS_MAP_HELP)
+    parser.add_argument("--id2label", metavar="FILE", help=ID2LABEL_HELP)
     parser.add_argument("--chart", type=picture_file, metavar="FILE.png", help="draw the frequencies of the classes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the report, with all files that have problems")
     parser.add_argument(
@@ -56,7 +63,18 @@ def parse_arguments() -> argparse.Namespace:
     if split and arguments.split and split != arguments.split:
         parser.error(f"--split {arguments.split} and @{split} contradict each other")
     arguments.split = arguments.split or split
+    if arguments.class_map and not arguments.model:
+        parser.error("--class_map says which classes are those of a model: --model is missing")
     return arguments
+
+
+def model_classes(name_or_path: str) -> dict[int, str]:
+    config = read_config(name_or_path, {})
+    if not isinstance(config, VFMSegConfig):
+        raise ValueError(
+            f"{name_or_path} is no VFMSeg model but a {config.model_type}, which has no classes to compare"
+        )
+    return config.id2label
 
 
 def main() -> int:
@@ -67,7 +85,14 @@ def main() -> int:
             check_output_file(path)
         if arguments.chart:
             import_figure()  # else it would be missed after an hour of reading
-        report = check_corpus(arguments.corpus, arguments.split, arguments.num_proc)
+        (corpus,) = name_classes([Domain("", arguments.corpus, arguments.split)], arguments.id2label)
+        report = check_corpus(
+            corpus.spec,
+            corpus.split,
+            arguments.num_proc,
+            model_id2label=model_classes(arguments.model) if arguments.model else None,
+            class_map=read_class_map(arguments.class_map) if arguments.class_map else None,
+        )
         print(format_report(report))
         if arguments.json:
             write_file(arguments.json, json.dumps(report_as_dict(report), indent=2) + "\n")

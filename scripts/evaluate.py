@@ -19,11 +19,11 @@ import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from vfmseg_hf.corpora import corpus_info, load_corpus
-from vfmseg_hf.corpora.domains import evaluation_domains
+from vfmseg_hf.corpora import classes_of, corpus_info, load_corpus
+from vfmseg_hf.corpora.classes import read_class_maps
+from vfmseg_hf.corpora.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
-    check_classes,
     describe_corpus,
     describe_protocol,
     evaluate_domain,
@@ -50,6 +50,11 @@ class EvaluateArguments:
             "choices": list(PROTOCOLS),
         },
     )
+    class_map: str | None = field(
+        default=None,
+        metadata={"help": f"{CLASS_MAP_HELP} A list of model classes is scored as one class."},
+    )
+    id2label: str | None = field(default=None, metadata={"help": ID2LABEL_HELP})
     output: str | None = field(default=None, metadata={"help": "JSON file for the scores and how they were made."})
     refine: str = field(
         default="gated",
@@ -81,11 +86,18 @@ def main() -> None:
     model, processor = protocol.apply(*load_model(arguments.model, device, getattr(torch, arguments.dtype)))
     trained_on = read_trained_on(arguments.model)
     pictures, corpora, results = {}, {}, {}
-    for name, spec, split in evaluation_domains(arguments.data):  # all are opened before hours go into the first
-        dataset, rule = load_corpus(spec, split, held_out=True), corpus_info(spec).evaluation
-        check_classes(model, rule, name)
-        pictures[name] = EvaluationPictures(dataset, processor, rule)
-        corpora[name] = {**describe_corpus(spec, dataset), "trained_on": trained_on.overlap(pictures[name])}
+    domains = name_classes(evaluation_domains(arguments.data), arguments.id2label)
+    # All are opened before hours go into the first.
+    datasets = {name: load_corpus(spec, split, held_out=True) for name, spec, split in domains}
+    maps = read_class_maps(arguments.class_map, {name: classes_of(dataset) for name, dataset in datasets.items()})
+    for name, spec, _ in domains:
+        dataset, rule = datasets[name], corpus_info(spec).evaluation
+        pictures[name] = EvaluationPictures(dataset, processor, rule, class_map=maps[name])
+        pictures[name] = pictures[name].for_model(model.config.id2label, name)
+        corpora[name] = {
+            **describe_corpus(spec, dataset, pictures[name].class_match),
+            "trained_on": trained_on.overlap(pictures[name]),
+        }
     seen = {name: attention(name, domain, trained_on) for name, domain in pictures.items()}
     if rank == 0:
         say_unknown(trained_on)

@@ -22,8 +22,15 @@ from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
-from vfmseg_hf.corpora import corpus_info, count_class_pixels, load_corpus
-from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
+from vfmseg_hf.corpora import classes_of, corpus_info, count_class_pixels, load_corpus
+from vfmseg_hf.corpora.classes import read_class_maps, renames
+from vfmseg_hf.corpora.domains import (
+    CLASS_MAP_HELP,
+    ID2LABEL_HELP,
+    evaluation_domains,
+    name_classes,
+    parse_domain,
+)
 from vfmseg_hf.options import check_counts, check_output_folder
 from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.processes import leave_processes
@@ -52,6 +59,13 @@ class TrainArguments:
     domains: list[str] = field(
         default_factory=list, metadata={"help": "Domains to evaluate on: [name=]corpus[@split], any number of them."}
     )
+    class_map: str | None = field(
+        default=None,
+        metadata={
+            "help": f"{CLASS_MAP_HELP} If it renames classes of the training set, the model keeps its own classes."
+        },
+    )
+    id2label: str | None = field(default=None, metadata={"help": ID2LABEL_HELP})
     recipe: str = field(
         default="paper",
         metadata={"help": "Where settings come from that are not given.", "choices": list(RECIPES)},
@@ -142,7 +156,7 @@ def main() -> None:
     recipe = get_recipe(own.recipe)
     set_seed(arguments.seed)
     size = evaluation_size(own.size)
-    source, domains = parse_domain(own.train), evaluation_domains(own.domains)
+    source, *domains = name_classes([parse_domain(own.train), *evaluation_domains(own.domains)], own.id2label)
     info = corpus_info(source.spec)
     augmentation = Augmentation(
         tuple(own.crop_size),
@@ -153,16 +167,23 @@ def main() -> None:
         own.photometric,
     )
     corpus, class_pixels = load_corpus(source.spec, source.split), None
+    classes = classes_of(corpus)
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
-            class_pixels = count_class_pixels(corpus, len(info.id2label))
+            class_pixels = count_class_pixels(corpus, len(classes))
     watched = {
         name: (load_corpus(spec, split, held_out=True), corpus_info(spec).evaluation) for name, spec, split in domains
     }
-    model = start_model(own.model, own.recipe, id2label=dict(info.id2label))
+    known = {name: classes_of(rows) for name, (rows, _) in watched.items()}
+    maps = read_class_maps(own.class_map, {"the training set": classes, **known})
+    source_map = maps.pop("the training set")
+    model = start_model(own.model, own.recipe, **({} if renames(source_map) else {"id2label": classes}))
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
-    train = TrainingPictures(corpus, processor, augmentation, arguments.seed, class_pixels)
-    evaluation = {name: EvaluationPictures(rows, processor, scored) for name, (rows, scored) in watched.items()}
+    train = TrainingPictures(corpus, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
+    evaluation = {
+        name: EvaluationPictures(rows, processor, scored, class_map=maps[name])
+        for name, (rows, scored) in watched.items()
+    }
     choose_trained_part(model, own.tune, **recipe.lora)
     trainer = VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor

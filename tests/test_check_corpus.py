@@ -115,7 +115,7 @@ class TestClean:
         save_table(tmp_path / "table", np.array([[0, 18, 255, 255]], np.uint8))
         for spec, splits, pixels, ignored in (
             (f"folder:{tmp_path}/corpus.json", ["all"], [2, 1], 1),
-            (str(tmp_path / "table"), ["all"], [1, *[0] * 17, 1], 2),
+            (f"{tmp_path}/table?id2label=cityscapes", ["all"], [1, *[0] * 17, 1], 2),
             ("streets:night?n=2&size=32x64", ["train", "validation", "test"], None, None),
         ):
             report = check(spec)
@@ -367,7 +367,7 @@ class TestProblems:
         rows = [{"image": str(tmp_path / f"p/{index}.jpg"), "label": str(tmp_path / "m/0.png")} for index in (0, 1)]
         features = Features({"image": Image(), "label": Image()})
         Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "table")
-        assert problems(check(str(tmp_path / "table")), "all") == {"turned_pictures": {"1": ""}}
+        assert problems(check(f"{tmp_path}/table?id2label=cityscapes"), "all") == {"turned_pictures": {"1": ""}}
 
     def test_files_in_two_archives(self, tmp_path):
         copy = corpus_copies.make_copy(tmp_path, "cityscapes", packed=True)
@@ -424,7 +424,7 @@ class TestProblems:
 
     def test_ids_of_tables(self, tmp_path):
         save_table(tmp_path / "table", np.array([[19, 40]], np.uint8))
-        ((kind, files),) = problems(check(str(tmp_path / "table")), "all").items()
+        ((kind, files),) = problems(check(f"{tmp_path}/table?id2label=cityscapes"), "all").items()
         assert kind == "unknown_ids" and list(files.values()) == ["19, 40"]
 
     def test_in_several_processes(self, tmp_path):

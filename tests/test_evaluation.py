@@ -334,8 +334,7 @@ def test_a_subclass_with_its_own_forward_is_called(scored):
 def test_nothing_is_kept_of_a_picture(scored):
     """Neither the picture, its logits nor a matrix of its own: as many tensors live after the last as after a few."""
     model, pictures = scored
-    many = torch.utils.data.ConcatDataset([pictures] * 4)
-    many.evaluation = pictures.evaluation
+    many = EvaluationPictures(pictures.dataset * 4, pictures.processor)
     alive = {}
 
     def watch(items):
@@ -367,7 +366,7 @@ def test_refine_modes_and_flip_reach_the_model(scored):
 def test_what_cannot_be_scored_is_said(scored, rows, tiny_model):
     model, pictures = scored
     with pytest.raises(ValueError, match="model has 3 classes, but the domain 'noise' is scored by a rule for 19"):
-        evaluate_domain(tiny_model(num_labels=3), pictures, "noise")
+        evaluate_domain(tiny_model(num_labels=3), EvaluationPictures(rows, pictures.processor, each_class()), "noise")
     ignored = [{**row, "label": np.full_like(row["label"], 255)} for row in rows]
     with pytest.raises(ValueError, match="no pixel of the domain 'noise' has a class: all 5 label maps are ignored"):
         evaluate_domain(model, EvaluationPictures(ignored, pictures.processor), "noise")

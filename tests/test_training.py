@@ -16,7 +16,7 @@ from training_job import run
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
-from vfmseg_hf.corpora import EvaluationGroups
+from vfmseg_hf.corpora import EvaluationGroups, each_class
 from vfmseg_hf.metrics import iou_scores
 from vfmseg_hf.training import (
     Augmentation,
@@ -349,7 +349,7 @@ def test_scores_of_domains(batch_size, tiny_model, tmp_path):
     """Mixed sizes in one set, labels of other sizes than the pictures, against a count per pixel."""
     processor = VFMSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
     domains = {
-        "city": EvaluationPictures(rows(4, sizes=((80, 112), (96, 96))), processor),
+        "city": EvaluationPictures(rows(4, sizes=((80, 112), (96, 96))), processor, each_class()),
         "merged": EvaluationPictures(
             rows(3, seed=5), processor, EvaluationGroups(("low", "high"), (0,) * 10 + (1,) * 5 + (2,) * 4)
         ),

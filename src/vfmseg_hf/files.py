@@ -21,7 +21,7 @@ def read_settings(path: str | os.PathLike) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is no YAML or JSON, or a key stands twice in one place; the message names both, and the line.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     is_json = path.suffix.lower() == ".json"

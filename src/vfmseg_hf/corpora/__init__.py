@@ -8,6 +8,7 @@ from datasets import Dataset
 from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, streets, synthia
 from .base import Corpus, CorpusInfo, EvaluationGroups, default_split, each_class, scored_split
 from .class_statistics import count_class_pixels
+from .classes import ClassMap, ClassMatch, classes_of, match_classes
 from .columns import LabelMap
 from .tables import load_table
 
@@ -32,8 +33,8 @@ def corpus_info(spec: str) -> CorpusInfo:
 
     Args:
         spec (`str`):
-            A name (`"camvid"`), or anything that `load_corpus` takes. Data sets that are not registered have
-            Cityscapes' 19 classes, each scored by itself; those of `folder:/path/to/corpus.yaml` are in its file.
+            A name (`"camvid"`), or anything that `load_corpus` takes. The classes of `folder:/path/to/corpus.yaml` are
+            in its file; those of a data set that is not registered are known when it is open: `classes_of(dataset)`.
 
     Raises:
         `ValueError`: an unknown name before a colon, or a corpus file that cannot be understood.
@@ -42,7 +43,9 @@ def corpus_info(spec: str) -> CorpusInfo:
     corpus, rest = _find(spec)
     if corpus and corpus.describe and rest:
         return corpus.describe(rest)
-    return corpus.info if corpus else CorpusInfo(name=spec, splits=(), licence="see its own page", usage=spec)
+    if corpus:
+        return corpus.info
+    return CorpusInfo(spec, splits=(), licence="see its own page", usage=spec, id2label=None, evaluation=None)
 
 
 def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> Dataset:
@@ -61,7 +64,9 @@ def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> 
             - `"folder:/path/to/corpus.yaml"`: own pictures and label maps with a file that explains them;
             - `"streets:<domain>?n=200&size=512x1024&seed=0"`: procedural scenes, rendered when read;
             - a Hub id, or a local folder: anything that `datasets.load_dataset` (or `load_from_disk`) opens and that
-              has pictures in the columns `image` and `label`, the latter of final ids.
+              has pictures in the columns `image` and `label`, the latter of final ids. Their names are those that the
+              data set has (of `label`, of a `ClassLabel` in a column such as `classes`, in an `id2label.json` beside
+              the data); `?id2label=names.json` or `?id2label=cityscapes` after it gives names, or other ones.
         split (`str`, *optional*):
             One of `corpus_info(spec).splits`; for a Hub id or a local folder, any expression of
             `datasets.load_dataset`. By default the one to train on: `train` or `training`, or else the first one whose
@@ -75,7 +80,8 @@ def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> 
         - `image`: PIL image of mode RGB without an EXIF tag that would turn it, its pixels where its label map has
           them: as they are stored, but for own data as told above; other modes and 16 bits are converted as the image
           processor converts them;
-        - `label`: PIL image of mode L and the same size, of the ids of `corpus_info(spec).id2label`; 255 = ignore;
+        - `label`: PIL image of mode L and the same size, of the ids whose names are `classes_of(dataset)`, for
+          registered corpora those of `corpus_info(spec).id2label`; 255 = ignore;
         - `file_name` (`str`): name of the frame, without folder and suffix in the owner's layouts.
 
         Ids are translated when a row is read, in all that is made of the data set: selected, filtered, shuffled,
@@ -84,8 +90,8 @@ def load_corpus(spec: str, split: str | None = None, held_out: bool = False) -> 
 
     Raises:
         `ValueError`: an unknown corpus, split, domain or query key, a split without rows, no split named where all are
-            held out or the names of several do not tell, or own pictures with an EXIF tag that leaves in doubt what
-            their label maps are for.
+            held out or the names of several do not tell, a data set that does not say which classes its labels hold, or
+            own pictures with an EXIF tag that leaves in doubt what their label maps are for.
         `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
         `ImportError`: the labels of the corpus need a package that is not installed; the message names it.
 
@@ -123,10 +129,10 @@ def _named(dataset: Dataset, spec: str) -> Dataset:
 
 def _find(spec: str) -> tuple[Corpus | None, str]:
     """The registered corpus that a spec names, if any, and what follows the colon."""
-    name, colon, rest = spec.partition(":")
+    name, _, rest = spec.partition(":")
     if name in CORPORA:
         return CORPORA[name], rest
-    if colon and not os.path.exists(spec):  # Hub ids have no colon
+    if ":" in spec.partition("?")[0] and not os.path.exists(spec):  # Hub ids have no colon
         usages = "; ".join(corpus.info.usage for corpus in CORPORA.values())
         raise ValueError(
             f"Unknown corpus {name!r} in {spec!r}. Known: {usages}; or a Hub id or an existing folder, without a colon."
@@ -136,12 +142,16 @@ def _find(spec: str) -> tuple[Corpus | None, str]:
 
 __all__ = [
     "CORPORA",
+    "ClassMap",
+    "ClassMatch",
     "Corpus",
     "CorpusInfo",
     "EvaluationGroups",
     "LabelMap",
+    "classes_of",
     "corpus_info",
     "count_class_pixels",
     "each_class",
     "load_corpus",
+    "match_classes",
 ]

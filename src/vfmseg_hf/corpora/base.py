@@ -60,6 +60,22 @@ class EvaluationGroups:
                 groups[index] = group
         return cls(tuple(members), tuple(groups))
 
+    def for_model(self, model_ids: Sequence[Collection[int]], num_labels: int) -> "EvaluationGroups":
+        """
+        The same rule over the ids of a model. Groups that share a class of the model are scored as one, `car + truck`.
+
+        Args:
+            model_ids: for every id of this rule those of the model that stand for it, as `ClassMatch` has them.
+            num_labels: K of the model.
+        """
+        members: dict[str, set[int]] = {}
+        for group, name in enumerate(self.names):
+            ids = {i for own, theirs in zip(self.groups, model_ids, strict=True) if own == group for i in theirs}
+            for other in [other for other, taken in members.items() if taken & ids]:
+                name, ids = f"{other} + {name}", ids | members.pop(other)
+            members[name] = ids
+        return EvaluationGroups.of(members, num_labels)
+
     def merge(self, confusion: "np.ndarray | torch.Tensor") -> "np.ndarray | torch.Tensor":
         """
         A confusion matrix `[K, K]` of ids as one of groups `[G, G + 1]`, ready for `metrics.iou_scores`.
@@ -74,7 +90,7 @@ class EvaluationGroups:
 
 def each_class(id2label: Mapping[int, str] = CITYSCAPES_ID2LABEL) -> EvaluationGroups:
     """The plain rule: every class is a group of its own."""
-    return EvaluationGroups(tuple(id2label.values()), tuple(range(len(id2label))))
+    return EvaluationGroups(tuple(id2label[index] for index in range(len(id2label))), tuple(range(len(id2label))))
 
 
 @dataclass(frozen=True)
@@ -85,8 +101,10 @@ class CorpusInfo:
     Attributes:
         name: as before the colon of a `load_corpus` spec.
         splits: what `load_corpus` takes as `split`; its default is that of [`default_split`].
-        id2label: names of the ids that labels are mapped to.
-        evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus.
+        id2label: names of the ids that labels are mapped to; None where the data set itself has to be opened for them
+            (`classes_of`), which is so for those that are not registered.
+        evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus. None
+            where `id2label` is: every class by itself.
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this corpus looks.
         pairs: pictures with label maps in the splits of the full release, where these numbers are known.
@@ -99,8 +117,8 @@ class CorpusInfo:
     licence: str
     usage: str
     evaluation_split: str | None = None
-    id2label: Mapping[int, str] = field(default_factory=lambda: dict(CITYSCAPES_ID2LABEL))
-    evaluation: EvaluationGroups = field(default_factory=each_class)
+    id2label: Mapping[int, str] | None = field(default_factory=lambda: dict(CITYSCAPES_ID2LABEL))
+    evaluation: EvaluationGroups | None = field(default_factory=each_class)
     pairs: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -363,7 +381,8 @@ def dataset_of_frames(
         "label": [label_cell(frame.labels, frame.image, table, coding, colours) for frame in frames],
         "file_name": [frame.name for frame in frames],
     }
-    features = Features({"image": picture_column(), "label": LabelMap(), "file_name": Value("string")})
+    labels = LabelMap(names=list(info.id2label.values()))
+    features = Features({"image": picture_column(), "label": labels, "file_name": Value("string")})
     note = ", ".join(filter(None, (incomplete_note(len(frames), total, left_out), note)))
     return make_dataset(columns, features, info, split, note)
 

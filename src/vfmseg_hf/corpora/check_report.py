@@ -17,6 +17,7 @@ def format_report(report: CorpusReport) -> str:
     """The report as text; lists of files are cut short."""
     parts = [report.spec, *(_format_split(split, report.info.id2label) for split in report.splits)]
     parts += [f"notice: {notice}" for notice in report.notices]
+    parts += [f"problem: {problem}" for problem in report.problems]
     return "\n\n".join([*parts, _verdict(report)])
 
 
@@ -24,6 +25,7 @@ def _verdict(report: CorpusReport) -> str:
     counts = {split.name: sum(map(len, split.findings.problems.values())) for split in report.splits}
     if report.clean:
         return f"clean: {', '.join(counts)}"
+    counts |= {"classes": len(report.problems)} if report.problems else {}
     return "problems: " + ", ".join(f"{name} {count}" if count else f"{name} none" for name, count in counts.items())
 
 
@@ -102,6 +104,7 @@ def report_as_dict(report: CorpusReport) -> dict[str, object]:
         "corpus": report.spec,
         "clean": report.clean,
         "notices": report.notices,
+        "problems": report.problems,
         "splits": {split.name: _split_as_dict(split, report.info.id2label) for split in report.splits},
     }
 

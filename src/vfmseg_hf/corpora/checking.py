@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from ..labels import IGNORE_INDEX
 from . import CorpusInfo, corpus_info, load_corpus
 from .base import UndefinedSplit
 from .class_statistics import MIN_PIXELS, class_pixels_file, read_class_pixels, write_class_pixels
+from .classes import ClassMap, classes_of, match_classes
 from .columns import LabelMap, Picture
 from .findings import (
     ABOVE_LIMIT,
@@ -110,17 +111,19 @@ class CorpusReport:
         info: the corpus's classes, and more.
         splits: one report for each split that was checked.
         notices: what concerns no split in particular.
+        problems: likewise, of what is wrong: with the classes, where a model's were given.
     """
 
     spec: str
     info: CorpusInfo
     splits: list[SplitReport]
     notices: list[str]
+    problems: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
         """Whether nothing is wrong. Notices may be there."""
-        return not any(split.findings.problems for split in self.splits)
+        return not self.problems and not any(split.findings.problems for split in self.splits)
 
 
 def check_corpus(
@@ -128,6 +131,8 @@ def check_corpus(
     split: str | None = None,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike | None = None,
+    model_id2label: Mapping[int, str] | None = None,
+    class_map: ClassMap | None = None,
 ) -> CorpusReport:
     """
     Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
@@ -149,6 +154,10 @@ def check_corpus(
             Processes that read. By default one per core that may be used.
         cache_dir (`str` or `os.PathLike`, *optional*):
             As for `count_class_pixels`.
+        model_id2label (`Mapping[int, str]`, *optional*):
+            Classes of a model, to be compared with those of the corpus. That they differ is a problem of the corpus.
+        class_map (`Mapping`, *optional*):
+            As for `match_classes`.
 
     Raises:
         `ValueError`, `OSError`, `ImportError`: as `load_corpus` does, if there is nothing to check: no split can be
@@ -175,6 +184,8 @@ def check_corpus(
         opened.append((str(shown or "all"), dataset, findings))
     if all(dataset is None and set(findings.files) == {NOT_OPENED} for _, dataset, findings in opened):
         raise errors[0]
+    if info.id2label is None:
+        info = replace(info, id2label=next(classes_of(dataset) for _, dataset, _ in opened if dataset is not None))
     known: dict[tuple, Inspection] = {}
     splits = [
         SplitReport(name, "", None, findings)
@@ -183,7 +194,14 @@ def check_corpus(
         for name, dataset, findings in opened
     ]
     notices = [f"not checked: {', '.join(names)}. {reason}" for reason, names in undefined.items()]
-    return CorpusReport(spec, info, splits, notices)
+    problems = []
+    if model_id2label is not None:
+        try:
+            said = match_classes(model_id2label, info.id2label, class_map).said
+            notices.append(f"classes and model: {said or 'the same names in the same order'}")
+        except ValueError as error:
+            problems.append(str(error))
+    return CorpusReport(spec, info, splits, notices, problems)
 
 
 def _check_split(

@@ -132,8 +132,12 @@ class LabelMap(LazyPicture):
 
     A cell is either a file in the corpus's own coding with the table that translates it, or a finished map in `data`.
     Pictures, arrays and files that the user puts in count as finished: they hold final ids.
+
+    Attributes:
+        names: of the ids, as `datasets.ClassLabel` has them; they are stored with the data set.
     """
 
+    names: list[str] | None = None
     _type: str = field(default="VfmsegLabelMap", init=False, repr=False)
     # `file`: location of the label file; `image`: that of the picture that it has to cover; `coding`: None or a
     # constant of `reading`; `table[original id]` = id, or with the coding `colours` `table[i]` = id of `colours[i]`.

@@ -8,6 +8,16 @@ from . import corpus_info
 from .base import scored_split
 
 
+CLASS_MAP_HELP = (
+    "YAML or JSON file, {class of the data: class of the model}, for classes that have another name in the model; null "
+    "in place of a class ignores it."
+)
+ID2LABEL_HELP = (
+    "YAML or JSON file with the names of the classes, a list or {id: name}, of data sets of the Hub or `datasets`; "
+    "`cityscapes` are the 19 of Cityscapes. By default the names that such a data set has."
+)
+
+
 class Domain(NamedTuple):
     """A named part of a corpus."""
 
@@ -34,14 +44,38 @@ def parse_domain(text: str) -> Domain:
     if not spec:
         raise ValueError(f"expected [name=]corpus[@split], e.g. dusk=camvid:/data/camvid@target_dusk, got {text!r}")
     if name is None:
-        corpus, _, rest = spec.partition(":")
-        domain = rest.partition("?")[0]
+        corpus, _, rest = spec.partition("?")[0].partition(":")
+        domain = rest
         name = split or (domain if corpus == "streets" else corpus.rpartition("/")[2])
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"the name of a domain is made of letters, digits, - and _, got {name!r} in {text!r}")
     if name == "coarse" or name.endswith("_coarse"):
         raise ValueError(f"no domain can be named {name!r}, which would be taken for the scores of coarse results")
     return Domain(name, spec, split)
+
+
+def name_classes(domains: list[Domain], id2label: str | None) -> list[Domain]:
+    """
+    The same domains; data sets whose classes are not known by their spec, and without a query, have `id2label`'s.
+
+    Args:
+        id2label: as for [`classes.read_id2label`]; None changes nothing.
+
+    Raises:
+        ValueError: no domain takes it.
+    """
+    if id2label is None:
+        return domains
+    takes = [corpus_info(domain.spec).id2label is None and "?" not in domain.spec for domain in domains]
+    if not any(takes):
+        raise ValueError(
+            f"--id2label {id2label} names the classes of data sets from the Hub or of `datasets`, but "
+            f"{', '.join(domain.spec for domain in domains)} has its own"
+        )
+    return [
+        domain._replace(spec=f"{domain.spec}?id2label={id2label}") if taken else domain
+        for domain, taken in zip(domains, takes, strict=True)
+    ]
 
 
 def parse_domains(texts: list[str]) -> list[Domain]:

@@ -86,6 +86,7 @@ class StreetsPicture(_OfScene):
 class StreetsLabels(_OfScene):
     """Label maps of street scenes, drawn when read: PIL images of mode L with train ids, 255 = ignore."""
 
+    names: list[str] | None = None  # of the ids, as in `LabelMap`
     _type: str = field(default="VfmsegStreetsLabels", init=False, repr=False)
 
     def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
@@ -137,7 +138,8 @@ def load(rest: str, split: str) -> Dataset:
         for number in seeds
     ]
     columns = {"image": cells, "label": cells, "file_name": [f"streets-{domain}-{number:06d}" for number in seeds]}
-    features = Features({"image": StreetsPicture(), "label": StreetsLabels(), "file_name": Value("string")})
+    labels = StreetsLabels(names=list(INFO.id2label.values()))
+    features = Features({"image": StreetsPicture(), "label": labels, "file_name": Value("string")})
     return make_dataset(columns, features, INFO, split)
 
 

@@ -1,18 +1,30 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Corpora that are data sets already: a Hub id or a local folder, with the columns `image` and `label`."""
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, LargeList, List, load_dataset, load_from_disk
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .base import HELD_OUT_SPLITS, TRAINING_SPLITS, default_split, first_named, is_held_out
+from .classes import read_id2label
 from .columns import LabelMap, LazyPicture, Picture, picture_column, turn_column
 from .findings import notify
 from .reading import find_turned
 from .storage import split_location
+
+
+# Columns that list the classes of the label maps where they are `ClassLabel`s. Others may be of something else, such as
+# the kind of scene.
+CLASS_COLUMNS = ("classes", "categories", "class_names", "category_names", "label_names", "labels")
+NAMES_FILE = "id2label.json"  # as the Hub's segmentation data sets have it
 
 
 def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
@@ -22,10 +34,11 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
     Raises:
         `FileNotFoundError`: nothing is found under `spec`.
         `ValueError`: `image` or `label` is missing or no picture, a cell is empty, there are several splits whose names
-            do not tell which one is meant, or none of that name, or no rows; pictures with an EXIF tag that leaves in
-            doubt what their label maps are for.
+            do not tell which one is meant, or none of that name, or no rows; nothing says which classes there are;
+            pictures with an EXIF tag that leaves in doubt what their label maps are for.
     """
-    dataset = _open(spec, split)
+    place, names_file = _parse(spec)
+    dataset = _open(place, split)
     if isinstance(dataset, dict):
         dataset = dataset[_choose(spec, list(dataset), split, held_out)]
     if len(dataset) == 0:
@@ -47,14 +60,15 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
             dataset = turn_column(dataset, "image")
         else:
             dataset = dataset.cast_column("image", picture_column())
-    if isinstance(dataset.features["label"], Image):
-        dataset = dataset.cast_column("label", LabelMap())
+    id2label = read_id2label(names_file) if names_file else _own_classes(place, dataset.features)
+    labels = LabelMap() if isinstance(dataset.features["label"], Image) else dataset.features["label"]
+    dataset = dataset.cast_column("label", replace(labels, names=list(id2label.values())))
     return dataset.select_columns(["image", "label", "file_name"])
 
 
 def table_splits(spec: str) -> tuple[str, ...]:
     """The splits to choose from; none for a data set that has no choice. Raises as `load_table` does."""
-    dataset = _open(spec, None)
+    dataset = _open(_parse(spec)[0], None)
     return tuple(dataset) if isinstance(dataset, dict) else ()
 
 
@@ -75,6 +89,56 @@ def _choose(spec: str, splits: list[str], split: str | None, held_out: bool) -> 
     if split is None and (len(splits) > 1 or (held_out and not is_held_out(chosen))):
         notify(f"{spec} has the splits {', '.join(splits)}; {chosen!r} is taken, as none is named.")
     return chosen
+
+
+def _parse(spec: str) -> tuple[str, str | None]:
+    """The Hub id or folder of a spec, and the file that names its classes, if there is one."""
+    place, mark, query = spec.rpartition("?")
+    if not mark or os.path.exists(spec):
+        return spec, None
+    settings = parse_qs(query, keep_blank_values=True)
+    if list(settings) != ["id2label"] or len(settings["id2label"]) > 1 or not settings["id2label"][0]:
+        raise ValueError(f"{place} has no setting but ?id2label=FILE or ?id2label=cityscapes, got {query!r}")
+    return place, settings["id2label"][0]
+
+
+def _own_classes(place: str, features: Features) -> dict[int, str]:
+    """The classes in its label maps, by what a data set says. Raises `ValueError` if that is nothing, or two things."""
+    if names := getattr(features["label"], "names", None):
+        return dict(enumerate(names))
+    found = {}
+    for column in CLASS_COLUMNS:
+        feature = features.get(column)
+        while isinstance(feature, List | LargeList):
+            feature = feature.feature
+        if isinstance(feature, ClassLabel):
+            found[column] = tuple(feature.names)
+    if len(set(found.values())) > 1:
+        raise ValueError(
+            f"the columns {' and '.join(map(repr, found))} of {place} name different classes; say which its label maps "
+            f"hold: {place}?id2label=FILE, a list of names or {{id: name}} in JSON or YAML"
+        )
+    if found:
+        column, names = next(iter(found.items()))
+        notify(f"{place}: the ids in its label maps are taken for the {len(names)} classes of its column {column!r}.")
+        return dict(enumerate(names))
+    if file := _names_file(place):
+        notify(f"{place}: its classes are those of its file {NAMES_FILE}.")
+        return read_id2label(file)
+    raise ValueError(
+        f"{place} does not say which classes its label maps hold. Name them: {place}?id2label=FILE (or --id2label "
+        "FILE), a list of names or {id: name} in JSON or YAML; ?id2label=cityscapes are the 19 of Cityscapes"
+    )
+
+
+def _names_file(place: str) -> Path | str | None:
+    folder = Path(place).expanduser()
+    if folder.exists():
+        return folder / NAMES_FILE if (folder / NAMES_FILE).is_file() else None
+    try:
+        return hf_hub_download(place, NAMES_FILE, repo_type="dataset")
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):  # no such file, or it cannot be asked for
+        return None
 
 
 def _open(spec: str, split: str | None) -> "Dataset | DatasetDict":

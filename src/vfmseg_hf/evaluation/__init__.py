@@ -2,7 +2,7 @@
 """Scores of a model on domains: named protocols, counting, results for people and for machines."""
 
 from .counting import STAGES, count_outputs, count_pictures
-from .domain import DomainScores, check_classes, evaluate_domain, mean_over_domains, score_domain
+from .domain import DomainScores, evaluate_domain, mean_over_domains, score_domain
 from .protocols import PROTOCOLS, Protocol
 from .report import (
     describe_corpus,
@@ -20,7 +20,6 @@ __all__ = [
     "STAGES",
     "DomainScores",
     "Protocol",
-    "check_classes",
     "count_outputs",
     "count_pictures",
     "describe_corpus",

@@ -75,17 +75,6 @@ def _score_sums(
     return DomainScores(rule.names, scores, pictures, float(refined / count))
 
 
-def check_classes(model: VFMSegForSemanticSegmentation, rule: EvaluationGroups, name: str) -> None:
-    """
-    Raises a `ValueError` if a model cannot be scored by the rule of a domain, because it has other classes.
-    """
-    if len(rule.groups) != model.config.num_labels:
-        raise ValueError(
-            f"the model has {model.config.num_labels} classes, but the domain {name!r} is scored by a rule for "
-            f"{len(rule.groups)}. Score it on a corpus with the classes that it was trained on."
-        )
-
-
 def evaluate_domain(
     model: VFMSegForSemanticSegmentation,
     pictures: torch.utils.data.Dataset,
@@ -102,7 +91,8 @@ def evaluate_domain(
     In a distributed run every process calls this, takes its share of the pictures, and gets the scores of all.
 
     Args:
-        pictures: [`EvaluationPictures`].
+        pictures: [`EvaluationPictures`]; their classes are compared with the model's, by name, and brought into its
+            order.
         refine, flip: as for [`count_pictures`].
         num_workers: processes that read and resize pictures while the model computes, two batches ahead.
         progress: wraps the iteration over this process's share, e.g. `tqdm`.
@@ -111,12 +101,12 @@ def evaluate_domain(
             two are equally likely.
 
     Raises:
-        ValueError: if the model has other classes than the domain, no pixel is labelled with a class, or `batch_size`
-            is not positive.
+        ValueError: if the model has other classes than the domain and nothing says which belong together, no pixel is
+            labelled with a class, or `batch_size` is not positive.
     """
-    check_classes(model, pictures.evaluation, name)
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    pictures = pictures.for_model(model.config.id2label, name)
     classes = model.config.num_labels
     rank, processes = process_rank()
     loader = DataLoader(

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from PIL.Image import Resampling
 
+from ..corpora import ClassMatch
 from ..files import write_file
 from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..modeling_vfmseg import VFMSegForSemanticSegmentation
@@ -105,12 +106,18 @@ def describe_protocol(
     }
 
 
-def describe_corpus(spec: str, dataset: Dataset) -> dict[str, object]:
-    """Which pictures were scored: the spec, the split, and what the corpus says of itself, with its mapping of ids."""
+def describe_corpus(spec: str, dataset: Dataset, match: ClassMatch | None = None) -> dict[str, object]:
+    """
+    Which pictures were scored: the spec, the split, and what the corpus says of itself, with its mapping of ids.
+
+    Args:
+        match: how its classes became the model's; None where they are the same in the same order.
+    """
     return {
         "corpus": spec,
         "split": None if dataset.split is None else str(dataset.split),
         "description": dataset.info.description,
+        "class_mapping": match and {"said": match.said, "classes": match.mapping},
     }
 
 

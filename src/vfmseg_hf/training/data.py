@@ -1,7 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Rows of a corpus as training crops and evaluation pictures, and the order in which they are drawn."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from ..corpora import EvaluationGroups, each_class
+from ..corpora import ClassMap, ClassMatch, EvaluationGroups, each_class
 from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .augmentation import Augmentation
+from .matching import NamedPictures
 
 
 class Draw(NamedTuple):
@@ -34,7 +36,7 @@ class Draw(NamedTuple):
     number: int = 0
 
 
-class TrainingPictures(torch.utils.data.Dataset):
+class TrainingPictures(NamedPictures):
     """
     Augmented crops of a corpus.
 
@@ -50,6 +52,9 @@ class TrainingPictures(torch.utils.data.Dataset):
         class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from
             `corpora.count_class_pixels` for this data set in this order, which nothing checks; needed for rare class
             sampling only.
+        id2label: names of the ids in `label`, by default those that the data set has; [`VFMSegTrainer`] compares them
+            with the model's.
+        class_map: `{data class: model class}` where names differ; None in place of a model class: ignored.
 
     Raises:
         `ValueError`: `class_pixels` has not one row for every row of `dataset`, or `processor` reduces labels.
@@ -62,56 +67,94 @@ class TrainingPictures(torch.utils.data.Dataset):
         augmentation: Augmentation,
         seed: int = 0,
         class_pixels: np.ndarray | None = None,
+        id2label: Mapping[int, str] | None = None,
+        class_map: ClassMap | None = None,
     ):
         if class_pixels is not None and (class_pixels.ndim != 2 or len(class_pixels) != len(dataset)):
             raise ValueError(
                 f"class_pixels need one row per picture, [{len(dataset)}, classes], got shape {class_pixels.shape}; "
                 "count them in this data set"
             )
+        super().__init__(dataset, id2label, class_map)
         check_final_ids(processor)
-        self.dataset, self.processor, self.augmentation, self.seed = dataset, processor, augmentation, seed
+        self.processor, self.augmentation, self.seed = processor, augmentation, seed
         self.class_pixels = class_pixels
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def _follow(self, match: ClassMatch) -> None:
+        for name, partners in match.mapping.items():
+            if isinstance(partners, list):
+                raise ValueError(f"a label can be learnt as one class only, but {name} is {' or '.join(partners)}")
+        if self.class_pixels is not None:
+            counts = np.zeros((len(self.class_pixels), len(self.id2label)), self.class_pixels.dtype)
+            for own, theirs in zip(self.class_pixels.T, match.model_ids, strict=True):
+                if theirs:
+                    counts[:, theirs[0]] += own
+            self.class_pixels = counts
 
     def __getitem__(self, key: Draw | tuple[int, int] | int) -> dict[str, object]:
         draw = Draw(*key) if isinstance(key, tuple) else Draw(0, key)
         row = self.dataset[draw.index]
         generator = seeded_generator(self.seed, draw.epoch, draw.index, draw.number)
         image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
-        label = torch.from_numpy(np.array(row["label"])).long()
+        label = self.read_labels(row)
         image, label = self.augmentation(image, label, generator, draw.class_id, draw.crop_pixels)
         return {"pixel_values": self.processor.normalise(image), "labels": label, "file_name": row["file_name"]}
 
 
-class EvaluationPictures(torch.utils.data.Dataset):
+class EvaluationPictures(NamedPictures):
     """
     Pictures of a corpus at the processor's size, with label maps of their own size.
 
     Args:
         dataset, processor: as for [`TrainingPictures`].
         evaluation: the corpus's rule for scores, `corpus_info(spec).evaluation`; by default every class counts alone.
+        id2label: as for [`TrainingPictures`]; what scores them compares them with the model's.
+        class_map: likewise; a list of model classes in place of one: they are scored as one.
 
     Raises:
-        `ValueError`: `processor` reduces labels.
+        `ValueError`: `processor` reduces labels, or `evaluation` is a rule for another number of classes.
     """
 
     def __init__(
-        self, dataset: Dataset, processor: VFMSegImageProcessorMixin, evaluation: EvaluationGroups | None = None
+        self,
+        dataset: Dataset,
+        processor: VFMSegImageProcessorMixin,
+        evaluation: EvaluationGroups | None = None,
+        id2label: Mapping[int, str] | None = None,
+        class_map: ClassMap | None = None,
     ):
+        super().__init__(dataset, id2label, class_map)
         check_final_ids(processor)
-        self.dataset, self.processor, self.evaluation = dataset, processor, evaluation or each_class()
+        self.processor = processor
+        self.evaluation = each_class(self.id2label) if evaluation is None and self.id2label else evaluation
+        if self.id2label and len(self.evaluation.groups) != len(self.id2label):
+            raise ValueError(
+                f"the rule for scores is for {len(self.evaluation.groups)} classes, but the labels have "
+                f"{len(self.id2label)}; use the rule of the corpus that they come from"
+            )
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def for_model(self, id2label: Mapping[int, str], name: str) -> "EvaluationPictures":
+        """As [`NamedPictures.for_model`], with the rule for scores over the model's ids as well."""
+        matched = super().for_model(id2label, name)
+        if matched.evaluation is None:  # nothing is known of them: their ids are the model's
+            matched = copy.copy(matched)
+            matched.evaluation = each_class(id2label)
+        elif len(matched.evaluation.groups) != len(id2label):
+            raise ValueError(
+                f"the model has {len(id2label)} classes, but the domain {name!r} is scored by a rule for "
+                f"{len(matched.evaluation.groups)}. Score it on a corpus with the classes that it was trained on."
+            )
+        return matched
+
+    def _follow(self, match: ClassMatch) -> None:
+        self.evaluation = self.evaluation.for_model(match.model_ids, len(self.id2label))
 
     def __getitem__(self, index: int) -> dict[str, object]:
         row = self.dataset[index]
         pixel_values = self.processor(row["image"], return_tensors="pt")["pixel_values"][0]
         return {
             "pixel_values": pixel_values,
-            "labels": torch.from_numpy(np.array(row["label"])).long(),
+            "labels": self.read_labels(row),
             "file_name": row["file_name"],
         }
 

@@ -16,6 +16,7 @@ from ..evaluation import STAGES, count_outputs, count_pictures, score_domain
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer
 from .data import EvaluationPictures
+from .matching import match_pictures
 from .trained_on import TrainedOn, attention, read_trained_on, say_unknown
 
 
@@ -58,6 +59,9 @@ class ScoringTrainer(CheckpointedTrainer):
             return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+
+    def get_test_dataloader(self, test_dataset):
+        return super().get_test_dataloader(match_pictures(test_dataset, self.model.config.id2label, "the test set"))
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Counts what is scored, and returns loss, logits and labels where they are asked for."""
@@ -146,6 +150,7 @@ class ScoringTrainer(CheckpointedTrainer):
             metrics.setdefault(f"{prefix}_{name}", value)  # compute_metrics may have one of this name
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        eval_dataset = match_pictures(eval_dataset, self.model.config.id2label, "the evaluation set")
         datasets = self.eval_dataset if eval_dataset is None else eval_dataset
         with self.clock_stopped():
             if not isinstance(datasets, dict):

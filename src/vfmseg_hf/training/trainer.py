@@ -22,6 +22,7 @@ from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
+from .matching import match_pictures
 from .recipes import record_training
 from .sampling import RareClassSampler
 from .scoring import ScoringTrainer
@@ -34,10 +35,11 @@ class VFMSegTrainer(ScoringTrainer):
 
     Train on [`TrainingPictures`], evaluate on [`EvaluationPictures`], or on several by name:
     `eval_dataset={"night": ..., "rain": ...}` gives `eval_night_mean_iou`, `eval_night_coarse_mean_iou`, ... and their
-    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size.
-    `eval_night_trained_on` is the share of the pictures that the model was trained on, where that is known; if it is
-    not 0, it is said as well. Nothing is kept of these pictures but counts, and no loss is computed unless
-    `prediction_loss_only` or a `metric_for_best_model` that ends in "loss" asks for `eval_loss`.
+    means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size. The classes of
+    both are compared with the model's by name, and their ids brought into its order. `eval_night_trained_on` is the
+    share of the pictures that the model was trained on, where that is known; if it is not 0, it is said as well.
+    Nothing is kept of these pictures but counts, and no loss is computed unless `prediction_loss_only` or a
+    `metric_for_best_model` that ends in "loss" asks for `eval_loss`.
 
     Any other data set of `pixel_values` and `labels` trains and evaluates as with [`Trainer`]: it has `eval_loss`
     beside these scores, for which every class of the model counts alone. With `compute_metrics`, and in `predict`,
@@ -55,7 +57,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     Raises:
         ValueError: arguments of another class than [`VFMSegTrainingArguments`]; `ema_decay` outside (0, 1), or together
-            with FSDP, DeepSpeed or `save_only_model`; several GPUs for one process; arguments that exclude each other.
+            with FSDP, DeepSpeed or `save_only_model`; several GPUs for one process; arguments that exclude each other;
+            pictures of other classes than the model's.
     """
 
     args: VFMSegTrainingArguments
@@ -84,6 +87,8 @@ class VFMSegTrainer(ScoringTrainer):
         self.own_loss = OwnLoss(compute_loss_func) if compute_loss_func is not None else None
         self.optimizer_is_given, self.scheduler_is_given = self.optimizer is not None, self.lr_scheduler is not None
         self._check_arguments()
+        self.train_dataset = match_pictures(self.train_dataset, self.model.config.id2label, "the training set")
+        self.eval_dataset = match_pictures(self.eval_dataset, self.model.config.id2label, "the evaluation set")
         self.train_sampler: EpochSampler | None = None
         self.restart_log()
         if self.args.world_size > 1:
@@ -192,8 +197,8 @@ class VFMSegTrainer(ScoringTrainer):
             raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.cure}")
         data = self.train_dataset
         if isinstance(data, TrainingPictures) and self.is_world_process_zero():
-            names = getattr(data, "id2label", None) or self.model.config.id2label
-            check_labels_teach(data.dataset, names, data.class_pixels)
+            own = data.unmatched  # as the data set numbers its classes
+            check_labels_teach(own.dataset, own.id2label or self.model.config.id2label, own.class_pixels)
 
     def _remember_data(self) -> None:
         """From now on the pictures that are trained on are seen; those among them that are to be scored are said."""

@@ -1,0 +1,99 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Pictures whose label maps have named classes: as the data set numbers them, or as a model does."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from ..corpora import ClassMap, ClassMatch, classes_of, match_classes
+from ..corpora.findings import notify
+from ..corpora.reading import as_ids, translate
+
+
+class NamedPictures(torch.utils.data.Dataset):
+    """
+    Base of training and evaluation pictures.
+
+    Args:
+        dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
+        id2label: names of the ids in `label`, by default those that the data set has.
+        class_map: which classes of a model they are, where names differ, as for `corpora.match_classes`.
+
+    Attributes:
+        class_match: how labels became the model's, in what [`for_model`] has made; None where nothing had to be done.
+    """
+
+    class_match: ClassMatch | None = None
+    _source: Self | None = None
+
+    def __init__(self, dataset: Any, id2label: Mapping[int, str] | None, class_map: ClassMap | None):
+        self.dataset, self.class_map = dataset, class_map
+        self.id2label = classes_of(dataset) if id2label is None else dict(sorted(id2label.items()))
+        if class_map and self.id2label is None:
+            raise ValueError("a class map needs the names of the data set's classes: pass id2label={0: ..., 1: ...}")
+        if self.id2label is not None:
+            # Which ids there are has to be known when labels are read, or others would pass for classes of a model.
+            self._table = match_classes(self.id2label, self.id2label).label_table
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def unmatched(self) -> Self:
+        """These pictures with labels in the ids of the data set."""
+        return self._source or self
+
+    def for_model(self, id2label: Mapping[int, str], name: str) -> Self:
+        """
+        These pictures with labels in the ids of a model; itself where they are that already.
+
+        What is assumed is said, once. Of pictures without known classes nothing can be compared.
+
+        Args:
+            id2label: of the model.
+            name: what messages call these pictures.
+
+        Raises:
+            ValueError: the classes are not the model's, as for `corpora.match_classes`.
+        """
+        source = self.unmatched
+        if source.id2label is None:
+            return source
+        try:
+            match = match_classes(id2label, source.id2label, source.class_map)
+            if match.said is None:
+                return source
+            matched = copy.copy(source)
+            matched._source, matched._table, matched.class_match = source, match.label_table, match
+            matched.id2label, matched.class_map = dict(sorted(id2label.items())), None
+            matched._follow(match)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        notify(f"{name}: {match.said}.")
+        return matched
+
+    def _follow(self, match: ClassMatch) -> None:
+        """Brings what else is by class into the order of the model's."""
+        raise NotImplementedError
+
+    def read_labels(self, row: Mapping[str, Any]) -> torch.Tensor:
+        """
+        The label map of a row: `int64` `[H, W]`.
+
+        Raises:
+            ValueError: ids that are no class, where the classes are known.
+        """
+        ids = np.array(row["label"])
+        if self.id2label is not None:
+            ids = translate(as_ids(ids), self._table, row["file_name"])
+        return torch.from_numpy(ids.astype(np.int64))
+
+
+def match_pictures(pictures: Any, id2label: Mapping[int, str], name: str) -> Any:
+    """[`NamedPictures.for_model`] of pictures, or of each of several by name; other data sets stay as they are."""
+    if isinstance(pictures, dict):
+        return {key: match_pictures(value, id2label, key) for key, value in pictures.items()}
+    return pictures.for_model(id2label, name) if isinstance(pictures, NamedPictures) else pictures
