@@ -157,8 +157,10 @@ def own_data(folder: Path, pairs: list[tuple[Path, tuple[int, int]]], **keys: st
         for kind in ("photos", "masks"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
         (folder / "photos" / f"{index}{picture.suffix}").write_bytes(picture.read_bytes())
-        PIL.Image.new("L", size).save(folder / "masks" / f"{index}.png")
-    plan = {"images": "photos", "labels": "masks", "ids": {"way": 0}, "image_suffix": picture.suffix, **keys}
+        mask = PIL.Image.new("L", size)
+        mask.putpixel((0, 0), 1)
+        mask.save(folder / "masks" / f"{index}.png")
+    plan = {"images": "photos", "labels": "masks", "ids": {"way": 0, "wall": 1}, "image_suffix": picture.suffix, **keys}
     (folder / "corpus.json").write_text(json.dumps(plan))
     return f"folder:{folder}/corpus.json"
 

@@ -115,8 +115,19 @@ def test_names_that_some_disks_hold_equal_are_told_apart(tmp_path):
 
 
 def test_earlier_results_are_no_pictures(tmp_path):
-    touch(tmp_path, "a.png", "results/labels/a.png")
+    touch(tmp_path, "a.png", "results/labels/b.png")
     assert names_of([tmp_path], tmp_path / "results") == ["a"]
+
+
+@pytest.mark.parametrize("name", ["labels/a.png", "overlays/a.jpg", "panels/a.png"])
+def test_files_of_users_are_never_replaced(model_directory, tmp_path, monkeypatch, capsys, name):
+    """A data set has its label maps in `labels` as well: `predict data/images --output data` would have lost them."""
+    directory, data = model_directory(), tmp_path / "data"
+    saved(data / "images" / "a.png", noise(64, 96))
+    own = saved(data / name, noise(64, 96)).read_bytes()
+    assert run_script(monkeypatch, directory, data / "images", "--output", data) == 2
+    assert f"would replace {data / name}" in capsys.readouterr().err
+    assert (data / name).read_bytes() == own
 
 
 def test_missing_paths_and_empty_folders_are_errors(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
@@ -27,6 +28,7 @@ from .visualization import class_colours, label_image, overlay_image, panel_imag
 
 
 RESULT_FOLDERS = ("labels", "overlays", "panels")
+SOFTWARE = "vfmseg_hf"  # in label maps of results, which tells them from files of users
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 REFINE_MODES: dict[str, bool | str] = {"gated": True, "all": "all", "none": False}
 
@@ -93,7 +95,8 @@ def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLik
 
     Raises:
         `FileNotFoundError`: there is no such file or folder, or no picture in a folder.
-        `ValueError`: no name is free, because paths differ in nothing but upper and lower case.
+        `ValueError`: no name is free, because paths differ in nothing but upper and lower case, or a result would
+            replace a file that is none of an earlier run's.
     """
     suffixes, results = picture_suffixes(), [Path(output, name) for name in RESULT_FOLDERS]
     found: dict[Path, Path] = {}
@@ -115,7 +118,33 @@ def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLik
         for path in files:
             found.setdefault(path, path.relative_to(folder))
     others = Counter(reason for path, reason in left_out.items() if path not in found)
-    return FoundPictures(_unique_names(found), others)
+    names = _unique_names(found)
+    for name in names.values():
+        _refuse_to_replace(Path(output), name)
+    return FoundPictures(names, others)
+
+
+def _refuse_to_replace(output: Path, name: str) -> None:
+    """Raises `ValueError` if there are files where the results `name` belong, and they are no results."""
+    files = [output / file for file in result_files(name) if os.path.lexists(output / file)]
+    if files and not _is_result(output / result_files(name)[0]):
+        raise ValueError(
+            f"the results would replace {files[0]}, which this library has not written; choose another output folder"
+        )
+
+
+def _is_result(labels: Path) -> bool:
+    try:
+        with Image.open(labels) as image:
+            return image.info.get("Software") == SOFTWARE
+    except OSError:
+        return False
+
+
+def result_files(name: str) -> tuple[str, str, str]:
+    """Label map, overlay and panel of the results `name`, below the output folder."""
+    labels, overlays, panels = RESULT_FOLDERS
+    return f"{labels}/{name}.png", f"{overlays}/{name}.jpg", f"{panels}/{name}.png"
 
 
 def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
@@ -374,8 +403,11 @@ def render_files(prediction: Prediction, name: str, title: str, config: VFMSegCo
     colours = class_colours(config.id2label)
     panel = draw_panel(prediction, title, config)
     overlay = overlay_image(prediction.picture, prediction.labels, colours)
-    return {
-        f"labels/{name}.png": encode_picture(label_image(prediction.labels, colours), "PNG"),
-        f"overlays/{name}.jpg": encode_picture(overlay, "JPEG", quality=90),
-        f"panels/{name}.png": encode_picture(panel, "PNG"),
-    }
+    written_by = PngInfo()
+    written_by.add_text("Software", SOFTWARE)
+    contents = (
+        encode_picture(label_image(prediction.labels, colours), "PNG", pnginfo=written_by),
+        encode_picture(overlay, "JPEG", quality=90),
+        encode_picture(panel, "PNG"),
+    )
+    return dict(zip(result_files(name), contents, strict=True))
