@@ -35,6 +35,8 @@ def parse_arguments() -> tuple[argparse.Namespace, argparse.Namespace]:
     data = argparse.ArgumentParser("ablate.py, after --", allow_abbrev=False)
     data.add_argument("--train", required=True)
     data.add_argument("--domains", nargs="+", required=True)
+    data.add_argument("--id2label")
+    data.add_argument("--class_map")
     return arguments, data.parse_known_args(arguments.train_arguments)[0]
 
 
@@ -43,10 +45,12 @@ def main() -> None:
     check_output_folder(arguments.output_dir)
     rest = arguments.train_arguments
     runs = plan_runs(arguments.output_dir, arguments.vary, arguments.seeds, rest)
+    # First, as it finds what is wrong with the data before hours of training.
+    domains = evaluation_domains(data.domains)
+    prior = prior_scores(parse_domain(data.train), domains, data.id2label, data.class_map)
     results = sorted(
         execute(runs, Path(__file__).with_name("train.py"), arguments.jobs), key=lambda item: runs.index(item[0])
     )
-    prior = prior_scores(parse_domain(data.train), evaluation_domains(data.domains))
     table = summarise(results, prior)
     record = {
         "arguments": rest,

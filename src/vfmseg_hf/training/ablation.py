@@ -15,10 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..baselines import PositionPrior
-from ..corpora import corpus_info, load_corpus
-from ..corpora.domains import Domain
+from ..corpora import classes_of, corpus_info, load_corpus
+from ..corpora.classes import read_class_maps
+from ..corpora.domains import Domain, name_classes
 from ..files import write_file
+from ..image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from ..metrics import confusion_matrix, iou_scores
+from .data import EvaluationPictures
 
 
 RECORD, LOG = "command.json", "log.txt"
@@ -101,16 +104,31 @@ def _train(run: Run, script: str | os.PathLike, environment: Mapping[str, str]) 
     return {key: value for key, value in scores.items() if key.endswith("mean_iou")}
 
 
-def prior_scores(train: Domain, domains: Sequence[Domain]) -> dict[str, float]:
-    """Mean IoU on every domain of the training labels' majority class at each position: what needs no picture."""
+def prior_scores(
+    train: Domain, domains: Sequence[Domain], id2label: str | None = None, class_map: str | None = None
+) -> dict[str, float]:
+    """
+    Mean IoU on every domain of the training labels' majority class at each position: what needs no picture.
+
+    Args:
+        id2label, class_map: as for `train.py`; the model's classes are those of the training set.
+    """
+    train, *domains = name_classes([train, *domains], id2label)
     labels = load_corpus(train.spec, train.split).select_columns(["label"])
-    count = len(corpus_info(train.spec).id2label)
-    prior = PositionPrior([np.array(row["label"]) for row in labels], count)
-    scores = {}
-    for domain in domains:
-        rows = load_corpus(domain.spec, domain.split)
-        total = sum(confusion_matrix(prior.predict(row["image"]), np.array(row["label"]), count) for row in rows)
-        scores[domain.name] = float(iou_scores(corpus_info(domain.spec).evaluation.merge(total))["mean_iou"])
+    classes = classes_of(labels)
+    prior = PositionPrior([np.array(row["label"]) for row in labels], len(classes))
+    rows = {domain.name: load_corpus(domain.spec, domain.split) for domain in domains}
+    known = {name: classes_of(dataset) for name, dataset in rows.items()}
+    maps = read_class_maps(class_map, {"the training set": classes, **known})
+    scores, processor = {}, VFMSegImageProcessorPil()
+    for name, spec, _ in domains:
+        rule = corpus_info(spec).evaluation
+        pictures = EvaluationPictures(rows[name], processor, rule, class_map=maps[name]).for_model(classes, name)
+        total = sum(
+            confusion_matrix(prior.predict(row["image"]), pictures.read_labels(row).numpy(), len(classes))
+            for row in rows[name]
+        )
+        scores[name] = float(iou_scores(pictures.evaluation.merge(total))["mean_iou"])
     return scores
 
 
