@@ -121,8 +121,9 @@ def _named(dataset: Dataset, spec: str) -> Dataset:
     corpus, colon, rest = spec.partition(":")
     if colon and corpus != "streets":
         spec = f"{corpus}:{os.path.basename(rest.partition('?')[0].rstrip('/'))}"
-    elif os.path.exists(spec):
-        spec = os.path.basename(os.path.abspath(spec))
+    elif not colon:
+        place = spec if os.path.exists(spec) else spec.partition("?")[0]
+        spec = os.path.basename(os.path.abspath(place)) if os.path.exists(place) else place
     dataset.info.dataset_name = spec
     return dataset
 
