@@ -345,6 +345,7 @@ class TestProblems:
         for index, orientation in enumerate((1, 3, 6, 6, 6)):
             corpus_copies.save_turned(np.zeros((6, 8, 3), np.uint8), tmp_path / f"p/{index}.jpg", orientation)
             ids = np.zeros({3: (8, 6), 4: (5, 8)}.get(index, (6, 8)), np.uint8)
+            ids[0] = 4
             (tmp_path / "m").mkdir(exist_ok=True)
             PIL.Image.fromarray(ids).save(tmp_path / f"m/{index}.png")
         (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 0, car: 4}\n")
@@ -357,7 +358,7 @@ class TestProblems:
         assert notice.endswith("2 pictures have an EXIF tag that asks to turn them; by their label maps' sizes 1 are "
                                "read as stored and 1 turned.")  # fmt: skip
         assert report.splits[0].pairs == 5 and "`exif: turned`" in format_report(report)
-        (tmp_path / "d.yaml").write_text("images: p\nlabels: m\nids: {way: 0}\nexif: turned\n")
+        (tmp_path / "d.yaml").write_text("images: p\nlabels: m\nids: {way: 0, car: 4}\nexif: turned\n")
         assert problems(check(f"folder:{tmp_path}/d.yaml"), "all") == {
             "size_mismatches": {
                 f"m/{index}.png": f"{size} pixels, its picture 6x8, after the turn that its EXIF tag asks for"

@@ -141,7 +141,7 @@ def test_files_that_name_classes(tmp_path):
     for text in ("", "{}", "- a", "a: 1", "yes: b", "a: []", "a: [null]"):
         with pytest.raises(ValueError, match="file.yaml is no class map"):
             read_class_map(write(text))
-    with pytest.raises(ValueError, match="cannot be read as YAML or JSON"):
+    with pytest.raises(ValueError, match="cannot be read as YAML: line 1"):
         read_class_map(write("a: [b"))
     with pytest.raises(FileNotFoundError, match="there is no file .*none.yaml"):
         read_class_map(tmp_path / "none.yaml")

@@ -142,8 +142,7 @@ ADVICE = {
     "coarse_size, patch 14": ({"patch_size": 14}, {"patch_size": 14}, r"valid value is (.*)", "coarse_size"),
     "detail_crop_size": ({}, {"detail_crop_size": 5}, r"valid value is (.*)", "detail_crop_size"),
     "detail_crop_stride": ({}, {"detail_crop_stride": 1}, r"valid value is (.*)", "detail_crop_stride"),
-    "ignore index": ({}, {"semantic_loss_ignore_index": 2}, r"e\.g\. (-?\d+)", "semantic_loss_ignore_index"),
-    "ignore index, many": ({}, {"num_labels": 300}, r"e\.g\. (-?\d+)", "semantic_loss_ignore_index"),
+    "ignored id": ({}, {"semantic_loss_ignore_index": 2}, r"must be (\d+)", "semantic_loss_ignore_index"),
     "position_interpolation": (
         {},
         {"position_interpolation": "bilinear"},

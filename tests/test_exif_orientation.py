@@ -321,7 +321,7 @@ def table(folder: Path, pairs: list[tuple[int, tuple[int, int]]], inside: bool) 
     if inside:
         dataset = dataset.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
     dataset.save_to_disk(folder / "table")
-    return str(folder / "table")
+    return f"{folder / 'table'}?id2label=cityscapes"
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["files", "bytes"])

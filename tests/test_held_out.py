@@ -88,8 +88,8 @@ def test_a_training_split_is_never_scored_in_silence(own, loading_log):
 @pytest.mark.parametrize("held_out", ["valid", "dev", "Test"])
 def test_tables_with_splits(tmp_path, loading_log, held_out):
     table = Dataset.from_list([{"image": row["image"], "label": row["label"]} for row in rows(2)])
-    spec = str(tmp_path / held_out)
-    DatasetDict({held_out: table, "train": table.select([0])}).save_to_disk(spec)
+    spec = f"{tmp_path / held_out}?id2label=cityscapes"
+    DatasetDict({held_out: table, "train": table.select([0])}).save_to_disk(tmp_path / held_out)
     assert len(load_corpus(spec)) == 1 and f"splits {held_out}, train; 'train' is taken" in loading_log.text
     assert len(load_corpus(spec, held_out=True)) == 2 and f"{held_out!r} is taken" in loading_log.text
     assert [split.pairs for split in check_corpus(spec, num_proc=1).splits] == [2, 1]

@@ -25,16 +25,15 @@ def cache(tmp_path, monkeypatch):
 def own(tmp_path):
     """Makes own data whose label maps hold the given values by chance; returns the spec."""
 
-    def make(values=(0, 1, 2), count: int = 3, labels: str = "m", **plan) -> str:
+    def make(values=(0, 1, 2), count: int = 3, copies: bool = False, **plan) -> str:
         random = np.random.default_rng(0)
         for index in range(count):
-            for folder, pixels in (
-                ("p", random.integers(0, 2, (64, 64)) if labels == "p" else random.integers(0, 256, (64, 64, 3))),
-                ("m", random.choice(np.array(values), (64, 64))),
-            ):
+            picture = random.integers(0, 2, (64, 64)) if copies else random.integers(0, 256, (64, 64, 3))
+            labels = picture if copies else random.choice(np.array(values), (64, 64))
+            for folder, pixels in (("p", picture), ("m", labels)):
                 (tmp_path / folder).mkdir(exist_ok=True)
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / folder / f"{index}.png")
-        plan = {"images": "p", "labels": labels, "ids": {"a": 0, "b": 1, "c": 2}, **plan}
+        plan = {"images": "p", "labels": "m", "ids": {"a": 0, "b": 1, "c": 2}, **plan}
         (tmp_path / "c.json").write_text(json.dumps(plan))
         return f"folder:{tmp_path / 'c.json'}"
 
@@ -44,7 +43,7 @@ def own(tmp_path):
 HOPELESS = {
     "one_class": ({"values": (0, 255), "ids": {"fg": 255}, "ignore": [0]}, "a single class.*'fg'.*background"),
     "all_ignored": ({"values": (7, 9), "ignore": [7, 9]}, "without a pixel of any class.*12,288 pixels are ignored"),
-    "labels_are_pictures": ({"labels": "p"}, "the pictures themselves.*3 of 3"),
+    "labels_are_pictures": ({"copies": True}, "the pictures themselves.*3 of 3"),
 }
 DOUBTFUL = {
     "masks of 0 and 255": (
@@ -123,6 +122,13 @@ def test_many_label_maps_are_sampled(own, tiny_model, tmp_path, monkeypatch, loa
     trainer = start(own(values=(0, 2), count=5), tiny_model(id2label=dict(enumerate("abc"))), tmp_path / "run")
     trainer._check_labels()
     assert "of 2 label maps looked at: classes without a pixel: b" in loading_log.text
+
+
+def test_one_folder_for_both_needs_names_that_differ(own, tmp_path):
+    """Pictures are never paired with themselves."""
+    spec = own(labels="p")
+    with pytest.raises(ValueError, match="pictures and label maps are both in p.*`label_suffix`"):
+        load_corpus(spec)
 
 
 def test_colours_and_constant_maps(own, tmp_path):

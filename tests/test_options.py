@@ -103,7 +103,7 @@ def test_train(arguments, expected, refusal):
         ("benchmark.py", ("mean-iou", "--output", "FILE"), "file is a file, not a folder"),
         ("ablate.py", ("--jobs", "0"), "--jobs: expected a whole number from 1 up, got '0'"),
         ("ablate.py", ("--output_dir", "FILE/runs"), "file is a file, not a folder"),
-        ("convert_official.py", ("FILE", "NEW", "--backbone", "sam", "--config", "FILE"), "file' is no JSON: "),
+        ("convert_official.py", ("FILE", "NEW", "--backbone", "sam", "--config", "FILE"), "file' must hold an object"),
     ],
 )
 def test_other_commands(script, arguments, expected, refusal):

@@ -91,6 +91,13 @@ def load(rest: str, split: str) -> Dataset:
         pictures, others = _expect(storage, images, plan.image_suffix, suffixes)
     except ValueError as error:
         raise ValueError(f"{error} Or say with `image_suffix` in {plan.path} how the pictures' names end.") from error
+    except FileNotFoundError as error:
+        if images != labels or plan.image_suffix:
+            raise
+        raise ValueError(
+            f"{plan.path}: pictures and label maps are both in {images}, where all have the suffix {LABEL_SUFFIX}; say "
+            "with `image_suffix` and `label_suffix` how the names of each end, such as `label_suffix: _mask.png`."
+        ) from error
     label_maps, more = _expect(storage, labels, plan.label_suffix, (LABEL_SUFFIX,))
     taken = {*pictures.values(), *label_maps.values()}
     if left_out := {place: reason for place, reason in (others | more).items() if place not in taken}:

@@ -202,12 +202,13 @@ def describe_training(trainer: "VFMSegTrainer", recipe: Recipe) -> str:
     return f"recipe {recipe.name}" + (", but " + ", ".join(found) if found else ", unchanged")
 
 
-def record_training(trainer: "VFMSegTrainer", directory: str) -> str:
+def record_training(trainer: "VFMSegTrainer", directory: str | None = None) -> str:
     """
     JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions.
 
     Args:
-        directory: where its weights have just been saved, so that the record can say which weights it is of.
+        directory: where its weights have just been saved, so that the record can say which weights it is of; without
+            it, it is of none.
     """
     args, settings, corpus = trainer.args, training_settings(trainer), corpus_description(trainer)
     trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
@@ -230,7 +231,7 @@ def record_training(trainer: "VFMSegTrainer", directory: str) -> str:
             "gradient_checkpointing": args.gradient_checkpointing,
         },
         "versions": software_versions("peft", "accelerate"),
-        "trained_on": {"weights": weights_digest(directory), **trainer.trained_on.as_record()},
+        "trained_on": {"weights": weights_digest(directory) if directory else None, **trainer.trained_on.as_record()},
     }
     return json.dumps(record, indent=2, default=str) + "\n"
 
