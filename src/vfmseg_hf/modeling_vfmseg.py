@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
@@ -25,7 +24,6 @@ from .configuration_vfmseg import (
 )
 from .encoders_vfmseg import get_encoder_family
 from .foundation_vfmseg import (
-    ENCODER_PREFIX,
     HUB_KWARGS,
     build_on_backbone,
     load_backbone_config,
@@ -291,25 +289,11 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 )
                 nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
                 return (model, nothing) if with_info else model
-        return cls._load_whole_model(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-
-    @classmethod
-    def _load_whole_model(cls, name_or_path, *model_args, output_loading_info=False, **kwargs):
-        try:
-            model, info = super().from_pretrained(name_or_path, *model_args, output_loading_info=True, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"the weights in {str(name_or_path)!r} are damaged or truncated ({error}); copy or download them again"
-            ) from error
-        encoder = {key for key in model.state_dict() if key.startswith(ENCODER_PREFIX)}
-        if encoder <= set(info["missing_keys"]):
-            raise ValueError(
-                f"the weights in {str(name_or_path)!r} hold no tensor of the encoder, so they are of another "
-                "architecture; foundation models load with from_backbone(...)"
-            )
-        if name_or_path is not None:
-            model.adapter_base = place_of_weights(name_or_path, kwargs)
-        return (model, info) if output_loading_info else model
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.adapter_base = place_of_weights(pretrained_model_name_or_path, kwargs)
+        return loaded
 
     def save_pretrained(
         self,

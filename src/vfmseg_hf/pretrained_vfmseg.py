@@ -1,17 +1,25 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What both models share: how weights are initialised and saved."""
+"""What both models share: how weights are initialised, loaded and saved."""
 
 import math
 import os
+from collections.abc import Iterable
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .configuration_vfmseg import VFMSegConfig
+from .foundation_vfmseg import ENCODER_PREFIX
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegRefineHead
+
+
+# DINOv3's blocks under the name that transformers reads: it takes the `layer` of `layer_scale1` for this name in keys
+# that have the module's own already, as soon as a prefix comes or goes.
+NAMES_TO_READ = {r"encoder\.model\.layer\.": "encoder.layer."}
 
 
 class VFMSegPreTrainedModel(PreTrainedModel):
@@ -45,6 +53,42 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        output_loading_info: bool = False,
+        key_mapping: dict[str, str] | None = None,
+        **kwargs,
+    ):
+        """
+        As [`~PreTrainedModel.from_pretrained`], but never with random values in the encoder.
+
+        Heads that a checkpoint lacks, or has for other classes where `ignore_mismatched_sizes` allows it, are new, and
+        transformers says so.
+
+        Raises:
+            ValueError: if tensors of the encoder are missing or of another size; the message names them.
+            OSError: if the weights are damaged.
+        """
+        name = pretrained_model_name_or_path
+        try:
+            model, info = super().from_pretrained(
+                name,
+                *model_args,
+                output_loading_info=True,
+                key_mapping={**(key_mapping or {}), **NAMES_TO_READ},
+                **kwargs,
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"the weights in {str(name)!r} are damaged or truncated ({error}); copy or download them again"
+            ) from error
+        if name is not None or kwargs.get("state_dict"):
+            check_encoder_is_loaded(model, "state_dict" if name is None else repr(str(name)), info)
+        return (model, info) if output_loading_info else model
+
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """
         As [`~PreTrainedModel.save_pretrained`], but key names are written as the modules have them.
@@ -65,3 +109,25 @@ class VFMSegPreTrainedModel(PreTrainedModel):
             # Loading would find both and put the adapter on weights that it was not trained on.
             raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+def check_encoder_is_loaded(model: VFMSegPreTrainedModel, place: str, info: dict[str, Iterable]) -> None:
+    """Raise a `ValueError` if transformers' report on a load has tensors of the encoder that it left random."""
+
+    def of_encoder(keys: Iterable[str]) -> list[str]:
+        prefixes = (ENCODER_PREFIX, ENCODER_PREFIX.removeprefix(f"{model.base_model_prefix}."))
+        return sorted(key for key in keys if key.startswith(prefixes))
+
+    missing, mismatched = of_encoder(info["missing_keys"]), of_encoder(key for key, *_ in info["mismatched_keys"])
+    total = len(of_encoder(model.state_dict()))
+    if len(missing) == total:
+        raise ValueError(
+            f"the weights in {place} hold no tensor of the encoder, so they are of another architecture; foundation "
+            "models load with from_backbone(...)"
+        )
+    if missing or mismatched:
+        raise ValueError(
+            f"the weights in {place} do not fit the encoder, of whose {total} tensors {len(missing)} are missing "
+            f"{missing[:3]} and {len(mismatched)} of another size {mismatched[:3]}: they would be random. Use the "
+            "checkpoint's own configuration and a complete copy of it"
+        )
