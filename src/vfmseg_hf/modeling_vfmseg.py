@@ -13,7 +13,13 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
+from .adapters_vfmseg import (
+    check_can_be_adapted,
+    holds_adapter_only,
+    load_adapter_checkpoint,
+    merge_lora,
+    save_adapter,
+)
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
 from .configuration_vfmseg import (
     VFMSegConfig,
@@ -271,7 +277,9 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 relative path is tried against the checkpoint's directory first.
             ignore_base_mismatch (`bool`, defaults to `False`):
                 Load an adapter on foundation weights that it was not trained on.
-            kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes.
+            kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes, and
+                `quantization_config` quantises the encoder, under an adapter as well. On adapter-only checkpoints
+                `state_dict`, `key_mapping`, `variant`, `gguf_file` and what distributes a model are refused.
         """
         if pretrained_model_name_or_path is not None:
             check_local_directory(pretrained_model_name_or_path)
@@ -283,6 +291,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 )
             hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
             if holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
+                if model_args:
+                    raise TypeError(f"from_pretrained takes an adapter's arguments by name only, got {model_args}")
                 with_info = kwargs.pop("output_loading_info", False)
                 model = load_adapter_checkpoint(
                     cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
@@ -294,6 +304,16 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.adapter_base = place_of_weights(pretrained_model_name_or_path, kwargs)
         return loaded
+
+    def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
+        """
+        Attach a new adapter of peft, as everywhere in transformers.
+
+        Raises:
+            ValueError: if heads that should train with it are quantised, or weights are not in memory.
+        """
+        check_can_be_adapted(self, adapter_config)
+        super().add_adapter(adapter_config, adapter_name)
 
     def save_pretrained(
         self,

@@ -15,6 +15,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from .configuration_vfmseg import VFMSegConfig
 from .foundation_vfmseg import ENCODER_PREFIX
 from .heads_vfmseg import VFMSegClassifier, VFMSegCoarseFusion, VFMSegRefineHead
+from .quantised_weights_vfmseg import check_is_not_packed, leave_heads_out
 
 
 # DINOv3's blocks under the name that transformers reads: it takes the `layer` of `layer_scale1` for this name in keys
@@ -66,13 +67,16 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         As [`~PreTrainedModel.from_pretrained`], but never with random values in the encoder.
 
         Heads that a checkpoint lacks, or has for other classes where `ignore_mismatched_sizes` allows it, are new, and
-        transformers says so.
+        transformers says so. `quantization_config` leaves both heads as they are, so that they can train beside an
+        adapter, unless its list of modules to leave out says otherwise (`[]`: none).
 
         Raises:
             ValueError: if tensors of the encoder are missing or of another size; the message names them.
             OSError: if the weights are damaged.
         """
         name = pretrained_model_name_or_path
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = leave_heads_out(kwargs["quantization_config"], by_default=True)
         try:
             model, info = super().from_pretrained(
                 name,
@@ -97,7 +101,7 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         `save_original_format=True` would write.
 
         Raises:
-            ValueError: if peft's layers are in the model, or an adapter in the directory.
+            ValueError: if peft's layers are in the model, an adapter in the directory, or weights packed for this CPU.
         """
         if any(".base_layer." in name for name, _ in self.named_parameters()):
             raise ValueError(
@@ -108,6 +112,7 @@ class VFMSegPreTrainedModel(PreTrainedModel):
         if os.path.exists(os.path.join(save_directory, ADAPTER_CONFIG_NAME)):
             # Loading would find both and put the adapter on weights that it was not trained on.
             raise ValueError(f"{str(save_directory)!r} holds an adapter; save the whole model elsewhere")
+        check_is_not_packed(self)
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
 

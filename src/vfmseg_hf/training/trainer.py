@@ -12,6 +12,7 @@ from torch import nn
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..adapters_vfmseg import check_result_can_be_loaded
 from ..evaluation import STAGES, count_pictures, score_domain
 from ..files import write_file
 from .arguments import VFMSegTrainingArguments
@@ -78,9 +79,11 @@ class VFMSegTrainer(CheckpointedTrainer):
         As in [`Trainer`].
 
         Raises:
+            ValueError: before the first step, if nobody could load the adapter that would be trained.
             SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
                 that follows a finished training should follow then.
         """
+        check_result_can_be_loaded(self.model)
         self._forget_evaluation()
         with self.termination.listening():
             output = super().train(*args, **kwargs)
