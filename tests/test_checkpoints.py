@@ -1,11 +1,12 @@
 """Saving and loading: merged, adapter only, other classes, foundation models, and what is refused."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from conftest import disagreement
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSemanticSegmentation, Dinov2Config, Dinov2Model, SegformerConfig
 
@@ -453,6 +454,65 @@ def test_arguments_of_from_pretrained_on_an_adapter(adapted, tmp_path, predict):
     assert disagreement(predict(model), predict(adapted), tolerance=1e-5) <= 1
     encoder, _ = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert type(encoder) is VFMSegModel and any(".lora_A." in name for name, _ in encoder.named_parameters())
+
+
+def test_every_argument_works_on_an_adapter_or_is_refused(adapted, tmp_path, predict):
+    adapted.save_pretrained(tmp_path)
+    expected = predict(adapted)
+    nothing = {"state_dict": None, "key_mapping": None, "variant": None, "gguf_file": None, "tp_plan": None}
+    for arguments in (
+        nothing,
+        {"use_safetensors": True, "weights_only": True, "low_cpu_mem_usage": True},
+        {"device_map": "cpu", "max_memory": {"cpu": 10**9}},
+    ):
+        assert torch.equal(predict(VFMSegForSemanticSegmentation.from_pretrained(tmp_path, **arguments)), expected)
+    for name in nothing:
+        with pytest.raises(ValueError, match=f"^{name} cannot be used on .*adapter only"):
+            VFMSegModel.from_pretrained(tmp_path, **{name: {"a": "b"}})
+    with pytest.raises(TypeError, match="by name only"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path, 3)
+    with pytest.raises(ValueError, match="GPTQConfig has no list of modules to leave out"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ValueError, match="needs its base in memory, but device_map and max_memory have offloaded"):
+        VFMSegForSemanticSegmentation.from_pretrained(
+            tmp_path, device_map="auto", max_memory={"cpu": 100_000}, offload_folder=tmp_path / "disk"
+        )
+
+
+def test_safetensors_alone_are_asked_of_the_base_too(adapted, foundation, tmp_path):
+    adapted.save_pretrained(tmp_path / "adapter")
+    torch.save(load_file(foundation / "model.safetensors"), foundation / "pytorch_model.bin")
+    (foundation / "model.safetensors").unlink()
+    VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(OSError, match="safetensors"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter", use_safetensors=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        partial(LoraConfig, r=2, use_dora=True),
+        partial(LoraConfig, r=2, use_rslora=True),
+        partial(LoHaConfig, r=2),
+        partial(IA3Config, feedforward_modules=[]),
+    ],
+    ids=["DoRA", "rsLoRA", "LoHa", "IA3"],
+)
+def test_adapters_of_other_kinds(config, foundation, tmp_path, predict):
+    model = from_foundation(foundation)
+    model.add_adapter(
+        config(target_modules=r"model\.encoder\..*\.q_proj", modules_to_save=["coarse_head", "refine_head"])
+    )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(predict(VFMSegForSemanticSegmentation.from_pretrained(tmp_path)), predict(model))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    gone = next(key for key in weights if "q_proj" in key)
+    save_file({key: value for key, value in weights.items() if key != gone}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="does not fit the model: missing.*q_proj"):
+        VFMSegForSemanticSegmentation.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from conftest import REPOSITORY
 from PIL import Image
+from tiny import give_base
 from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
@@ -425,7 +426,7 @@ def make_trainer(tiny_config, directory, pictures, *callbacks, lora=False, **set
     set_seed(7)
     model = VFMSegForSemanticSegmentation(tiny_config())
     if lora:
-        model.add_adapter(lora_config(model.config, r=2))
+        give_base(model).add_adapter(lora_config(model.config, r=2))
     settings = {
         "max_steps": 8, "logging_steps": 1, "save_steps": 1, "disable_tqdm": True, "use_cpu": True,
         "rare_class_sampling": True, "rare_class_min_pixels": 100, "rare_class_crop_ratio": 0.5,

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from blocks import rows
+from tiny import give_base
 
 from vfmseg_hf import VFMSegConfig, VFMSegImageProcessor, lora_config
 from vfmseg_hf.records_vfmseg import RECORD_NAME
@@ -28,7 +29,7 @@ def make_trainer(model, directory, recipe: str, **settings) -> VFMSegTrainer:
     train = TrainingPictures(
         rows(4), VFMSegImageProcessor(), Augmentation(**recipe.augmentation), class_pixels=np.full((4, 19), 8000)
     )
-    model.add_adapter(lora_config(model.config, **recipe.lora))
+    give_base(model).add_adapter(lora_config(model.config, **recipe.lora))
     return VFMSegTrainer(model, VFMSegTrainingArguments(str(directory), **arguments), train_dataset=train)
 
 

@@ -194,3 +194,9 @@ def test_errors_are_one_line(tiny_config, tmp_path):
     result = run("train.py", "--model", tmp_path / "tiny.json", "--train", "camvid:/no/such", "--output_dir", tmp_path)
     assert result.returncode == 1 and "error: No folder /no/such" in result.stderr
     assert "Traceback" not in result.stderr
+    result = run(
+        "train.py", "--model", tmp_path / "tiny.json", "--train", "streets:game?n=2&size=64x128",
+        "--crop_size", 64, 64, "--rare_class_sampling", "false", "--use_cpu", "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert result.returncode == 1 and "error: the weights under this adapter are in no file" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from blocks import rows
+from peft import get_peft_model
 from PIL import Image
+from tiny import give_base
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvF
 from training_job import run
@@ -201,7 +203,7 @@ def test_bfloat16_autocast(lora, tmp_path):
 def test_a_step_is_one_pass_and_a_fused_update(bf16, tiny_model, tmp_path):
     """Of twice the batch; with `bf16` its products are in bfloat16, of weights and with gradients in float32."""
     model = tiny_model()
-    model.add_adapter(lora_config(model.config, r=2))
+    give_base(model).add_adapter(lora_config(model.config, r=2))
     trainer = make_trainer(model, tmp_path, max_steps=1, save_strategy="no", bf16=bf16)
     seen, products = [], set()
 
@@ -257,6 +259,45 @@ def test_what_trains(tune, tiny_model):
         assert encoder and all(".lora_" in name for name in encoder)
     else:
         assert bool(encoder) == (tune == "full")
+
+
+def test_lora_on_random_weights_does_not_train(tiny_model, tmp_path):
+    """Nobody could load its checkpoints; saved and loaded first, the same weights may."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    model.add_adapter(lora_config(model.config, r=2))
+    trainer = make_trainer(model, tmp_path / "run", max_steps=1)
+    with pytest.raises(ValueError, match=r"in no file.*save_pretrained\(directory\).*from_pretrained.*--tune full"):
+        trainer.train()
+    assert trainer.state.global_step == 0 and not list((tmp_path / "run").glob("checkpoint-*"))
+    model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "base")
+    model.add_adapter(lora_config(model.config, r=2))
+    make_trainer(model, tmp_path / "run", max_steps=1).train()
+    VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "run" / "checkpoint-1")
+
+
+@pytest.mark.parametrize("attach", [get_peft_model, lambda model, config: model.add_adapter(config) or model])
+def test_lora_on_merged_weights_does_not_train(attach, tiny_model, tmp_path):
+    model = give_base(tiny_model())
+    model.add_adapter(lora_config(model.config, r=2))
+    merged = model.merge_and_unload()
+    with pytest.raises(ValueError, match="merged since they were loaded"):
+        make_trainer(attach(merged, lora_config(merged.config, r=2)), tmp_path, max_steps=1).train()
+
+
+@pytest.mark.parametrize(
+    "settings, message", [({"modules_to_save": None}, "does not hold coarse_head"), ({"bias": "all"}, "trains biases")]
+)
+def test_adapters_that_could_not_be_saved_do_not_train(settings, message, tiny_model, tmp_path):
+    model = give_base(tiny_model())
+    config = lora_config(model.config, r=2)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    model.add_adapter(config)
+    trainer = make_trainer(model, tmp_path, max_steps=1, save_strategy="no")
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 # ------------------------------------------------------------------------------------------------ data
@@ -399,7 +440,7 @@ def test_best_model_by_the_mean_over_domains(tiny_model, tmp_path):
         for name, seed in (("a", 1), ("b", 2))
     }
     model = tiny_model()
-    model.add_adapter(lora_config(model.config, r=2))
+    give_base(model).add_adapter(lora_config(model.config, r=2))
     trainer = make_trainer(
         model, tmp_path, eval_dataset=evaluation, max_steps=3, eval_strategy="steps", eval_steps=1,
         load_best_model_at_end=True, learning_rate=1e-2,
@@ -421,7 +462,7 @@ def test_resume_is_exact(interrupted_at, lora, tiny_config, tmp_path):
         set_seed(7)
         model = VFMSegForSemanticSegmentation(tiny_config())
         if lora:
-            model.add_adapter(lora_config(model.config, r=2))
+            give_base(model).add_adapter(lora_config(model.config, r=2))
         return model
 
     whole = make_trainer(model(), tmp_path / "whole", learning_rate=1e-3)

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""A four-block DINOv2 of width 32 with small heads and windows, as configurations have it."""
+"""A four-block DINOv2 of width 32 with small heads and windows, as configurations have it, and a base for its LoRA."""
 
 BACKBONE = {
     "model_type": "dinov2",
@@ -18,3 +18,11 @@ REFINER = {
     "window_size": 64,
     "window_stride": 40,
 }
+
+
+def give_base(model):
+    """Random weights that say they are in a file, so that LoRA on them may train."""
+    from vfmseg_hf.foundation_vfmseg import encoder_weights, fingerprint
+
+    model.adapter_base, model.adapter_base_fingerprint = "base", fingerprint(encoder_weights(model), model.model.family)
+    return model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from blocks import rows
-from tiny import BACKBONE, REFINER
+from tiny import BACKBONE, REFINER, give_base
 from transformers import TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
@@ -67,7 +67,7 @@ def make_model(lora: bool, exact: bool, **options) -> VFMSegForSemanticSegmentat
     for head in (model.coarse_head, model.refine_head):
         head.classifier.weight.data.mul_(60)
     if lora:
-        model.add_adapter(lora_config(model.config, r=2, **({"lora_dropout": 0.0} if exact else {})))
+        give_base(model).add_adapter(lora_config(model.config, r=2, **({"lora_dropout": 0.0} if exact else {})))
     if exact:
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

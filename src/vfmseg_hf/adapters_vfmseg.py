@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_SAFE_WEIGHTS_NAME,
@@ -32,11 +33,18 @@ from .configuration_vfmseg import VFMSegConfig
 from .encoders_vfmseg import get_encoder_family
 from .foundation_vfmseg import (
     ENCODER_PREFIX,
+    HEADS,
     build_on_backbone,
     encoder_weights,
     fingerprint,
     load_foundation,
     pop_hub_kwargs,
+)
+from .quantised_weights_vfmseg import (
+    check_is_not_packed,
+    has_quantised_weights,
+    layer_without_gradient,
+    leave_heads_out,
 )
 from .records_vfmseg import OPTIONAL_FILE, carry_record
 
@@ -48,9 +56,11 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-HEADS = ("coarse_head", "refine_head")
 PEFT_PREFIX = "base_model.model."
 WHOLE_MODEL_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+# Arguments of from_pretrained that mean nothing, or nothing yet, where a base and an adapter are loaded.
+OF_WHOLE_MODELS = ("state_dict", "key_mapping", "variant", "gguf_file", "fusion_config")
+OF_WHOLE_MODELS += ("distributed_config", "device_mesh", "tp_plan", "tp_size")
 
 
 def lora_config(
@@ -90,24 +100,37 @@ def merge_lora(model: "VFMSegForSemanticSegmentation") -> "VFMSegForSemanticSegm
     """
     Fold every attached LoRA into the weights it adapts and take peft's wrappers off, in place.
 
+    Weights that are quantised are so again afterwards, and rounded once more; they do not train.
+
     Raises:
-        ValueError: if the model has no adapter, or a merged weight is not finite.
+        ValueError: if the model has no adapter, a merged weight is not finite, or peft cannot merge into weights that
+            are quantised in this way.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
     if not getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError("the model has no adapter to merge; attach one with add_adapter or load one first")
+    check_is_not_packed(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
+            try:
+                module.merge(safe_merge=True)
+            except (NotImplementedError, TypeError, RuntimeError, ValueError) as error:
+                if not has_quantised_weights(model.model.encoder):
+                    raise
+                raise ValueError(
+                    f"peft cannot merge the adapter into quantised weights of this kind ({error}); save the adapter, "
+                    "load it without quantization_config, so that its base has full precision, and merge it there"
+                ) from error
             plain = module.get_base_layer()
         elif isinstance(module, ModulesToSaveWrapper):
             plain = module.modules_to_save[module.active_adapters[0]]
         else:
             continue
         model.set_submodule(name, plain)
-    model.requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     del model.peft_config
     model._hf_peft_config_loaded = False
     model.adapter_base = model.adapter_base_fingerprint = None  # these weights are in no file yet
@@ -131,27 +154,17 @@ def save_adapter(
         ValueError: if the adapter could not be loaded again: without the heads, with trained biases, on an encoder
             that is no longer what its base says, or in the directory of a whole model.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-
-    wrapped = model
-    if isinstance(model, PeftModel):
-        model = model.get_base_model()
-    names = wrapped.active_adapters() if callable(wrapped.active_adapters) else wrapped.active_adapters
-    if len(names) != 1:
-        raise ValueError(f"exactly one adapter must be active to be saved, got {names}; call set_adapter first")
     if whole := [name for name in WHOLE_MODEL_FILES if os.path.exists(os.path.join(save_directory, name))]:
         raise ValueError(f"{str(save_directory)!r} holds a whole model ({whole[0]}); save the adapter elsewhere")
-    peft_config = copy.deepcopy(wrapped.peft_config[names[0]])
-    # Without save_embedding_layers=False peft asks the Hub whether the base's vocabulary has changed.
-    weights = get_peft_model_state_dict(wrapped, state_dict, adapter_name=names[0], save_embedding_layers=False)
-    weights = {PEFT_PREFIX + key.removeprefix(PEFT_PREFIX): value.contiguous() for key, value in weights.items()}
-    check_adapter_is_complete(peft_config, weights)
-
+    peft_config, weights = adapter_to_save(model, state_dict)
+    model = without_peft(model)
     config = copy.deepcopy(model.config)
     config.backbone_fingerprint = base_fingerprint(model)
     config.backbone_name_or_path = base = name_seen_from(save_directory, model.adapter_base)
     config.dtype = str(model.dtype).removeprefix("torch.")
     config.architectures = [type(model).__name__]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of this process's copy of the base: whoever loads the adapter says anew
     peft_config.base_model_name_or_path, peft_config.inference_mode = base, True
     staging = os.path.join(save_directory, ".adapter.part")
     shutil.rmtree(staging, ignore_errors=True)
@@ -165,6 +178,84 @@ def save_adapter(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     carry_record(model.loaded_from, save_directory)
+
+
+def without_peft(model: "VFMSegForSemanticSegmentation | PeftModel") -> "VFMSegForSemanticSegmentation":
+    """The model inside a `PeftModel`; any other as it is."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def adapter_to_save(
+    model: "VFMSegForSemanticSegmentation | PeftModel", state_dict: dict[str, torch.Tensor] | None = None
+) -> tuple["PeftConfig", dict[str, torch.Tensor]]:
+    """A copy of the active adapter's configuration, and its tensors; arguments and errors as for [`save_adapter`]."""
+    names = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
+    if len(names) != 1:
+        raise ValueError(f"exactly one adapter must be active to be saved, got {names}; call set_adapter first")
+    peft_config = copy.deepcopy(model.peft_config[names[0]])
+    weights = adapter_weights(model, names[0], state_dict)
+    weights = {PEFT_PREFIX + key.removeprefix(PEFT_PREFIX): value.contiguous() for key, value in weights.items()}
+    check_adapter_is_complete(peft_config, weights)
+    return peft_config, weights
+
+
+def adapter_weights(
+    model: "VFMSegForSemanticSegmentation | PeftModel", name: str, state_dict: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter, heads included, under peft's names."""
+    from peft import get_peft_model_state_dict
+
+    if state_dict is None:
+        # Not the model's state_dict(): on a CPU it makes bitsandbytes unpack weights in 4 bits, which loses precision.
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        state_dict = {key: tensor.detach() for key, tensor in tensors}
+    # Without save_embedding_layers=False peft asks the Hub whether the base's vocabulary has changed.
+    return get_peft_model_state_dict(model, state_dict, adapter_name=name, save_embedding_layers=False)
+
+
+def check_result_can_be_loaded(model: nn.Module) -> None:
+    """
+    Raise a `ValueError` before a training whose adapter could not be saved, or not be loaded by anybody afterwards.
+
+    Models without an adapter, and other models than ours, pass.
+    """
+    if not hasattr(model, "peft_config"):
+        return
+    plain = without_peft(model)
+    if not hasattr(plain, "adapter_base"):
+        return
+    if plain.adapter_base is None and plain.adapter_base_fingerprint is None:
+        raise ValueError(
+            "the weights under this adapter are in no file (random, or merged since they were loaded), so nobody could "
+            "load the trained adapter again. Save them first, model.save_pretrained(directory) before add_adapter, and "
+            "train VFMSegForSemanticSegmentation.from_pretrained(directory); or train everything (--tune full)"
+        )
+    if plain is model:  # of a PeftModel, peft's own format is saved
+        adapter_to_save(model)
+        base_fingerprint(model)
+
+
+def check_can_be_adapted(model: "VFMSegForSemanticSegmentation", peft_config: "PeftConfig") -> None:
+    """Raise a `ValueError` if weights are not in memory, or the heads or the adapter itself could not train."""
+    if getattr(model, "hf_device_map", None) and any(weight.is_meta for weight in model.parameters()):
+        raise ValueError(
+            "an adapter needs its base in memory, but device_map and max_memory have offloaded parts of it: leave them "
+            "out, or load the merged model (merge_and_unload() and save_pretrained), which can be offloaded"
+        )
+    trained = set(getattr(peft_config, "modules_to_save", None) or ()) & set(HEADS)
+    if rounded := [name for name in sorted(trained) if has_quantised_weights(model.get_submodule(name))]:
+        raise ValueError(
+            f"{' and '.join(rounded)} should train but {'is' if len(rounded) == 1 else 'are'} quantised; load the "
+            f"model with {list(HEADS)} among the modules that quantization_config leaves out (llm_int8_skip_modules of "
+            "BitsAndBytesConfig, modules_to_not_convert of others)"
+        )
+    if not peft_config.inference_mode and (layer := layer_without_gradient(model.model.encoder)):
+        raise ValueError(
+            f"no gradient comes back through the quantised layer {layer}, so the adapters before it would not train; "
+            "quantise the weights only (Int8WeightOnlyConfig, bitsandbytes), not the activations"
+        )
 
 
 def check_adapter_is_complete(peft_config: "PeftConfig", weights: dict[str, torch.Tensor]) -> None:
@@ -183,29 +274,32 @@ def check_adapter_is_complete(peft_config: "PeftConfig", weights: dict[str, torc
         )
 
 
-def base_fingerprint(model: "VFMSegForSemanticSegmentation") -> str:
+def base_fingerprint(model: "VFMSegForSemanticSegmentation") -> str | None:
     """
     Fingerprint of the weights under the adapter.
+
+    Weights in float16 or fewer bits are rounded differently; they can only be told by the name of their base. `None` if
+    that is not known either.
 
     Raises:
         ValueError: if they are no longer those of the base that the checkpoint will name.
     """
-    found = fingerprint(encoder_weights(model), get_encoder_family(model.config.backbone_config))
     if model.adapter_base is not None and model.adapter_base_fingerprint is None:
         model.adapter_base_fingerprint = load_foundation(type(model), model.adapter_base, {}).fingerprint
     expected = model.adapter_base_fingerprint
-    # A half-precision copy rounds differently; it can only be told by name.
-    if expected is None or model.dtype == torch.float16:
-        found = expected or found
-    elif found != expected:
-        raise ValueError(
-            f"the encoder under the adapter has been trained since it was loaded from {model.adapter_base!r}, so an "
-            "adapter-only checkpoint could not restore it; call merge_and_unload() and save the whole model"
-        )
     if model.adapter_base is None:
         logger.warning(
             "The weights under this adapter are in no file that is known, so the checkpoint cannot name its base: pass "
             "backbone_name_or_path=... when you load it, or save the whole model (merge_and_unload) instead."
+        )
+    if model.dtype == torch.float16 or has_quantised_weights(model.model.encoder):
+        return expected
+    found = fingerprint(encoder_weights(model), get_encoder_family(model.config.backbone_config))
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"the encoder under the adapter has been trained since it was loaded from {model.adapter_base!r} (or was "
+            "rounded, then made float again), so an adapter-only checkpoint could not restore it; call "
+            "merge_and_unload() and save the whole model"
         )
     return found
 
@@ -256,14 +350,21 @@ def load_adapter_checkpoint(
     Everything is frozen, unless `is_trainable`: then LoRA and both heads train, and nothing else.
 
     Raises:
-        ValueError: if the checkpoint names no base, the base's weights are not those the adapter was trained on, or
-            the adapter's weights do not fit.
+        ValueError: if the checkpoint names no base, the base's weights are not those the adapter was trained on, the
+            adapter's weights do not fit, or an argument works with whole models only.
     """
     from peft import PeftConfig
 
     hub_kwargs = pop_hub_kwargs(kwargs)
     for key in ("adapter_kwargs", "trust_remote_code", "_from_auto", "_from_pipeline"):
         kwargs.pop(key, None)
+    if refused := [key for key in OF_WHOLE_MODELS if kwargs.pop(key, None) is not None]:
+        raise ValueError(
+            f"{', '.join(refused)} cannot be used on {str(name_or_path)!r}, which holds an adapter only; load it "
+            "without, or save the merged model (merge_and_unload() and save_pretrained) and load that"
+        )
+    if kwargs.get("quantization_config") is not None:
+        kwargs["quantization_config"] = leave_heads_out(kwargs["quantization_config"])
     override = kwargs.pop("backbone_name_or_path", None)
     if not isinstance(config, VFMSegConfig):
         config, kwargs = VFMSegConfig.from_pretrained(
@@ -326,7 +427,7 @@ def read_adapter_weights(
             f"the adapter in {name!r} has weights of other sizes than the model; to give it new classes pass "
             f"ignore_mismatched_sizes=True beside num_labels ({error})"
         ) from error
-    missing = [key for key in result.missing_keys if ".lora_" in key or ".modules_to_save." in key]
+    missing = sorted(adapter_weights(model, adapter_name).keys() - weights.keys())
     if (missing and not ignore_mismatched_sizes) or result.unexpected_keys:
         raise ValueError(
             f"the adapter in {name!r} does not fit the model: missing {missing[:3]}, unexpected "

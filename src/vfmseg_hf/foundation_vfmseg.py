@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 ENCODER_PREFIX = "model.encoder."
+HEADS = ("coarse_head", "refine_head")
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+FILE_KWARGS = ("use_safetensors", "weights_only")  # how files of weights are read, once they are found
 
 
 def pop_hub_kwargs(kwargs: dict[str, object]) -> dict[str, object]:
@@ -105,10 +107,13 @@ def load_backbone_config(name_or_path: str, hub_kwargs: dict[str, object]) -> Pr
 
 
 def load_foundation(
-    model_class: type["VFMSegForSemanticSegmentation"], name_or_path: str, hub_kwargs: dict[str, object]
+    model_class: type["VFMSegForSemanticSegmentation"], name_or_path: str, hub_kwargs: dict[str, object], **file_kwargs
 ) -> Foundation:
     """
     Load a foundation model, or the encoder of a whole VFMSeg checkpoint, in the dtype it is stored in.
+
+    Args:
+        file_kwargs: those of `FILE_KWARGS`.
 
     Raises:
         ValueError: if its architecture is not supported, weights are missing or of another size, or parts
@@ -116,11 +121,20 @@ def load_foundation(
     """
     config = load_backbone_config(name_or_path, hub_kwargs)
     if isinstance(read_config(name_or_path, hub_kwargs), VFMSegConfig):
-        weights = model_class.from_pretrained(name_or_path, **hub_kwargs).model.encoder.state_dict()
+        model = model_class.from_pretrained(name_or_path, **hub_kwargs, **file_kwargs)
+        if getattr(model, "hf_quantizer", None) is not None:  # stored in 8 bits, say
+            try:
+                model = model.dequantize()
+            except NotImplementedError as error:
+                raise ValueError(
+                    f"the weights in {name_or_path!r} are stored quantised in a way that has no way back ({error}); "
+                    "use the model in full precision as the base, and quantization_config=... where it is loaded"
+                ) from error
+        weights = model.model.encoder.state_dict()
     else:
         family = get_encoder_family(config)
         with without_warnings():
-            native, loading = family.load(name_or_path, config, **hub_kwargs)
+            native, loading = family.load(name_or_path, config, **hub_kwargs, **file_kwargs)
         if loading["missing_keys"] or loading["mismatched_keys"]:
             raise ValueError(
                 f"{name_or_path!r} does not hold all weights of a {config.model_type} encoder; missing: "
@@ -154,7 +168,8 @@ def build_on_backbone(
         ValueError: if the foundation model is of another architecture than `config` says.
     """
     name = str(name_or_path)
-    foundation = load_foundation(model_class, name, hub_kwargs)
+    file_kwargs = {key: model_kwargs.pop(key) for key in FILE_KWARGS if key in model_kwargs}
+    foundation = load_foundation(model_class, name, hub_kwargs, **file_kwargs)
     family = get_encoder_family(config.backbone_config)
     found = get_encoder_family(foundation.config).traits(foundation.config)
     for key, expected in family.traits(config.backbone_config).items():
@@ -172,11 +187,9 @@ def build_on_backbone(
             output_loading_info=True,
             **model_kwargs,
         )
-    missing = [key for key in loading["missing_keys"] if key.startswith(ENCODER_PREFIX)]
-    if missing or loading["unexpected_keys"]:
+    if loading["unexpected_keys"]:
         raise ValueError(
-            f"the weights in {name!r} do not fit the encoder; missing: {missing[:3]}, unexpected: "
-            f"{sorted(loading['unexpected_keys'])[:3]}"
+            f"the weights in {name!r} do not fit the encoder; unexpected: {sorted(loading['unexpected_keys'])[:3]}"
         )
     model.name_or_path = model.config.name_or_path = name
     if isinstance(read_config(name, hub_kwargs), VFMSegConfig):
@@ -189,11 +202,13 @@ def build_on_backbone(
 
 
 def encoder_weights(model: "VFMSegForSemanticSegmentation") -> dict[str, torch.Tensor]:
-    """The encoder's own tensors under the names of transformers' class, whether or not LoRA is attached."""
+    """The encoder's own tensors under the names of transformers' class, whether or not an adapter is attached."""
+    tensors = model.model.encoder.state_dict()
+    adapted = tuple({key.partition(".base_layer.")[0] + "." for key in tensors if ".base_layer." in key})
     return {
         key.replace(".base_layer.", "."): tensor
-        for key, tensor in model.model.encoder.state_dict().items()
-        if ".lora_" not in key
+        for key, tensor in tensors.items()
+        if ".base_layer." in key or not key.startswith(adapted)
     }
 
 

@@ -7,14 +7,19 @@ from functools import partial
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters_vfmseg import holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
+from .adapters_vfmseg import (
+    check_can_be_adapted,
+    holds_adapter_only,
+    load_adapter_checkpoint,
+    merge_lora,
+    save_adapter,
+)
 from .arguments_vfmseg import as_target_sizes
 from .checks_vfmseg import check_labels, check_local_directory, check_pixel_values
 from .configuration_vfmseg import (
@@ -26,7 +31,6 @@ from .configuration_vfmseg import (
 )
 from .encoders_vfmseg import get_encoder_family
 from .foundation_vfmseg import (
-    ENCODER_PREFIX,
     HUB_KWARGS,
     build_on_backbone,
     checkpoint_place,
@@ -288,7 +292,9 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 relative path is tried against the checkpoint's directory first.
             ignore_base_mismatch (`bool`, defaults to `False`):
                 Load an adapter on foundation weights that it was not trained on.
-            kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes.
+            kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes, and
+                `quantization_config` quantises the encoder, under an adapter as well. On adapter-only checkpoints
+                `state_dict`, `key_mapping`, `variant`, `gguf_file` and what distributes a model are refused.
         """
         if pretrained_model_name_or_path is not None:
             check_local_directory(pretrained_model_name_or_path)
@@ -300,6 +306,8 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 )
             hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
             if holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
+                if model_args:
+                    raise TypeError(f"from_pretrained takes an adapter's arguments by name only, got {model_args}")
                 with_info = kwargs.pop("output_loading_info", False)
                 model = load_adapter_checkpoint(
                     cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
@@ -307,26 +315,22 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 model.loaded_from = checkpoint_place(pretrained_model_name_or_path, hub_kwargs)
                 nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
                 return (model, nothing) if with_info else model
-        return cls._load_whole_model(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.adapter_base = place_of_weights(pretrained_model_name_or_path, kwargs)
+            model.loaded_from = checkpoint_place(pretrained_model_name_or_path, kwargs)
+        return loaded
 
-    @classmethod
-    def _load_whole_model(cls, name_or_path, *model_args, output_loading_info=False, **kwargs):
-        try:
-            model, info = super().from_pretrained(name_or_path, *model_args, output_loading_info=True, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"the weights in {str(name_or_path)!r} are damaged or truncated ({error}); copy or download them again"
-            ) from error
-        encoder = {key for key in model.state_dict() if key.startswith(ENCODER_PREFIX)}
-        if encoder <= set(info["missing_keys"]):
-            raise ValueError(
-                f"the weights in {str(name_or_path)!r} hold no tensor of the encoder, so they are of another "
-                "architecture; foundation models load with from_backbone(...)"
-            )
-        if name_or_path is not None:
-            model.adapter_base = place_of_weights(name_or_path, kwargs)
-            model.loaded_from = checkpoint_place(name_or_path, kwargs)
-        return (model, info) if output_loading_info else model
+    def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
+        """
+        Attach a new adapter of peft, as everywhere in transformers.
+
+        Raises:
+            ValueError: if heads that should train with it are quantised, or weights are not in memory.
+        """
+        check_can_be_adapted(self, adapter_config)
+        super().add_adapter(adapter_config, adapter_name)
 
     def save_pretrained(
         self,

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import unwrap_peft_model
 
+from ..adapters_vfmseg import check_result_can_be_loaded
 from ..corpora.findings import ONE_CLASS
 from ..corpora.learnable import check_labels_teach
 from ..files import write_file
@@ -158,10 +159,12 @@ class VFMSegTrainer(ScoringTrainer):
         As in [`Trainer`].
 
         Raises:
-            ValueError: [`TrainingPictures`] whose labels no model can learn from, or a model with a single class.
+            ValueError: before the first step, if nobody could load the adapter that would be trained, the labels of
+                [`TrainingPictures`] are such that no model can learn from them, or the model has a single class.
             SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
                 that follows a finished training should follow then.
         """
+        check_result_can_be_loaded(self.model)
         self._forget_evaluation()
         self.best_loaded = False
         self._check_labels()
