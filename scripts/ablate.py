@@ -15,10 +15,10 @@ import json
 import sys
 from pathlib import Path
 
-from vfmseg_hf.corpora.domains import evaluation_domains, parse_domain
-from vfmseg_hf.files import write_file
-from vfmseg_hf.options import check_output_folder, whole_number
+from vfmseg_hf.cli.options import check_output_folder, whole_number
+from vfmseg_hf.data.domains import evaluation_domains, parse_domain
 from vfmseg_hf.training.ablation import execute, plan_runs, prior_scores, summarise
+from vfmseg_hf.utils.files import write_file
 
 
 def parse_arguments() -> tuple[argparse.Namespace, argparse.Namespace]:

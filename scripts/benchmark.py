@@ -17,7 +17,7 @@ sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != Path(_
 
 from vfmseg_hf.benchmarks import BENCHMARKS  # noqa: E402
 from vfmseg_hf.benchmarks.report import describe_machine, format_tables, write_benchmark  # noqa: E402
-from vfmseg_hf.options import check_output_folder  # noqa: E402
+from vfmseg_hf.cli.options import check_output_folder  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:

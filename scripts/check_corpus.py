@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 from vfmseg_hf import VFMSegConfig
-from vfmseg_hf.charts import class_chart
-from vfmseg_hf.corpora.check_report import format_report, report_as_dict
-from vfmseg_hf.corpora.checking import check_corpus
-from vfmseg_hf.corpora.classes import read_class_map
-from vfmseg_hf.corpora.domains import CLASS_MAP_HELP, ID2LABEL_HELP, Domain, name_classes, parse_place
-from vfmseg_hf.files import write_file
-from vfmseg_hf.foundation_vfmseg import read_config
-from vfmseg_hf.options import check_output_file, whole_number
-from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
-from vfmseg_hf.plotting import import_figure
+from vfmseg_hf.cli.options import check_output_file, whole_number
+from vfmseg_hf.data.check.chart import class_chart
+from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data.check.report import format_report, report_as_dict
+from vfmseg_hf.data.classes import read_class_map
+from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, Domain, name_classes, parse_place
+from vfmseg_hf.model.foundation import read_config
+from vfmseg_hf.utils.files import write_file
+from vfmseg_hf.utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
+from vfmseg_hf.utils.plotting import import_figure
 
 
 RESULTS = """\

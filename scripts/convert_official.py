@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from vfmseg_hf.convert import PUBLISHED_ENCODERS, convert_foundation, convert_official
-from vfmseg_hf.files import read_settings
+from vfmseg_hf.utils.files import read_settings
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from vfmseg_hf.corpora import classes_of, corpus_info, load_corpus
-from vfmseg_hf.corpora.classes import read_class_maps
-from vfmseg_hf.corpora.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes
+from vfmseg_hf.cli.options import check_counts, check_output_file
+from vfmseg_hf.data import classes_of, corpus_info, load_corpus
+from vfmseg_hf.data.classes import read_class_maps
+from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
     describe_corpus,
@@ -31,12 +32,11 @@ from vfmseg_hf.evaluation import (
     format_domains,
     write_scores,
 )
-from vfmseg_hf.options import check_counts, check_output_file
-from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
-from vfmseg_hf.prediction import DTYPES, REFINE_MODES, load_model
-from vfmseg_hf.processes import join_processes, leave_processes, process_rank
+from vfmseg_hf.prediction.predict import DTYPES, REFINE_MODES, load_model
 from vfmseg_hf.training import EvaluationPictures
 from vfmseg_hf.training.trained_on import attention, read_trained_on, say_unknown
+from vfmseg_hf.utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
+from vfmseg_hf.utils.processes import join_processes, leave_processes, process_rank
 
 
 @dataclass

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vfmseg_hf.options import check_output_folder, whole_number
-from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels, summarise
-from vfmseg_hf.prediction import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
+from vfmseg_hf.cli.options import check_output_folder, whole_number
+from vfmseg_hf.prediction.predict import DTYPES, REFINE_MODES, find_pictures, load_model, predict_files
+from vfmseg_hf.utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels, summarise
 
 
 RESULTS = """\

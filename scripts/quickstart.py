@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vfmseg_hf.options import check_output_folder, whole_number
+from vfmseg_hf.cli.options import check_output_folder, whole_number
 from vfmseg_hf.quickstart import QuickstartSettings, run_quickstart
 
 

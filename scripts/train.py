@@ -22,18 +22,10 @@ from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
-from vfmseg_hf.corpora import classes_of, corpus_info, count_class_pixels, load_corpus
-from vfmseg_hf.corpora.classes import read_class_maps, renames
-from vfmseg_hf.corpora.domains import (
-    CLASS_MAP_HELP,
-    ID2LABEL_HELP,
-    evaluation_domains,
-    name_classes,
-    parse_domain,
-)
-from vfmseg_hf.options import check_counts, check_output_folder
-from vfmseg_hf.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
-from vfmseg_hf.processes import leave_processes
+from vfmseg_hf.cli.options import check_counts, check_output_folder
+from vfmseg_hf.data import classes_of, corpus_info, count_class_pixels, load_corpus
+from vfmseg_hf.data.classes import read_class_maps, renames
+from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
@@ -45,6 +37,8 @@ from vfmseg_hf.training import (
 from vfmseg_hf.training.curves import plot_curves
 from vfmseg_hf.training.model import choose_trained_part, start_model
 from vfmseg_hf.training.recipes import RECIPES, describe_training
+from vfmseg_hf.utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
+from vfmseg_hf.utils.processes import leave_processes
 
 
 @dataclass

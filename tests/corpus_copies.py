@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 from datasets import Dataset
 
-from vfmseg_hf.corpora import acdc, bdd100k, cityscapes, gtav, load_corpus, mapillary, synthia
+from vfmseg_hf.data import acdc, bdd100k, cityscapes, gtav, load_corpus, mapillary, synthia
 
 
 IGNORE = 255

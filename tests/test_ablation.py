@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from vfmseg_hf.corpora import load_corpus
-from vfmseg_hf.corpora.domains import parse_domain, parse_domains
+from vfmseg_hf.data import load_corpus
+from vfmseg_hf.data.domains import parse_domain, parse_domains
 from vfmseg_hf.training.ablation import Run, execute, plan_runs, prior_scores, summarise
 
 

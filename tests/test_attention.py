@@ -9,7 +9,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation
-from vfmseg_hf.heads_vfmseg import VFMSegAttention
+from vfmseg_hf.model.heads import VFMSegAttention
 
 
 VIT = {**BACKBONE, "intermediate_size": 64}

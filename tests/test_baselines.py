@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vfmseg_hf.baselines import ColourLookup, PositionPrior
+from vfmseg_hf.evaluation.baselines import ColourLookup, PositionPrior
 
 
 def test_position_prior_is_the_majority_of_each_pixel():

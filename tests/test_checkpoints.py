@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSemanticSegmentation, Dinov2Config, Dinov2Model, SegformerConfig
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegModel
-from vfmseg_hf.adapters_vfmseg import lora_config, save_adapter
+from vfmseg_hf.model.adapters import lora_config, save_adapter
 
 
 SMALL_HEADS = {"refine_hidden_size": 128, "refine_num_layers": 1, "refine_head_dim": 16}
@@ -168,7 +168,7 @@ def test_from_backbone_resamples_only_two_tensors(foundation, loading_log):
 
 def test_resampling_equals_the_recorded_converter(shared):
     """The recording also holds tensors of a smaller picture size than ours: 128 pixels."""
-    from vfmseg_hf.encoders_vfmseg import get_encoder_family
+    from vfmseg_hf.model.encoders import get_encoder_family
 
     folder = shared / "golden" / "convert"
     native, expected = load_file(folder / "dinov2_in.safetensors"), load_file(folder / "dinov2_out.safetensors")

@@ -17,12 +17,12 @@ from PIL import Image as Pillow
 from transformers.utils.logging import warning_once
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.corpora import EvaluationGroups, classes_of, corpus_info, load_corpus, match_classes, tables
-from vfmseg_hf.corpora.classes import read_class_map, read_class_maps, read_id2label
-from vfmseg_hf.corpora.domains import Domain, name_classes, parse_domain
+from vfmseg_hf.data import EvaluationGroups, classes_of, corpus_info, load_corpus, match_classes, tables
+from vfmseg_hf.data.classes import read_class_map, read_class_maps, read_id2label
+from vfmseg_hf.data.domains import Domain, name_classes, parse_domain
 from vfmseg_hf.evaluation import evaluate_domain
-from vfmseg_hf.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,

@@ -11,7 +11,7 @@ from tiny import BACKBONE, REFINER
 from transformers import AutoConfig, Dinov2Config
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation
-from vfmseg_hf.configuration_vfmseg import quarter_depths
+from vfmseg_hf.model.configuration_vfmseg import quarter_depths
 
 
 def test_defaults_are_the_papers():

@@ -11,7 +11,6 @@ from conftest import REPOSITORY, disagreement
 from safetensors.torch import save_file
 
 from vfmseg_hf import VFMSegForSemanticSegmentation
-from vfmseg_hf.configuration_vfmseg import published_options
 from vfmseg_hf.convert import (
     convert_foundation,
     convert_official,
@@ -20,6 +19,7 @@ from vfmseg_hf.convert import (
     published_config,
 )
 from vfmseg_hf.convert.official import ENCODER
+from vfmseg_hf.model.configuration_vfmseg import published_options
 
 
 @pytest.fixture

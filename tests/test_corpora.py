@@ -21,20 +21,10 @@ from datasets import Dataset, Image, concatenate_datasets, interleave_datasets, 
 from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
 
-from vfmseg_hf.corpora import (
-    CORPORA,
-    LabelMap,
-    base,
-    camvid,
-    carla,
-    columns,
-    corpus_info,
-    load_corpus,
-    reading,
-    streets,
-)
-from vfmseg_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
+from vfmseg_hf.data import CORPORA, LabelMap, base, camvid, carla, columns, corpus_info, load_corpus, reading
+from vfmseg_hf.data.streets import corpus as streets
 from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.model.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 
 
 @pytest.fixture

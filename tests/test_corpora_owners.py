@@ -22,7 +22,7 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
 
-from vfmseg_hf.corpora import (
+from vfmseg_hf.data import (
     acdc,
     bdd100k,
     cityscapes,
@@ -34,7 +34,7 @@ from vfmseg_hf.corpora import (
     storage,
     synthia,
 )
-from vfmseg_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
+from vfmseg_hf.model.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSemanticSegmentation, TimmWrapperConfig
 
-from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegModel, encoder_timm_vfmseg
-from vfmseg_hf.adapters_vfmseg import lora_config
+from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegModel
 from vfmseg_hf.convert.eva02 import Eva02
 from vfmseg_hf.convert.foundation import convert_foundation
-from vfmseg_hf.encoders_vfmseg import get_encoder_family
+from vfmseg_hf.model import encoder_timm as encoder_timm_vfmseg
+from vfmseg_hf.model.adapters import lora_config
+from vfmseg_hf.model.encoders import get_encoder_family
 
 
 timm = pytest.importorskip("timm")

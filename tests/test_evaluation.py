@@ -17,8 +17,8 @@ from golden import GoldenCase
 from several_processes import run_in_processes
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
-from vfmseg_hf.corpora import corpus_info, each_class, load_corpus
-from vfmseg_hf.corpora.domains import evaluation_domains
+from vfmseg_hf.data import corpus_info, each_class, load_corpus
+from vfmseg_hf.data.domains import evaluation_domains
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
     DomainScores,
@@ -34,8 +34,8 @@ from vfmseg_hf.evaluation import (
     write_scores,
 )
 from vfmseg_hf.metrics import iou_scores
-from vfmseg_hf.processes import join_processes, process_rank
 from vfmseg_hf.training import EvaluationPictures
+from vfmseg_hf.utils.processes import join_processes, process_rank
 
 
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))

@@ -16,9 +16,10 @@ from datasets import Dataset, Features, Image, concatenate_datasets, load_from_d
 from datasets.table import embed_table_storage
 from PIL.PngImagePlugin import PngInfo
 
-from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil, image_inputs_vfmseg
-from vfmseg_hf.corpora import CORPORA, class_statistics, findings, load_corpus, storage
-from vfmseg_hf.corpora.checking import check_corpus
+from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
+from vfmseg_hf.data import CORPORA, class_statistics, findings, load_corpus, storage
+from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.model import image_inputs as image_inputs_vfmseg
 from vfmseg_hf.training import EvaluationPictures, TrainingPictures
 
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from vfmseg_hf import files
-from vfmseg_hf.corpora import corpus_info
+from vfmseg_hf.data import corpus_info
 from vfmseg_hf.training.model import start_model
+from vfmseg_hf.utils import files
 
 
 SETTINGS = {

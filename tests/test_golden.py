@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
 from vfmseg_hf import VFMSegForSemanticSegmentation
-from vfmseg_hf.configuration_vfmseg import published_options
 from vfmseg_hf.convert import convert_foundation_weights, get_published_encoder
-from vfmseg_hf.encoders_vfmseg import get_encoder_family
+from vfmseg_hf.model.configuration_vfmseg import published_options
+from vfmseg_hf.model.encoders import get_encoder_family
 
 
 def needs_timm(backbone: str) -> None:

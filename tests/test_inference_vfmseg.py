@@ -13,12 +13,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vfmseg_hf import inference_vfmseg
 from vfmseg_hf.benchmarks.measuring import PeakMemory
 from vfmseg_hf.benchmarks.reference_loop import reference_inference
-from vfmseg_hf.label_maps_vfmseg import label_map
-from vfmseg_hf.memory_vfmseg import choose_window_batch_size, inference_memory, window_memory
-from vfmseg_hf.refinement_vfmseg import run_windows
+from vfmseg_hf.model import inference as inference_vfmseg
+from vfmseg_hf.model.label_maps import label_map
+from vfmseg_hf.model.memory import choose_window_batch_size, inference_memory, window_memory
+from vfmseg_hf.model.window_batches import run_windows
 
 
 def rounded(model):
@@ -483,7 +483,7 @@ def least_peak(call) -> int:
 @pytest.mark.parametrize("accumulator", ["device", "cpu", "half", "strips"])
 def test_memory_is_what_is_stated_and_not_more_for_more_windows(accumulator, tiny_model, monkeypatch):
     """With a factor for what the allocator holds back."""
-    monkeypatch.setattr("vfmseg_hf.memory_vfmseg.PART_VALUES", 2**20)
+    monkeypatch.setattr("vfmseg_hf.model.memory.PART_VALUES", 2**20)
     monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2**20)
     picture, bounds = torch.randn(1, 3, 768, 640), set()
     for stride in (128, 32):
@@ -517,7 +517,7 @@ def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
     config, window = tiny_config(), torch.empty(3, 64, 64)
     needed = window_memory(config, 64, 64, 4)
     for free, expected in ((needed * 5, 2), (needed, 1), (0, 1), (needed * 1000, 64), (None, 64)):
-        monkeypatch.setattr("vfmseg_hf.memory_vfmseg.free_memory", lambda device, free=free: free)
+        monkeypatch.setattr("vfmseg_hf.model.memory.free_memory", lambda device, free=free: free)
         assert choose_window_batch_size(config, window) == expected
     assert choose_window_batch_size(tiny_config(window_batch_size=9), window) == 9
 

@@ -10,9 +10,9 @@ from PIL import Image
 from transformers.utils import logging
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
-from vfmseg_hf.corpora import count_class_pixels, load_corpus
-from vfmseg_hf.corpora.check_report import format_report, report_as_dict
-from vfmseg_hf.corpora.checking import check_corpus
+from vfmseg_hf.data import count_class_pixels, load_corpus
+from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data.check.report import format_report, report_as_dict
 from vfmseg_hf.training import Augmentation, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
 
 
@@ -118,7 +118,7 @@ def test_good_labels_are_passed_without_a_word(own, tiny_model, tmp_path, loadin
 
 
 def test_many_label_maps_are_sampled(own, tiny_model, tmp_path, monkeypatch, loading_log):
-    monkeypatch.setattr("vfmseg_hf.corpora.learnable.LABEL_MAPS", 2)
+    monkeypatch.setattr("vfmseg_hf.data.check.learnable.LABEL_MAPS", 2)
     trainer = start(own(values=(0, 2), count=5), tiny_model(id2label=dict(enumerate("abc"))), tmp_path / "run")
     trainer._check_labels()
     assert "of 2 label maps looked at: classes without a pixel: b" in loading_log.text

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, lora_config
-from vfmseg_hf.objective_vfmseg import segmentation_loss
+from vfmseg_hf.model.objective import segmentation_loss
 from vfmseg_hf.training import VFMSegTrainer, VFMSegTrainingArguments
 from vfmseg_hf.training.recipes import record_training
 
@@ -47,7 +47,7 @@ def settings(directory, own=True, **fields):
 @pytest.fixture
 def warnings_again():
     """What is said only once is said again."""
-    logging.get_logger("vfmseg_hf.objective_vfmseg").warning_once.__func__.cache_clear()
+    logging.get_logger("vfmseg_hf.model.objective").warning_once.__func__.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------------ options

@@ -16,13 +16,13 @@ from datasets import Dataset, Features, Image
 from torch.utils.data import DataLoader
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
-from vfmseg_hf.corpora import findings, load_corpus
-from vfmseg_hf.corpora.check_report import report_as_dict
-from vfmseg_hf.corpora.checking import check_corpus
-from vfmseg_hf.image_inputs_vfmseg import open_picture
-from vfmseg_hf.picture_files import SUFFIXES, limit_pixels, list_files, picture_suffixes, suffix_of, summarise
-from vfmseg_hf.prediction import PictureFiles, find_pictures
-from vfmseg_hf.visualization import overlay_image
+from vfmseg_hf.data import findings, load_corpus
+from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data.check.report import report_as_dict
+from vfmseg_hf.model.image_inputs import open_picture
+from vfmseg_hf.prediction.predict import PictureFiles, find_pictures
+from vfmseg_hf.prediction.visualization import overlay_image
+from vfmseg_hf.utils.picture_files import SUFFIXES, limit_pixels, list_files, picture_suffixes, suffix_of, summarise
 
 
 SIXTEEN_BITS = np.linspace(0, 65535, 12 * 16).reshape(12, 16).astype(np.uint16)

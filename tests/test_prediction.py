@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from vfmseg_hf import VFMSegImageProcessor, lora_config
-from vfmseg_hf.prediction import find_pictures, load_model, predict_files, predict_picture
-from vfmseg_hf.visualization import class_colours, distinct_colours
+from vfmseg_hf.prediction.predict import find_pictures, load_model, predict_files, predict_picture
+from vfmseg_hf.prediction.visualization import class_colours, distinct_colours
 
 
 SCRIPT = REPOSITORY / "scripts" / "predict.py"

@@ -13,10 +13,11 @@ from conftest import REPOSITORY
 from peft import get_peft_model_state_dict
 from transformers import CLIPVisionModel, Dinov2Model, SamVisionModel
 
-from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config, presets_vfmseg
-from vfmseg_hf.configuration_vfmseg import published_options, quarter_depths
-from vfmseg_hf.encoders_vfmseg import get_encoder_family
-from vfmseg_hf.presets_vfmseg import PRESETS, Preset
+from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config
+from vfmseg_hf.model import presets as presets_vfmseg
+from vfmseg_hf.model.configuration_vfmseg import published_options, quarter_depths
+from vfmseg_hf.model.encoders import get_encoder_family
+from vfmseg_hf.model.presets import PRESETS, Preset
 from vfmseg_hf.training.model import start_model
 
 
@@ -231,7 +232,7 @@ def test_without_timm():
         ["timm"],
         """
         from vfmseg_hf import VFMSegConfig
-        from vfmseg_hf.presets_vfmseg import PRESETS
+        from vfmseg_hf.model.presets import PRESETS
 
         for name in PRESETS:
             if not name.startswith("eva02"):

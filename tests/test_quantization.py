@@ -6,7 +6,7 @@ from conftest import lively
 from golden import BACKBONES, GoldenCase
 
 from vfmseg_hf import lora_config
-from vfmseg_hf.quantization import quantize_int8
+from vfmseg_hf.prediction.quantization import quantize_int8
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

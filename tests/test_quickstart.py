@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 
 from vfmseg_hf.evaluation import STAGES
-from vfmseg_hf.files import write_file
-from vfmseg_hf.labels import CITYSCAPES_ID2LABEL
+from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.quickstart import QuickstartSettings, run, run_quickstart
 from vfmseg_hf.quickstart.report import GROUPS, METHODS, SOURCE, UNSEEN, draw_conclusions, format_scores, group_means
 from vfmseg_hf.quickstart.run import draw_pictures, make_trainer
+from vfmseg_hf.utils.files import write_file
 
 
 TINY = QuickstartSettings(height=128, width=256, train_pictures=6, test_pictures=2, steps=8, batch_size=2)

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.corpora import class_statistics, count_class_pixels, load_corpus, parallel
-from vfmseg_hf.corpora.base import CorpusInfo, Frame, dataset_of_frames, frames_of_folders
+from vfmseg_hf.data import class_statistics, count_class_pixels, load_corpus, parallel
+from vfmseg_hf.data.base import CorpusInfo, Frame, dataset_of_frames, frames_of_folders
 from vfmseg_hf.training import (
     Augmentation,
     Draw,

@@ -26,8 +26,8 @@ def write_foundation(name: str, directory: Path) -> None:
     """A foundation model with random float32 weights, laid out as on the Hub."""
     from safetensors.torch import save_file
 
-    from vfmseg_hf.encoders_vfmseg import get_encoder_family
-    from vfmseg_hf.presets_vfmseg import PRESETS
+    from vfmseg_hf.model.encoders import get_encoder_family
+    from vfmseg_hf.model.presets import PRESETS
 
     config = PRESETS[name].native_config()
     if config.model_type != "timm_wrapper":

@@ -10,7 +10,7 @@ from blocks import rows
 from tiny import give_base
 
 from vfmseg_hf import VFMSegConfig, VFMSegImageProcessor, lora_config
-from vfmseg_hf.records_vfmseg import RECORD_NAME
+from vfmseg_hf.model.records import RECORD_NAME
 from vfmseg_hf.training import (
     RECIPES,
     Augmentation,

@@ -8,7 +8,7 @@ from tiny import BACKBONE, REFINER
 from transformers import AutoModel, AutoModelForSemanticSegmentation
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegModel, lora_config
-from vfmseg_hf.encoders_vfmseg import ENCODER_FAMILIES
+from vfmseg_hf.model.encoders import ENCODER_FAMILIES
 
 
 OTHER = {**BACKBONE, "intermediate_size": 48}

@@ -8,14 +8,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vfmseg_hf.baselines import ColourLookup
-from vfmseg_hf.corpora import streets_geometry
-from vfmseg_hf.corpora.streets_canvas import CAMERA_HEIGHT, FAR, Canvas, Part
-from vfmseg_hf.corpora.streets_geometry import STREETS_VERSION, Scene, draw_scene
-from vfmseg_hf.corpora.streets_look import DOMAINS, render
-from vfmseg_hf.corpora.streets_sides import LAYOUTS
-from vfmseg_hf.labels import CITYSCAPES_ID2LABEL
+from vfmseg_hf.data.streets import geometry as streets_geometry
+from vfmseg_hf.data.streets.canvas import CAMERA_HEIGHT, FAR, Canvas, Part
+from vfmseg_hf.data.streets.geometry import STREETS_VERSION, Scene, draw_scene
+from vfmseg_hf.data.streets.look import DOMAINS, render
+from vfmseg_hf.data.streets.sides import LAYOUTS
+from vfmseg_hf.evaluation.baselines import ColourLookup
 from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 
 
 SEEDS = range(120)

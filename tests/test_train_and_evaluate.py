@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from vfmseg_hf import VFMSegImageProcessor
-from vfmseg_hf.corpora.domains import parse_domain, parse_domains
+from vfmseg_hf.data.domains import parse_domain, parse_domains
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_pipeline_with_other_classes(num_labels, saved, picture):
 
 def test_pipeline_on_an_adapter_directory(tiny_config, picture, tmp_path):
     """Local adapter-only checkpoints work in the pipeline too."""
-    from vfmseg_hf.adapters_vfmseg import lora_config
+    from vfmseg_hf.model.adapters import lora_config
 
     model = VFMSegForSemanticSegmentation(tiny_config())
     model.model.encoder.save_pretrained(tmp_path / "model" / "base")
@@ -194,8 +194,8 @@ def test_core_works_without_any_extra(saved, picture, tmp_path):
         f"""
         import torch
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
-        import vfmseg_hf, vfmseg_hf.convert, vfmseg_hf.corpora, vfmseg_hf.evaluation, vfmseg_hf.prediction
-        import vfmseg_hf.charts, vfmseg_hf.corpora.checking, vfmseg_hf.training
+        import vfmseg_hf, vfmseg_hf.convert, vfmseg_hf.data, vfmseg_hf.evaluation, vfmseg_hf.prediction.predict
+        import vfmseg_hf.data.check.chart, vfmseg_hf.data.check.checking, vfmseg_hf.training
         segments = pipeline("image-segmentation", model={str(saved())!r})({str(tmp_path / "picture.png")!r})
         print(len(segments) > 0)
         model = AutoModelForSemanticSegmentation.from_pretrained({str(saved())!r}).train()

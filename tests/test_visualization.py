@@ -6,8 +6,9 @@ import PIL.Image
 import pytest
 import torch
 
-from vfmseg_hf.labels import CITYSCAPES_ID2LABEL, CITYSCAPES_PALETTE
-from vfmseg_hf.visualization import (
+from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL, CITYSCAPES_PALETTE
+from vfmseg_hf.model.windows import plan_windows
+from vfmseg_hf.prediction.visualization import (
     KEPT_COLOUR,
     PANEL_SIZE,
     PAPER,
@@ -22,7 +23,6 @@ from vfmseg_hf.visualization import (
     overlay_image,
     panel_image,
 )
-from vfmseg_hf.windows_vfmseg import plan_windows
 
 
 CITYSCAPES = class_colours(CITYSCAPES_ID2LABEL)

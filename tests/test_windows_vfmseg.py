@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vfmseg_hf.heads_vfmseg import mask_features
-from vfmseg_hf.windows_vfmseg import (
+from vfmseg_hf.model.heads import mask_features
+from vfmseg_hf.model.windows import (
     WindowAverage,
     certain_pixels,
     count_certain,

@@ -22,7 +22,7 @@ REFINER = {
 
 def give_base(model):
     """Random weights that say they are in a file, so that LoRA on them may train."""
-    from vfmseg_hf.foundation_vfmseg import encoder_weights, fingerprint
+    from vfmseg_hf.model.foundation import encoder_weights, fingerprint
 
     model.adapter_base, model.adapter_base_fingerprint = "base", fingerprint(encoder_weights(model), model.model.family)
     return model

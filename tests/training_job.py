@@ -17,7 +17,6 @@ from tiny import BACKBONE, REFINER, give_base
 from transformers import TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.processes import leave_processes
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
@@ -25,6 +24,7 @@ from vfmseg_hf.training import (
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
+from vfmseg_hf.utils.processes import leave_processes
 
 
 NOTHING_RANDOM = {"refine_dropout": 0.0, "head_dropout": 0.0, "feature_mask_ratio": 0.0}

@@ -7,17 +7,13 @@ Importing the package registers the model with transformers' Auto classes and pi
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
-from .adapters_vfmseg import lora_config, save_adapter
-from .configuration_vfmseg import VFMSegConfig
-from .encoders_vfmseg import image_constants
-from .image_processing_pil_vfmseg import VFMSegImageProcessorPil
-from .image_processing_vfmseg import VFMSegImageProcessor
-from .modeling_vfmseg import (
-    VFMSegForSemanticSegmentation,
-    VFMSegModel,
-    VFMSegPreTrainedModel,
-)
-from .outputs_vfmseg import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
+from .model.adapters import lora_config, save_adapter
+from .model.configuration_vfmseg import VFMSegConfig
+from .model.encoders import image_constants
+from .model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from .model.image_processing_vfmseg import VFMSegImageProcessor
+from .model.modeling_vfmseg import VFMSegForSemanticSegmentation, VFMSegModel, VFMSegPreTrainedModel
+from .model.outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 
 
 __version__ = "0.1.0"

@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from ..corpora import load_corpus
+from ..data import load_corpus
 from ..evaluation import evaluate_domain
-from ..image_processing_vfmseg import VFMSegImageProcessor
+from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import EvaluationPictures
 from .measuring import peak_resident_bytes
 from .own_process import call_in_own_process

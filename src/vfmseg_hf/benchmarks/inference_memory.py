@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..label_maps_vfmseg import label_map
-from ..memory_vfmseg import choose_window_batch_size, inference_memory
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..prediction import choose_device
-from ..resizing_vfmseg import resize_bilinear
-from ..windows_vfmseg import plan_windows
+from ..model.label_maps import label_map
+from ..model.memory import choose_window_batch_size, inference_memory
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.resizing import resize_bilinear
+from ..model.windows import plan_windows
+from ..prediction.predict import choose_device
 from .measuring import PeakMemory, synchronize
 from .own_process import call_in_own_process
 from .random_models import small_model, spread_classes

@@ -18,7 +18,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ..corpora import load_corpus
+from ..data import load_corpus
 from ..metrics import confusion_matrix, iou_scores, load_mean_iou
 
 

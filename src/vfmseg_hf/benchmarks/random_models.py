@@ -3,9 +3,9 @@
 
 from torch import nn
 
-from ..adapters_vfmseg import lora_config
-from ..configuration_vfmseg import VFMSegConfig
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.adapters import lora_config
+from ..model.configuration_vfmseg import VFMSegConfig
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 
 
 def small_model(**settings: object) -> VFMSegForSemanticSegmentation:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..resizing_vfmseg import coarse_size
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.resizing import coarse_size
 
 
 @dataclass

@@ -8,11 +8,11 @@ of the whole evaluation, with drawing or reading the pictures.
 import argparse
 import time
 
-from ..corpora import load_corpus
+from ..data import load_corpus
 from ..evaluation import evaluate_domain, mean_over_domains
-from ..plotting import new_figure
-from ..prediction import load_model
+from ..prediction.predict import load_model
 from ..training import EvaluationPictures
+from ..utils.plotting import new_figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..evaluation import software_versions
-from ..files import write_file
+from ..utils.files import write_file
 
 
 def describe_machine() -> dict[str, object]:

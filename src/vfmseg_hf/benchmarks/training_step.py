@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..configuration_vfmseg import nearest_multiple
-from ..corpora import load_corpus
-from ..image_processing_pil_vfmseg import VFMSegImageProcessorPil
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..objective_vfmseg import joint_objective, segmentation_loss
-from ..prediction import choose_device
+from ..data import load_corpus
+from ..model.configuration_vfmseg import nearest_multiple
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.objective import joint_objective, segmentation_loss
+from ..model.windows import Box
+from ..prediction.predict import choose_device
 from ..training import get_recipe
-from ..windows_vfmseg import Box
 from .measuring import PeakMemory, count_operations, matmul_peak, synchronize, trim_heap
 from .random_models import attach_random_lora, random_model
 

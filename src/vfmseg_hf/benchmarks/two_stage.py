@@ -14,9 +14,9 @@ import time
 
 import torch
 
-from ..plotting import import_figure
-from ..prediction import choose_device
-from ..windows_vfmseg import plan_windows
+from ..model.windows import plan_windows
+from ..prediction.predict import choose_device
+from ..utils.plotting import import_figure
 from .measuring import ModuleClock, PeakMemory, matmul_peak, synchronize, trim_heap
 from .operators import profile_operators
 from .two_stage_modes import (

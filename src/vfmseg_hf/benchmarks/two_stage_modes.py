@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..adapters_vfmseg import lora_config
-from ..corpora import load_corpus
-from ..image_processing_pil_vfmseg import VFMSegImageProcessorPil
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..prediction import load_model
-from ..quantization import quantize_int8
+from ..data import load_corpus
+from ..model.adapters import lora_config
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..prediction.predict import load_model
+from ..prediction.quantization import quantize_int8
 from .measuring import count_operations
 from .other_models import OTHER_MODELS, build_model, segment_with
 from .random_models import attach_random_lora, random_model

@@ -7,11 +7,11 @@ from statistics import median
 
 import torch
 
-from ..configuration_vfmseg import VFMSegConfig
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..plotting import new_figure
-from ..resizing_vfmseg import coarse_size
-from ..windows_vfmseg import plan_windows
+from ..model.configuration_vfmseg import VFMSegConfig
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.resizing import coarse_size
+from ..model.windows import plan_windows
+from ..utils.plotting import new_figure
 from .measuring import count_operations
 from .two_stage_modes import LOOP, Mode, Outcome
 

@@ -3,7 +3,7 @@
 
 Imports point one way. `names` knows no other module of the package; reading, writing, `base` and heads know only it.
 An encoder's module (dinov2, clip, ...) knows `base`, and of the rest of the library the encoder it has to agree with:
-sam `encoder_sam_vfmseg`, eva02 the table of supported encoders. The registry knows the encoders. `official` (models
+sam `encoder_sam`, eva02 the table of supported encoders. The registry knows the encoders. `official` (models
 trained with the published code) and `foundation` (foundation models in their original files) use all of them.
 """
 

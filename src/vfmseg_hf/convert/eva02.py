@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """EVA02 as the published code and its original repository name it; timm's `Eva` runs it in transformers' wrapper."""
 
-from ..encoders_vfmseg import get_encoder_family
+from ..model.encoders import get_encoder_family
 from .base import PublishedEncoder, number_of_blocks, shape_of
 
 

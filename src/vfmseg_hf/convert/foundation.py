@@ -6,7 +6,7 @@ import os
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..encoders_vfmseg import get_encoder_family
+from ..model.encoders import get_encoder_family
 from .base import reason_to_drop
 from .names import ConvertedWeights, StateDict
 from .reading import read_weights

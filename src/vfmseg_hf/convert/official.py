@@ -9,11 +9,11 @@ from pathlib import Path
 from safetensors.torch import load_file
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..adapters_vfmseg import PEFT_PREFIX, find_base, lora_config
-from ..configuration_vfmseg import VFMSegConfig, published_options
-from ..encoders_vfmseg import get_encoder_family
-from ..foundation_vfmseg import ENCODER_PREFIX, fingerprint, load_foundation
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.adapters import PEFT_PREFIX, find_base, lora_config
+from ..model.configuration_vfmseg import VFMSegConfig, published_options
+from ..model.encoders import get_encoder_family
+from ..model.foundation import ENCODER_PREFIX, fingerprint, load_foundation
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from .heads import rename_head
 from .names import ConvertedWeights, StateDict
 from .reading import read_weights

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """SAM's image encoder as the published code and its original repository name it; `SamVisionModel` runs it."""
 
-from ..encoder_sam_vfmseg import is_relative_table, resize_relative_table
+from ..model.encoder_sam import is_relative_table, resize_relative_table
 from .base import PublishedEncoder, number_of_blocks, shape_of
 
 

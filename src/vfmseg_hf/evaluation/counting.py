@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..metrics import confusion_matrix
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..outputs_vfmseg import VFMSegSemanticSegmenterOutput
-from ..resizing_vfmseg import resize_bilinear
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.outputs import VFMSegSemanticSegmenterOutput
+from ..model.resizing import resize_bilinear
 
 
 STAGES = ("coarse", "final")

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..corpora import EvaluationGroups
+from ..data import EvaluationGroups
 from ..metrics import iou_scores
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..processes import process_rank, sum_over_processes
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..utils.processes import process_rank, sum_over_processes
 from .counting import STAGES, count_pictures
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from PIL.Image import Resampling
 
-from ..corpora import ClassMatch
-from ..files import write_file
-from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..data import ClassMatch
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..utils.files import write_file
 from .counting import STAGES
 from .domain import DomainScores, mean_over_domains
 from .protocols import Protocol

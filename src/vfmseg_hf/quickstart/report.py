@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..evaluation import STAGES, plain_scores, software_versions
-from ..files import write_file
-from ..labels import CITYSCAPES_ID2LABEL, THIN_CLASSES
+from ..model.labels import CITYSCAPES_ID2LABEL, THIN_CLASSES
+from ..utils.files import write_file
 from .settings import QuickstartSettings
 
 

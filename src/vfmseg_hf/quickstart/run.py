@@ -16,18 +16,18 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..baselines import ColourLookup, PositionPrior
-from ..corpora import load_corpus
+from ..data import load_corpus
 from ..evaluation import evaluate_domain
-from ..files import encode_picture, write_file
-from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
-from ..image_processing_vfmseg import VFMSegImageProcessor
-from ..labels import CITYSCAPES_ID2LABEL
+from ..evaluation.baselines import ColourLookup, PositionPrior
 from ..metrics import confusion_matrix, iou_scores
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..prediction import draw_panel, predict_picture
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
+from ..model.image_processing_vfmseg import VFMSegImageProcessor
+from ..model.labels import CITYSCAPES_ID2LABEL
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..prediction.predict import draw_panel, predict_picture
+from ..prediction.visualization import domains_image
 from ..training import Augmentation, EvaluationPictures, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
-from ..visualization import domains_image
+from ..utils.files import encode_picture, write_file
 from .report import (
     COLOUR_STEPS,
     METHODS,

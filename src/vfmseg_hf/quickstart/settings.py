@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from ..configuration_vfmseg import VFMSegConfig
+from ..model.configuration_vfmseg import VFMSegConfig
 
 
 @dataclass(frozen=True)

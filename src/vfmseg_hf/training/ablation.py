@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..baselines import PositionPrior
-from ..corpora import classes_of, corpus_info, load_corpus
-from ..corpora.classes import read_class_maps
-from ..corpora.domains import Domain, name_classes
-from ..files import write_file
-from ..image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from ..data import classes_of, corpus_info, load_corpus
+from ..data.classes import read_class_maps
+from ..data.domains import Domain, name_classes
+from ..evaluation.baselines import PositionPrior
 from ..metrics import confusion_matrix, iou_scores
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from ..utils.files import write_file
 from .data import EvaluationPictures
 
 

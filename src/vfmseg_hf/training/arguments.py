@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
-from ..corpora.class_statistics import MIN_PIXELS
+from ..data.class_statistics import MIN_PIXELS
 
 
 POLYNOMIAL = {"power": 0.9, "lr_end": 0.0}

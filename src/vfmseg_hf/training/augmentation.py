@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ..configuration_vfmseg import nearest_multiple
-from ..labels import IGNORE_INDEX
+from ..model.configuration_vfmseg import nearest_multiple
+from ..model.labels import IGNORE_INDEX
 
 
 try:

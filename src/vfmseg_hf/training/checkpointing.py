@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
-from ..adapters_vfmseg import read_adapter_weights
+from ..model.adapters import read_adapter_weights
 from .averaging import FILE as TRAINING_WEIGHTS
 from .averaging import WeightAverage
 

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
-from ..files import write_file
-from ..plotting import new_figure
+from ..utils.files import write_file
+from ..utils.plotting import new_figure
 
 
 LOSSES = {"loss": "joint", "content_loss": "content (coarse)", "detail_loss": "detail (refined)"}

@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from ..corpora import ClassMap, ClassMatch, EvaluationGroups, each_class
-from ..image_processing_pil_vfmseg import VFMSegImageProcessorMixin
+from ..data import ClassMap, ClassMatch, EvaluationGroups, each_class
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .augmentation import Augmentation
 from .matching import NamedPictures
 

@@ -10,8 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
-from ..objective_vfmseg import check_loss_options
-from ..outputs_vfmseg import VFMSegSemanticSegmenterOutput
+from ..model.objective import check_loss_options
+from ..model.outputs import VFMSegSemanticSegmenterOutput
 from .arguments import VFMSegTrainingArguments
 
 

@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ..corpora import ClassMap, ClassMatch, classes_of, match_classes
-from ..corpora.findings import notify
-from ..corpora.reading import as_ids, translate
+from ..data import ClassMap, ClassMatch, classes_of, match_classes
+from ..data.findings import notify
+from ..data.reading import as_ids, translate
 
 
 class NamedPictures(torch.utils.data.Dataset):

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..adapters_vfmseg import lora_config
-from ..configuration_vfmseg import VFMSegConfig, published_options
-from ..corpora.classes import by_number, is_generic, listed, same_classes
-from ..files import read_settings
-from ..foundation_vfmseg import read_config
-from ..heads_vfmseg import VFMSegCoarseHead, VFMSegRefineHead
-from ..modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..presets_vfmseg import PRESETS, nearest_presets
+from ..data.classes import by_number, is_generic, listed, same_classes
+from ..model.adapters import lora_config
+from ..model.configuration_vfmseg import VFMSegConfig, published_options
+from ..model.foundation import read_config
+from ..model.heads import VFMSegCoarseHead, VFMSegRefineHead
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.presets import PRESETS, nearest_presets
+from ..utils.files import read_settings
 
 
 logger = logging.get_logger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
 from ..evaluation import software_versions
+from ..model.configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
 from .trained_on import describe_source, weights_digest
 
 

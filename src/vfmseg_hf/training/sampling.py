@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..corpora.class_statistics import MIN_PIXELS
+from ..data.class_statistics import MIN_PIXELS
 from .data import Draw, EpochSampler, seeded_generator
 
 

@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
 
-from ..corpora import each_class
+from ..data import each_class
 from ..evaluation import STAGES, count_outputs, count_pictures, score_domain
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer

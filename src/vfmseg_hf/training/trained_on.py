@@ -15,9 +15,9 @@ from safetensors import safe_open
 from transformers.trainer_utils import has_length
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
-from ..corpora.frames import frame_keys
-from ..foundation_vfmseg import HEADS
-from ..records_vfmseg import OPTIONAL_FILE, RECORD_NAME
+from ..data.frames import frame_keys
+from ..model.foundation import HEADS
+from ..model.records import OPTIONAL_FILE, RECORD_NAME
 from .data import EvaluationPictures, TrainingPictures
 
 

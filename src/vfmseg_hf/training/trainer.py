@@ -13,11 +13,11 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import unwrap_peft_model
 
-from ..adapters_vfmseg import check_result_can_be_loaded
-from ..corpora.findings import ONE_CLASS
-from ..corpora.learnable import check_labels_teach
-from ..files import write_file
-from ..records_vfmseg import RECORD_NAME
+from ..data.check.learnable import check_labels_teach
+from ..data.findings import ONE_CLASS
+from ..model.adapters import check_result_can_be_loaded
+from ..model.records import RECORD_NAME
+from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
 from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
 from .data import EpochSampler, TrainingPictures, collate

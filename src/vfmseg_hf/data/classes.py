@@ -1,0 +1,258 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Classes are compared by their names: those of a data set with those of a model, and the files that name them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model.labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
+from ..utils.files import read_settings
+from .reading import UNKNOWN
+
+
+ClassMap = Mapping[str, "str | list[str] | None"]  # class of a data set: class or classes of a model, None = ignored
+LISTED = 30  # names in a message
+
+
+def classes_of(dataset: Any) -> dict[int, str] | None:
+    """Names of the ids in the column `label` of what `load_corpus` returns; None for a data set that has none."""
+    names = getattr((getattr(dataset, "features", None) or {}).get("label"), "names", None)
+    return dict(enumerate(names)) if names else None
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """
+    Which classes of a model the classes of a data set are.
+
+    Attributes:
+        model_ids: for every id of the data set the ids of the model that stand for it; none where it is ignored.
+        mapping: the same in names, as a class map has it.
+        said: what was assumed, in a sentence; None where both have the same names in the same order.
+    """
+
+    model_ids: tuple[tuple[int, ...], ...]
+    mapping: ClassMap
+    said: str | None = None
+
+    @property
+    def changes_ids(self) -> bool:
+        """Whether a class has another id in the model than in the data set."""
+        return any(ids != (index,) for index, ids in enumerate(self.model_ids))
+
+    @property
+    def label_table(self) -> tuple[int, ...]:
+        """The model's id for each of the 256 values of a label map; `reading.UNKNOWN` where there is no class."""
+        known = [ids[0] if ids else IGNORE_INDEX for ids in self.model_ids]
+        return (*known, *[UNKNOWN] * (IGNORE_INDEX - len(known)), IGNORE_INDEX)
+
+
+def is_generic(id2label: Mapping[int, str]) -> bool:
+    """Whether the names are transformers' `LABEL_0`, `LABEL_1`, ..., which say nothing."""
+    return all(fold(name) == f"label {index}" for index, name in id2label.items())
+
+
+def same_classes(known: Mapping[int, str], wanted: Mapping[int, str], sides: tuple[str, str]) -> list[int | None]:
+    """
+    For every class of `wanted` the id in `known` of the same name; None where there is none.
+
+    If one of them has generic names and both have the same number of classes, it is the same id.
+
+    Raises:
+        ValueError: two classes of one side have the same name; `sides` is what messages call them.
+    """
+    if by_number(known, wanted):
+        return sorted(wanted)
+    ids, _ = _by_name(known, sides[0]), _by_name(wanted, sides[1])
+    return [ids.get(fold(wanted[index])) for index in sorted(wanted)]
+
+
+def by_number(first: Mapping[int, str], second: Mapping[int, str]) -> bool:
+    """Whether names cannot be compared but numbers can."""
+    return len(first) == len(second) and (is_generic(first) or is_generic(second))
+
+
+def renames(class_map: ClassMap | None) -> bool:
+    """Whether a class map says more than names do."""
+    return any(partner is None or fold(str(partner)) != fold(name) for name, partner in (class_map or {}).items())
+
+
+def match_classes(
+    model_id2label: Mapping[int, str], data_id2label: Mapping[int, str], class_map: ClassMap | None = None
+) -> ClassMatch:
+    """
+    Which classes of a model the classes of a data set are, by their names.
+
+    Args:
+        model_id2label, data_id2label: names of the ids 0, 1, ...
+        class_map: `{data class: model class}` for classes with different names; a list of model classes that are
+            together the data class; None for a class that is ignored. Classes that it does not name are matched by
+            their own names. With it the model may have classes that the data set does not have.
+
+    Raises:
+        ValueError: a class of one side has no partner on the other (without `class_map`; with it, of the data set), a
+            name of `class_map` is unknown, or two classes of one side have the same name.
+
+    Example:
+
+        >>> match_classes({0: "road", 1: "traffic light"}, {0: "Traffic_Light", 1: "road"}).model_ids
+        ((1,), (0,))
+    """
+    model_id2label, data_id2label = dict(sorted(model_id2label.items())), dict(sorted(data_id2label.items()))
+    if not class_map and by_number(model_id2label, data_id2label):
+        said = (
+            f"the {len(data_id2label)} classes are matched by number, as those of "
+            f"{'the model' if is_generic(model_id2label) else 'the data set'} are called LABEL_0, LABEL_1, ..."
+        )
+        return _match(model_id2label, data_id2label, [(index,) for index in data_id2label], said)
+    partners: list[tuple[int, ...] | None] = [
+        None if index is None else (index,)
+        for index in same_classes(model_id2label, data_id2label, ("model", "data set"))
+    ]
+    for index, ids in _resolve(class_map or {}, model_id2label, data_id2label).items():
+        partners[index] = ids
+    lost = [data_id2label[index] for index, ids in enumerate(partners) if ids is None]
+    used = {model_id for ids in partners for model_id in ids or ()}
+    unused = [name for index, name in model_id2label.items() if index not in used]
+    if lost or (unused and not class_map):
+        only = (f"only in the {side}: {listed(names)}" for side, names in (("model", unused), ("data", lost)) if names)
+        raise ValueError(
+            f"the classes of the data are not the model's; {'; '.join(only)}. Say which belong together with "
+            "--class_map FILE ({data class: model class, or null to ignore it} as YAML or JSON; class_map= in Python)"
+        )
+    return _match(model_id2label, data_id2label, partners, _describe(model_id2label, data_id2label, partners, unused))
+
+
+def _match(model: Mapping[int, str], data: Mapping[int, str], partners: list, said: str | None) -> ClassMatch:
+    names = ([model[model_id] for model_id in ids] for ids in partners)
+    plain = (each if len(each) > 1 else each[0] if each else None for each in names)
+    return ClassMatch(tuple(partners), dict(zip(data.values(), plain, strict=True)), said)
+
+
+def _describe(model: Mapping[int, str], data: Mapping[int, str], partners: list, unused: list[str]) -> str | None:
+    renamed, ignored = [], []
+    for index, ids in enumerate(partners):
+        names = [model[model_id] for model_id in ids]
+        if not ids:
+            ignored.append(data[index])
+        elif [fold(name) for name in names] != [fold(data[index])]:
+            renamed.append(f"{data[index]} is {' or '.join(names)}")
+    moved = [f"{data[i]} {i} -> {ids[0]}" for i, ids in enumerate(partners) if len(ids) == 1 and ids != (i,)]
+    parts = []
+    if renamed or ignored or unused:
+        parts += [f"by the class map {listed(renamed)}"] if renamed else []
+        parts += [f"ignored: {listed(ignored)}"] if ignored else []
+        parts += [f"classes of the model that are none of the data: {listed(unused)}"] if unused else []
+    elif moved:
+        parts = [f"the classes have the model's names in another order, ids are mapped: {listed(moved)}"]
+    return "; ".join(parts) or None
+
+
+def _by_name(id2label: Mapping[int, str], side: str) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for index, name in id2label.items():
+        if (other := ids.setdefault(fold(name), index)) != index:
+            raise ValueError(
+                f"the classes {id2label[other]!r} and {name!r} of the {side} have one name, as case, space, - and _ do "
+                "not count; rename one of them"
+            )
+    return ids
+
+
+def _resolve(
+    class_map: ClassMap, model_id2label: Mapping[int, str], data_id2label: Mapping[int, str]
+) -> dict[int, tuple[int, ...]]:
+    """A class map in ids."""
+    model, data = _by_name(model_id2label, "model"), _by_name(data_id2label, "data set")
+    resolved = {}
+    for name, partners in class_map.items():
+        partners = [] if partners is None else [partners] if isinstance(partners, str) else list(partners)
+        unknown = [(name, "data", data_id2label)] if fold(name) not in data else []
+        unknown += [(other, "model", model_id2label) for other in partners if fold(other) not in model]
+        for other, side, known in unknown:
+            raise ValueError(
+                f"the class map names {other!r}, which is no class of the {side}; it has {listed(known.values())}"
+            )
+        resolved[data[fold(name)]] = tuple(model[fold(other)] for other in partners)
+    return resolved
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, cut short where there are many."""
+    names = list(names)
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def read_class_map(path: str | Path) -> dict[str, Any]:
+    """
+    The class map in a YAML or JSON file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is no class map.
+    """
+    content = read_settings(path)
+    if not isinstance(content, dict) or not content or not all(map(_is_entry, content, content.values())):
+        raise ValueError(
+            f"{path} is no class map, which is {{data class: model class}} in YAML or JSON, with a list for several "
+            "model classes and null for a data class that is ignored; names that look like numbers or yes and no need "
+            "quotes"
+        )
+    return content
+
+
+def read_class_maps(path: str | Path | None, classes: Mapping[str, Mapping[int, str]]) -> dict[str, ClassMap | None]:
+    """
+    The class map of each of several data sets: the entries of one file for its classes. All None without a file.
+
+    Args:
+        classes: names of the ids of every data set, by its name.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_class_map`], or an entry for a class that none of them has.
+    """
+    if path is None:
+        return dict.fromkeys(classes)
+    class_map = read_class_map(path)
+    known = {name: {fold(label) for label in id2label.values()} for name, id2label in classes.items()}
+    for entry in class_map:
+        if not any(fold(entry) in names for names in known.values()):
+            sides = "; ".join(f"{name} has {listed(id2label.values())}" for name, id2label in classes.items())
+            raise ValueError(f"the class map names {entry!r}, which is no class of the data; {sides}")
+    return {
+        name: {entry: partner for entry, partner in class_map.items() if fold(entry) in names}
+        for name, names in known.items()
+    }
+
+
+def _is_entry(name: Any, partners: Any) -> bool:
+    several = isinstance(partners, list) and partners
+    names = [name, *(partners if several else [] if partners is None else [partners])]
+    return all(isinstance(each, str) for each in names)
+
+
+def read_id2label(source: str | Path) -> dict[int, str]:
+    """
+    Names of ids from a YAML or JSON file, `{id: name}` or a list of names; `"cityscapes"` are the 19 of Cityscapes.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it holds something else.
+    """
+    if str(source) == "cityscapes":
+        return dict(CITYSCAPES_ID2LABEL)
+    content = read_settings(source)
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    whole = isinstance(content, dict) and all(re.fullmatch(r"\d+", str(index)) for index in content)
+    id2label = {int(index): name for index, name in content.items()} if whole else {}
+    good = sorted(id2label) == list(range(len(id2label))) and all(isinstance(name, str) for name in id2label.values())
+    if not id2label or not good or len(id2label) > IGNORE_INDEX:
+        raise ValueError(
+            f"{source} does not name classes: it has to hold a list of names, or {{id: name}} with the ids 0, 1, 2, "
+            f"... without gaps, at most {IGNORE_INDEX} of them; names that look like numbers or yes and no need quotes"
+        )
+    return dict(sorted(id2label.items()))

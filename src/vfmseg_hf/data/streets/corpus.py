@@ -1,0 +1,162 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Procedural street scenes as a corpus: `streets:<domain>?n=200&size=512x1024&seed=0`. Nothing is stored but seeds."""
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from datasets import Dataset, Features, Value
+
+from ..base import Corpus, CorpusInfo, make_dataset, parse_query
+from ..columns import LazyPicture, register
+from ..reading import as_ids
+from . import geometry as streets_geometry
+from . import look as streets_look
+
+
+MAX_PICTURES = 1_000_000  # of one split and seed
+MAX_SEED = 10**9
+MAX_SIDE = 16384
+DEFAULTS = {"n": "200", "size": "512x1024", "seed": "0"}
+
+INFO = CorpusInfo(
+    name="streets",
+    splits=("train", "validation", "test"),
+    licence="made by this library, Apache-2.0",
+    usage="streets:<domain>?n=200&size=512x1024&seed=0, where size is height x width",
+)
+
+
+# --- columns ------------------------------------------------------------------------------------------------------
+
+
+class _OfScene(LazyPicture):
+    """A cell names a scene by what it is drawn from, or holds the finished picture in `data`."""
+
+    pa_type: ClassVar[pa.StructType] = pa.struct(
+        {
+            "domain": pa.string(),
+            "seed": pa.int64(),
+            "height": pa.int32(),
+            "width": pa.int32(),
+            "version": pa.int32(),
+            "data": pa.binary(),
+        }
+    )
+
+    def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
+        if cell["version"] != streets_geometry.STREETS_VERSION:
+            raise ValueError(
+                f"This data set was stored with version {cell['version']} of the streets, this library draws version "
+                f"{streets_geometry.STREETS_VERSION}: the same seeds now give other scenes. Make it again with "
+                "load_corpus, or install the library version that it was made with."
+            )
+        return PIL.Image.fromarray(self.draw(cell["domain"], cell["seed"], cell["height"], cell["width"]))
+
+    def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
+        raise NotImplementedError
+
+
+@register
+@dataclass
+class StreetsPicture(_OfScene):
+    """Pictures of street scenes, rendered when read: PIL images of mode RGB."""
+
+    _type: str = field(default="VfmsegStreetsPicture", init=False, repr=False)
+
+    def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
+        _labels(seed, height, width)  # most readers ask for the label map next
+        return streets_look.render(_scene(seed, height, width), domain, seed)
+
+    def check(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:  # as torch's formatter gives pictures
+            pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype.kind not in "ui":
+            raise TypeError(f"Expected an RGB picture [H, W, 3], got {pixels.dtype} {pixels.shape}.")
+        if pixels.min() < 0 or pixels.max() > 255:
+            raise ValueError(f"Pictures hold values 0..255, got {pixels.min()}..{pixels.max()}.")
+        return pixels.astype(np.uint8, copy=False)
+
+
+@register
+@dataclass
+class StreetsLabels(_OfScene):
+    """Label maps of street scenes, drawn when read: PIL images of mode L with train ids, 255 = ignore."""
+
+    names: list[str] | None = None  # of the ids, as in `LabelMap`
+    _type: str = field(default="VfmsegStreetsLabels", init=False, repr=False)
+
+    def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
+        return _labels(seed, height, width)
+
+    def check(self, pixels: np.ndarray) -> np.ndarray:
+        return as_ids(pixels)
+
+
+@lru_cache(maxsize=1)  # a scene of 512x1024 takes 8 MB
+def _scene(seed: int, height: int, width: int) -> Any:
+    return streets_geometry.draw_scene(seed, height, width)
+
+
+@lru_cache(maxsize=16)  # data sets read a batch column by column
+def _labels(seed: int, height: int, width: int) -> np.ndarray:
+    return _scene(seed, height, width).labels
+
+
+# --- corpus -------------------------------------------------------------------------------------------------------
+
+
+def scene_seed(split: str, seed: int, index: int) -> int:
+    """The seed of picture `index` of a split: another one for every (split, seed, index), the same in all domains."""
+    return (len(INFO.splits) * seed + INFO.splits.index(split)) * MAX_PICTURES + index
+
+
+def load(rest: str, split: str) -> Dataset:
+    """
+    Pictures that are rendered when read. Splits of one seed, and equal splits of different seeds, share no scene;
+    domains share all: label maps are identical in all of them.
+    """
+    domain, values = parse_query(rest, DEFAULTS, INFO)
+    if domain not in streets_look.DOMAINS:
+        raise ValueError(
+            f"streets has no domain {domain!r}, only {', '.join(streets_look.DOMAINS)}. Usage: {INFO.usage}"
+        )
+    count, height, width, seed = _parse(values)
+    seeds = [scene_seed(split, seed, index) for index in range(count)]
+    cells = [
+        {
+            "domain": domain,
+            "seed": number,
+            "height": height,
+            "width": width,
+            "version": streets_geometry.STREETS_VERSION,
+            "data": None,
+        }
+        for number in seeds
+    ]
+    columns = {"image": cells, "label": cells, "file_name": [f"streets-{domain}-{number:06d}" for number in seeds]}
+    labels = StreetsLabels(names=list(INFO.id2label.values()))
+    features = Features({"image": StreetsPicture(), "label": labels, "file_name": Value("string")})
+    return make_dataset(columns, features, INFO, split)
+
+
+def _parse(values: dict[str, str]) -> tuple[int, int, int, int]:
+    """Number of pictures, height, width and seed of a query; `ValueError` names the key that is wrong."""
+    size = re.fullmatch(r"(\d+)x(\d+)", values["size"])
+    if not size or not all(1 <= int(side) <= MAX_SIDE for side in size.groups()):
+        raise ValueError(f"size={values['size']} is no height x width from 1x1 to {MAX_SIDE}x{MAX_SIDE}: {INFO.usage}")
+    height, width = map(int, size.groups())
+    return _number(values, "n", 1, MAX_PICTURES), height, width, _number(values, "seed", 0, MAX_SEED)
+
+
+def _number(values: dict[str, str], key: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"\d+", values[key]) or not low <= int(values[key]) <= high:
+        raise ValueError(f"{key}={values[key]} is no whole number from {low} to {high}. Usage: {INFO.usage}")
+    return int(values[key])
+
+
+CORPUS = Corpus(INFO, load)
