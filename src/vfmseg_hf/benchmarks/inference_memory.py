@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Peak memory of large pictures, against what is stated, for every place that the logits can be in.
+"""Peak memory of large pictures, against what is stated, for whole logits and for strips.
 
-A small model with random weights refines all windows of one picture, for every size and place in a process of its own.
+A small model with random weights refines all windows of one picture, for every size and mode in a process of its own.
 The peak is what the inference takes beside weights and picture. Labels are compared with those of logits on the device.
 """
 
@@ -43,12 +43,11 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
             process fails; the message has its last line.
     """
     device = choose_device(arguments.device)
-    modes = ["device", "half", "strips"] if device.type == "cpu" else ["device", "half", "cpu", "strips"]
     rows = []
     for size in arguments.sizes:
         height, width = (int(edge) for edge in size.split("x"))
         labels = {}
-        for mode in modes:
+        for mode in ("device", "strips"):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "labels.npy"
                 found = call_in_own_process(segment_and_measure, mode, height, width, str(device), str(file))
@@ -106,7 +105,7 @@ def segment_and_measure(mode: str, height: int, width: int, device: str, file: s
             seconds = time.perf_counter() - start
         labels = result if mode == "strips" else label_map(result)[0]
     np.save(file, labels.cpu().numpy())
-    stated = inference_memory(config, height, width, config.window_batch_size, mode, device)
+    stated = inference_memory(config, height, width, config.window_batch_size, mode == "strips", device)
     batch = config.window_batch_size
     return {"peak": memory.peak, "stated": stated, "seconds": seconds, "windows": len(boxes), "batch": batch}
 
@@ -115,7 +114,7 @@ def infer(model: VFMSegForSemanticSegmentation, picture: torch.Tensor, mode: str
     """Logits `[C, H, W]` of a picture `[1, 3, H, W]`, or its labels `[H, W]` in mode `"strips"`."""
     if mode == "strips":
         return model.segment(picture, refine="all", in_strips=True)[0].labels
-    return model(picture, refine="all", accumulator=mode).logits[0]
+    return model(picture, refine="all").logits[0]
 
 
 def draw_blobs(height: int, width: int) -> torch.Tensor:

@@ -35,9 +35,6 @@ from .windows import (
 if TYPE_CHECKING:
     from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
-# On the pictures' device and in float32; in float32 in the machine's memory; on the device in float16.
-ACCUMULATORS = ("device", "cpu", "half")
-
 
 class CoarseLogits:
     """
@@ -106,7 +103,6 @@ def two_stage_inference(
     pixel_values: torch.Tensor,
     refine: bool | str | None,
     refine_budget: int | float | None,
-    accumulator: str,
     encoder_kwargs: dict[str, object],
 ) -> dict[str, object]:
     """
@@ -117,8 +113,6 @@ def two_stage_inference(
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): of any size from one patch up.
         refine: `None` or `True`: uncertain windows, `False`: none, `"all"`: every one.
         refine_budget: at most so many windows of a picture, or such a share of them, the least certain first.
-        accumulator: where the final logits are, one of `ACCUMULATORS`. `"device"` keeps coarse and final logits of the
-            pictures' size there, the others strips ([`refine_in_strips`]); see [`inference_memory`].
         encoder_kwargs: what else to ask of the encoder in the coarse pass.
 
     Returns:
@@ -127,12 +121,11 @@ def two_stage_inference(
     Raises:
         ValueError: if pixel values are no numbers.
     """
-    in_strips = accumulator == "half" or (accumulator == "cpu" and pixel_values.device.type != "cpu")
-    plan = plan_refinement(model, pixel_values, refine, refine_budget, in_strips, encoder_kwargs)
+    plan = plan_refinement(model, pixel_values, refine, refine_budget, encoder_kwargs=encoder_kwargs)
     windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
     read_decisions([plan])
     return {
-        "logits": collect_strips(model, plan, accumulator) if in_strips else refine_plans(model, [plan])[0],
+        "logits": refine_plans(model, [plan])[0],
         "coarse_logits": plan.coarse.logits,
         "windows": windows.repeat(len(pixel_values), 1, 1),
         "certainty": plan.certainty,
@@ -147,7 +140,7 @@ def plan_refinement(
     pixel_values: torch.Tensor,
     refine: bool | str | None,
     refine_budget: int | float | None,
-    in_strips: bool,
+    in_strips: bool = False,
     encoder_kwargs: dict[str, object] | None = None,
 ) -> RefinementPlan:
     """
@@ -239,17 +232,6 @@ def refine_plans(model: "VFMSegForSemanticSegmentation", plans: Sequence[Refinem
     for average in averages:
         average.finish()
     return results
-
-
-def collect_strips(model: "VFMSegForSemanticSegmentation", plan: RefinementPlan, accumulator: str) -> torch.Tensor:
-    """Final logits `[batch_size, num_labels, height, width]` of a plan in the machine's memory or in half precision."""
-    pixels = plan.pixel_values
-    place = {"cpu": {"device": "cpu"}, "half": {"device": pixels.device, "dtype": torch.float16}}[accumulator]
-    logits = torch.empty(len(pixels), model.config.num_labels, *pixels.shape[-2:], **place)
-    for picture in range(len(pixels)):
-        for top, bottom, strip in refine_in_strips(model, plan, picture):
-            logits[picture, :, top:bottom] = strip
-    return logits
 
 
 def refine_in_strips(

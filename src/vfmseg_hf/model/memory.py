@@ -67,7 +67,7 @@ def inference_memory(
     height: int,
     width: int,
     windows: int,
-    accumulator: str = "device",
+    in_strips: bool = False,
     device: torch.device | str = "cpu",
     itemsize: int = 4,
 ) -> int:
@@ -78,17 +78,13 @@ def inference_memory(
 
     Args:
         windows: how many make a batch.
-        accumulator: as in the model's `forward`, or `"strips"` for `segment(in_strips=True)`.
+        in_strips: as in the model's `segment`.
         itemsize: bytes of a number in the encoder.
     """
     device = torch.device(device)
     edge_y, edge_x = min(config.window_size, height), min(config.window_size, width)
     logits, row_of_windows = 4 * config.num_labels * height * width, 4 * config.num_labels * edge_y * width
-    if accumulator == "device" or (accumulator == "cpu" and device.type == "cpu"):
-        kept = 2 * logits
-    else:
-        kept = 3 * row_of_windows + (logits if keeps_coarse_whole(device) else 0)
-        kept += logits // 2 if accumulator == "half" else 0
+    kept = 3 * row_of_windows + keeps_coarse_whole(device) * logits if in_strips else 2 * logits
     parts = 3 * max(4 * PART_VALUES, row_of_windows, 4 * height * width)
     masks = 6 * height * width  # certain and unusable pixels, labels, confidence
     return kept + masks + max(windows * window_memory(config, edge_y, edge_x, itemsize), min(parts, 3 * logits))

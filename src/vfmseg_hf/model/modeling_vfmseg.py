@@ -27,7 +27,7 @@ from .foundation import (
     pop_hub_kwargs,
 )
 from .heads import VFMSegCoarseHead, VFMSegRefineHead
-from .inference import ACCUMULATORS, two_stage_inference
+from .inference import two_stage_inference
 from .label_maps import segment_pictures
 from .objective import joint_objective, stage_loss
 from .outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
@@ -363,12 +363,14 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         refine: bool | str | None = None,
         detail_crop_box: tuple[int, int, int, int] | None = None,
         refine_budget: int | float | None = None,
-        accumulator: Literal["device", "cpu", "half"] = "device",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> VFMSegSemanticSegmenterOutput:
         """
+        Logits take two tensors of the pictures' size: for label maps in less memory there is
+        [`segment`](VFMSegForSemanticSegmentation.segment).
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
                 Normalised pictures. In eval mode of any size from one patch up; in training mode multiples of 32.
@@ -384,10 +386,6 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
             refine_budget (`int` or `float`, *optional*, eval mode only):
                 At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
                 least certain first; with `refine="all"` too. Default: `config.refine_budget`.
-            accumulator (`"device"`, `"cpu"` or `"half"`, defaults to `"device"`, eval mode only):
-                Where `logits` are, for pictures too large for the device: `"cpu"` in the machine's memory, `"half"` on
-                the device in float16. The average is computed in float32 on the device in any case. Labels alone take
-                less memory still: [`segment`](VFMSegForSemanticSegmentation.segment).
             output_hidden_states, output_attentions, return_dict: as everywhere in transformers.
 
         Raises:
@@ -399,10 +397,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
         if labels is not None:
             check_labels(labels, pixel_values, self.config)
         if self.training:
-            if refine is not None or refine_budget is not None or accumulator != "device":
+            if refine is not None or refine_budget is not None:
                 raise ValueError(
-                    "refine, refine_budget and accumulator say how pictures are segmented, which training mode does "
-                    "not do; leave them out, or call model.eval()"
+                    "refine and refine_budget say how pictures are segmented, which training mode does not do; leave "
+                    "them out, or call model.eval()"
                 )
         elif detail_crop_box is not None:
             raise ValueError("detail_crop_box is the crop of a training step; leave it out in eval mode")
@@ -426,13 +424,11 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 )
             fields = joint_objective(self, pixel_values, labels, detail_crop_box, encoder_kwargs)
             return VFMSegSemanticSegmenterOutput(**fields)
-        if accumulator not in ACCUMULATORS:
-            raise ValueError(f"accumulator must be one of {ACCUMULATORS}, got {accumulator!r}")
         refine_budget = self._refine_budget(refine, refine_budget)
-        fields = two_stage_inference(self, pixel_values, refine, refine_budget, accumulator, encoder_kwargs)
+        fields = two_stage_inference(self, pixel_values, refine, refine_budget, encoder_kwargs)
         if labels is not None:
             content_loss = stage_loss(self, fields["coarse_logits"], labels, training=False)
-            detail_loss = stage_loss(self, fields["logits"].to(labels.device), labels, training=False)
+            detail_loss = stage_loss(self, fields["logits"], labels, training=False)
             loss = content_loss + self.config.detail_loss_weight * detail_loss
             fields.update(loss=loss, content_loss=content_loss, detail_loss=detail_loss)
         return VFMSegSemanticSegmenterOutput(**fields)
