@@ -59,7 +59,7 @@ def test_a_wrong_result_is_noticed(arguments, monkeypatch):
 
     def skip_a_window(plans):
         read(plans)
-        plans[0].decisions[0][0] = False
+        plans[0].refined_on_host[0][0] = False
 
     monkeypatch.setattr(inference_vfmseg, "read_decisions", skip_a_window)
     with pytest.raises(ValueError, match="'float32' is not what the published loop gives"):

@@ -4,7 +4,6 @@ import copy
 import itertools
 import pickle
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vfmseg_hf.benchmarks.measuring import PeakMemory
 from vfmseg_hf.benchmarks.reference_loop import reference_inference
 from vfmseg_hf.model import inference as inference_vfmseg
-from vfmseg_hf.model.label_maps import label_map
-from vfmseg_hf.model.memory import choose_window_batch_size, inference_memory, window_memory
-from vfmseg_hf.model.window_batches import run_windows
+from vfmseg_hf.model.window_batches import choose_window_batch_size, inference_memory, run_windows, window_memory
+from vfmseg_hf.model.windows import label_map
 
 
 def rounded(model):
@@ -218,7 +216,7 @@ def test_a_budget_that_is_none_is_refused(budget, tiny_model, tiny_config):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Everything that is worked off in parts is, at these sizes too."""
-    monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2 * 112 * 160)
+    monkeypatch.setattr("vfmseg_hf.model.windows.MAX_TEMPORARY_VALUES", 2 * 112 * 160)
 
 
 @pytest.fixture(params=["as on a CPU", "as on an accelerator"])
@@ -414,8 +412,8 @@ def test_a_batch_that_never_fits_is_tried_ever_less(tiny_config):
             raise torch.OutOfMemoryError("no memory left")
         return windows
 
-    model = SimpleNamespace(config=tiny_config(window_batch_size=2), window_batch_limits={})
-    done = [numbers for numbers, _ in run_windows(model, step, [(torch.zeros(3, 16, 16),)] * 1200)]
+    windows = [(torch.zeros(3, 16, 16),)] * 1200
+    done = [numbers for numbers, _ in run_windows(tiny_config(window_batch_size=2), {}, step, windows)]
     assert done == [[number] for number in range(1200)]
     failures = [number for number, size in enumerate(sizes) if size > 1]
     fitted = [later - earlier - 1 for earlier, later in itertools.pairwise(failures)]
@@ -479,8 +477,8 @@ def least_peak(call) -> int:
 @pytest.mark.parametrize("in_strips", [False, True], ids=["whole", "strips"])
 def test_memory_is_what_is_stated_and_not_more_for_more_windows(in_strips, tiny_model, monkeypatch):
     """With a factor for what the allocator holds back."""
-    monkeypatch.setattr("vfmseg_hf.model.memory.PART_VALUES", 2**20)
-    monkeypatch.setattr(inference_vfmseg, "PART_VALUES", 2**20)
+    monkeypatch.setattr("vfmseg_hf.model.window_batches.MAX_TEMPORARY_VALUES", 2**20)
+    monkeypatch.setattr("vfmseg_hf.model.windows.MAX_TEMPORARY_VALUES", 2**20)
     picture, bounds = torch.randn(1, 3, 768, 640), set()
     for stride in (128, 32):
         model = tiny_model(num_labels=60, window_size=128, window_stride=stride, window_batch_size=2)
@@ -513,7 +511,7 @@ def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
     config, window = tiny_config(), torch.empty(3, 64, 64)
     needed = window_memory(config, 64, 64, 4)
     for free, expected in ((needed * 5, 2), (needed, 1), (0, 1), (needed * 1000, 64), (None, 64)):
-        monkeypatch.setattr("vfmseg_hf.model.memory.free_memory", lambda device, free=free: free)
+        monkeypatch.setattr("vfmseg_hf.model.window_batches.free_memory", lambda device, free=free: free)
         assert choose_window_batch_size(config, window) == expected
     assert choose_window_batch_size(tiny_config(window_batch_size=9), window) == 9
 

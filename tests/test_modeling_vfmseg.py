@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegModel
-from vfmseg_hf.model.resizing import coarse_size
+from vfmseg_hf.model.windows import coarse_size
 
 
 @pytest.mark.parametrize("size", [(512, 910), (360, 480), (17, 33), (64, 576)], ids=str)

@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.label_maps import label_map
-from ..model.memory import choose_window_batch_size, inference_memory
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.resizing import resize_bilinear
-from ..model.windows import plan_windows
+from ..model.window_batches import choose_window_batch_size, inference_memory
+from ..model.windows import label_map, plan_windows, resize_bilinear
 from ..prediction.predict import choose_device
 from .measuring import PeakMemory, synchronize
 from .own_process import call_in_own_process

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.resizing import coarse_size
+from ..model.windows import coarse_size
 
 
 @dataclass

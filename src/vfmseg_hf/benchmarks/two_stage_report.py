@@ -9,8 +9,7 @@ import torch
 
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.resizing import coarse_size
-from ..model.windows import plan_windows
+from ..model.windows import coarse_size, plan_windows
 from ..utils.plotting import new_figure
 from .measuring import count_operations
 from .two_stage_modes import LOOP, Mode, Outcome

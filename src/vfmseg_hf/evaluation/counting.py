@@ -8,7 +8,7 @@ import torch
 from ..metrics import confusion_matrix
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.outputs import VFMSegSemanticSegmenterOutput
-from ..model.resizing import resize_bilinear
+from ..model.windows import resize_bilinear
 
 
 STAGES = ("coarse", "final")

@@ -1,6 +1,6 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """
-Two-stage coarse-to-fine inference (section "Inference" of the paper) in three steps.
+Two-stage coarse-to-fine inference (section "Inference" of the paper): a mixin of the model, and its three steps.
 
 Plan: the coarse pass and all decisions of a batch of pictures, on the device. Run: the uncertain windows of all
 pictures together, in batches. Merge: each batch is added to the pictures' averages in place.
@@ -8,68 +8,216 @@ pictures together, in batches. Merge: each batch is added to the pictures' avera
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers.modeling_outputs import BackboneOutput
 
-from .checks import check_unusable_pixels, unusable_pixels
-from .memory import PART_VALUES, keeps_coarse_whole
-from .resizing import coarse_size, resize_bilinear
-from .window_batches import run_windows
+from .arguments import as_target_sizes
+from .checks import check_pixel_values, check_unusable_pixels, unusable_pixels
+from .configuration_vfmseg import VFMSegConfig, check_refine_budget
+from .outputs import VFMSegLabelMap
+from .protocols import TwoStageModel
+from .window_batches import keeps_coarse_whole, run_windows
 from .windows import (
     Box,
+    CoarseLogits,
     WindowAverage,
     certain_pixels,
     certainty_ranks,
+    coarse_size,
     count_certain,
+    cut,
     grid_spans,
+    label_map,
     plan_windows,
+    resize_bilinear,
+    row_parts,
     select_windows,
     window_budget,
     window_certainty,
 )
 
 
-if TYPE_CHECKING:
-    from .modeling_vfmseg import VFMSegForSemanticSegmentation
+class InferenceMixin:
+    """What a [`TwoStageModel`] does in eval mode."""
+
+    # Whether batches of windows have one shape.
+    windows_are_compiled: bool = False
+
+    @torch.no_grad()
+    def segment(
+        self: TwoStageModel,
+        pictures: torch.Tensor | Sequence[torch.Tensor],
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        refine: bool | str | None = None,
+        refine_budget: int | float | None = None,
+        in_strips: bool = False,
+    ) -> list[VFMSegLabelMap]:
+        """
+        Label maps of pictures, the same as those of `forward`'s logits, computed where the model is.
+
+        The same to the bit where windows make the same batches, as with `config.window_batch_size=1`. In other batches,
+        of several pictures or in strips, an accelerator rounds products otherwise, so that the label of a pixel can
+        differ whose two best classes are equally likely.
+
+        Args:
+            pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
+                Normalised pictures, of different sizes if need be; their windows are refined in common batches. With
+                `certainty_scope="batch"` the pictures of a tensor decide together, those of a sequence each alone.
+            target_sizes (`list[tuple[int, int]]`, *optional*):
+                Height and width of each label map, for instance the picture's before it was resized.
+            refine, refine_budget: as in `forward`.
+            in_strips (`bool`, defaults to `False`):
+                Whether to finish pictures from top to bottom and keep nothing of the finished rows but labels. It
+                takes the least memory, for one picture after the other; labels have the pictures' sizes then.
+
+        Raises:
+            ValueError: on inputs that do not fit; the message names the value and what would be right.
+
+        Example:
+
+        ```python
+        >>> result = model.segment(processor(image, return_tensors="pt")["pixel_values"], [image.size[::-1]])[0]
+        >>> result.labels.cpu().numpy()
+        ```
+        """
+        if self.training:
+            raise ValueError("segment needs the model in eval mode; call model.eval() first")
+        if len(pictures) == 0:
+            raise ValueError("there are no pictures to segment; the batch is empty")
+        if in_strips and target_sizes is not None:
+            raise ValueError("in_strips finishes labels at the pictures' sizes: leave target_sizes out")
+        if target_sizes is not None:
+            target_sizes = as_target_sizes(target_sizes, len(pictures))
+        for picture in pictures:
+            check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
+        gate = Gate.in_force(self, refine, refine_budget)
+        one_by_one = in_strips if self.config.certainty_scope == "image" else not isinstance(pictures, torch.Tensor)
+        # Pictures of one size share the coarse pass, and windows of all pictures share batches.
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for number, picture in enumerate(pictures):
+            of_size.setdefault((*picture.shape, number if one_by_one else 0), []).append(number)
+        results: dict[int, VFMSegLabelMap] = {}
+        # Strips are for little memory, but on a CPU a plan has whole coarse logits: one plan after the other.
+        for groups in [[numbers] for numbers in of_size.values()] if in_strips else [list(of_size.values())]:
+            plans = [
+                plan_refinement(self, torch.stack([pictures[number] for number in numbers]), gate, in_strips)
+                for numbers in groups
+            ]
+            read_decisions(plans)
+            final = [None] * len(plans) if in_strips else refine_plans(self, plans)
+            for numbers in groups:
+                plan, logits = plans.pop(0), final.pop(0)  # what has become labels is not kept
+                if not in_strips:
+                    plan.coarse.whole = None  # it has served, and is as large as the result
+                for row, number in enumerate(numbers):
+                    size = None if target_sizes is None else target_sizes[number]
+                    maps = label_strips(self, plan, row) if in_strips else label_map(logits[row], size)
+                    gated = plan.boxes, plan.certainty_on_host[row], plan.refined_on_host[row]
+                    results[number] = VFMSegLabelMap(*maps, plan.coarse.logits[row], *gated)
+        return [results[number] for number in range(len(pictures))]
+
+    def refine_windows(self: TwoStageModel, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """
+        The second stage on a batch of windows.
+
+        Args:
+            windows (`torch.Tensor` of shape `(batch_size, 3, height, width)`): cut from the picture, whole patches.
+            context (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): coarse logits of the same area.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_labels, height / 16, width / 16)`: logits.
+        """
+        return self.refine_head(self.model(windows, return_dict=True).feature_maps, context)
+
+    def compile_windows(self, **options) -> None:
+        """
+        Compile the second stage; from then on a batch has `window_batch_size` windows, or a power of two, so that a few
+        graphs do.
+
+        Set `config.window_batch_size` where free memory changes. Pictures smaller than a window compile graphs of their
+        own, up to torch's limit (`torch._dynamo.config.recompile_limit`); further shapes run as they did before.
+
+        Args:
+            options: those of `torch.compile`, e.g. `mode="reduce-overhead"` for CUDA graphs.
+        """
+        self.refine_windows = torch.compile(type(self).refine_windows.__get__(self), dynamic=False, **options)
+        self.windows_are_compiled = True
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy is not compiled: what `compile_windows` makes belongs to the weights that it was made with."""
+        state = self.__dict__.copy()
+        state.pop("refine_windows", None)
+        state.pop("windows_are_compiled", None)
+        return state
+
+    def _two_stage_inference(
+        self: TwoStageModel,
+        pixel_values: torch.Tensor,
+        refine: bool | str | None,
+        refine_budget: int | float | None,
+        encoder_kwargs: dict[str, bool],
+    ) -> dict[str, object]:
+        """
+        Coarse pass, certainty per window, refinement of the uncertain ones, average of the overlaps.
+
+        Args:
+            pixel_values, refine, refine_budget: as in `forward`.
+            encoder_kwargs: what else to ask of the encoder in the coarse pass.
+
+        Returns:
+            The fields of `VFMSegSemanticSegmenterOutput` that need no labels.
+
+        Raises:
+            ValueError: if pixel values are no numbers.
+        """
+        gate = Gate.in_force(self, refine, refine_budget)
+        plan = plan_refinement(self, pixel_values, gate, encoder_kwargs=encoder_kwargs)
+        windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
+        read_decisions([plan])
+        return {
+            "logits": refine_plans(self, [plan])[0],
+            "coarse_logits": plan.coarse.logits,
+            "windows": windows.repeat(len(pixel_values), 1, 1),
+            "certainty": plan.certainty,
+            "refined": plan.refined,
+            "hidden_states": plan.encoder_output.hidden_states,
+            "attentions": plan.encoder_output.attentions,
+        }
 
 
-class CoarseLogits:
+@dataclass(frozen=True)
+class Gate:
     """
-    Coarse logits at the picture's size, to be had by rows.
+    Which windows of a picture are refined.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels, any height, any width)`).
-        size: height and width of the picture.
-        whole: whether to keep them all in memory. Otherwise every call computes its rows anew, with the same result:
-            the cost of resizing all of them, which is nothing on an accelerator.
+        refine: `None` or `True`: uncertain ones, `False`: none, `"all"`: every one.
+        budget: at most so many, or such a share of them, the least certain first.
     """
 
-    def __init__(self, logits: torch.Tensor, size: tuple[int, int], whole: bool):
-        # Resizing rounds by the layout in memory, and a few classes have no other layout than this one.
-        self.logits, self.size = logits.contiguous(), size
-        # Under autocast and in half precision the average of overlaps would tie the best classes of many pixels.
-        self.whole = resize_bilinear(self.logits.float(), size) if whole else None
+    refine: bool | str | None
+    budget: int | float | None
 
-    def rows(self, top: int, bottom: int, picture: int | None = None) -> torch.Tensor:
-        """`[batch_size, num_labels, bottom - top, width]`, float32; of one picture without the batch axis."""
-        chosen = slice(None) if picture is None else picture
-        if self.whole is not None:
-            return self.whole[chosen, ..., top:bottom, :]
-        # Resizing some rows alone would round differently. Whole planes, a few classes at a time, are exact.
-        logits = self.logits if picture is None else self.logits[picture : picture + 1]
-        rows = logits.new_empty(*logits.shape[:2], bottom - top, self.size[1], dtype=torch.float32)
-        for classes in class_slices(logits.shape[1], len(logits) * self.size[0] * self.size[1]):
-            rows[:, classes] = resize_bilinear(logits[:, classes].float(), self.size)[:, :, top:bottom]
-        return rows if picture is None else rows[0]
+    @classmethod
+    def in_force(cls, model: TwoStageModel, refine: bool | str | None, refine_budget: int | float | None) -> "Gate":
+        """That of a call, after a check of its arguments; the configuration has what they leave open."""
+        if not (refine is None or isinstance(refine, bool) or refine == "all"):
+            raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
+        refine_budget = model.config.refine_budget if refine_budget is None else refine_budget
+        check_refine_budget(refine_budget)
+        return cls(refine, refine_budget)
 
-
-def class_slices(num_labels: int, pixels: int) -> Iterator[slice]:
-    """The classes in as few parts as keep a tensor of `pixels` values per class below `PART_VALUES`, or one by one."""
-    step = max(PART_VALUES // pixels, 1)
-    return (slice(start, min(start + step, num_labels)) for start in range(0, num_labels, step))
+    def select(self, certainty: torch.Tensor, config: VFMSegConfig) -> torch.Tensor:
+        """Which windows to refine: bool, of the shape of `certainty`, `(batch_size, num_windows)`."""
+        windows = certainty.shape[1]
+        most = window_budget(self.budget, windows)
+        if self.refine is False:
+            return torch.zeros_like(certainty, dtype=torch.bool)
+        if self.refine == "all":
+            return certainty_ranks(certainty) < (windows if most is None else most)
+        return select_windows(certainty, config.certainty_threshold, config.keep_at_threshold, most)
 
 
 @dataclass
@@ -84,7 +232,7 @@ class RefinementPlan:
         boxes: the windows of each picture.
         certainty, refined (`torch.Tensor` of shape `(batch_size, num_windows)`): C_k, and which to refine.
         unusable (`torch.Tensor` of shape `(batch_size)`): pixel values that are no numbers.
-        decisions, shares: `refined` and `certainty` on the host, from [`read_decisions`].
+        refined_on_host, certainty_on_host: the same for each picture, from [`read_decisions`].
     """
 
     pixel_values: torch.Tensor
@@ -94,90 +242,36 @@ class RefinementPlan:
     certainty: torch.Tensor
     refined: torch.Tensor
     unusable: torch.Tensor
-    decisions: list[list[bool]] = field(default_factory=list)
-    shares: list[list[float]] = field(default_factory=list)
-
-
-def two_stage_inference(
-    model: "VFMSegForSemanticSegmentation",
-    pixel_values: torch.Tensor,
-    refine: bool | str | None,
-    refine_budget: int | float | None,
-    encoder_kwargs: dict[str, object],
-) -> dict[str, object]:
-    """
-    Coarse pass, certainty per window, refinement of the uncertain ones, average of the overlaps.
-
-    Args:
-        model: the model; its `config` has the sizes and thresholds.
-        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): of any size from one patch up.
-        refine: `None` or `True`: uncertain windows, `False`: none, `"all"`: every one.
-        refine_budget: at most so many windows of a picture, or such a share of them, the least certain first.
-        encoder_kwargs: what else to ask of the encoder in the coarse pass.
-
-    Returns:
-        The fields of `VFMSegSemanticSegmenterOutput` that need no labels.
-
-    Raises:
-        ValueError: if pixel values are no numbers.
-    """
-    plan = plan_refinement(model, pixel_values, refine, refine_budget, encoder_kwargs=encoder_kwargs)
-    windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
-    read_decisions([plan])
-    return {
-        "logits": refine_plans(model, [plan])[0],
-        "coarse_logits": plan.coarse.logits,
-        "windows": windows.repeat(len(pixel_values), 1, 1),
-        "certainty": plan.certainty,
-        "refined": plan.refined,
-        "hidden_states": plan.encoder_output.hidden_states,
-        "attentions": plan.encoder_output.attentions,
-    }
+    refined_on_host: list[list[bool]] = field(default_factory=list)
+    certainty_on_host: list[list[float]] = field(default_factory=list)
 
 
 def plan_refinement(
-    model: "VFMSegForSemanticSegmentation",
+    model: TwoStageModel,
     pixel_values: torch.Tensor,
-    refine: bool | str | None,
-    refine_budget: int | float | None,
+    gate: Gate,
     in_strips: bool = False,
-    encoder_kwargs: dict[str, object] | None = None,
+    encoder_kwargs: dict[str, bool] | None = None,
 ) -> RefinementPlan:
     """
     The coarse pass and all decisions, without waiting for the device.
 
     Args:
-        pixel_values, refine, refine_budget, encoder_kwargs: as in [`two_stage_inference`].
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): of any size from one patch up.
         in_strips: whether [`refine_in_strips`] follows, and not [`refine_plans`].
+        encoder_kwargs: what else to ask of the encoder.
     """
     config = model.config
     height, width = pixel_values.shape[-2:]
     coarse_logits, encoder_output = coarse_pass(model, pixel_values, encoder_kwargs or {})
     coarse = CoarseLogits(coarse_logits, (height, width), not in_strips or keeps_coarse_whole(pixel_values.device))
     boxes = plan_windows(height, width, config.window_size, config.window_stride)
-    step = max(PART_VALUES // (len(pixel_values) * config.num_labels * width), config.window_size)
-    certain = [
-        certain_pixels(coarse.rows(top, min(top + step, height)), config.confidence_threshold)
-        for top in range(0, height, step)
-    ]
+    parts = row_parts(height, len(pixel_values) * config.num_labels * width, config.window_size)
+    certain = [certain_pixels(coarse.rows(*rows), config.confidence_threshold) for rows in parts]
     counts = count_certain(torch.cat(certain, dim=1), boxes)
-    deciding = window_certainty(counts, boxes, config.certainty_scope)
-    budget = window_budget(refine_budget, len(boxes))
-    if refine is False:
-        refined = torch.zeros_like(deciding, dtype=torch.bool)
-    elif refine == "all":
-        refined = certainty_ranks(deciding) < (len(boxes) if budget is None else budget)
-    else:
-        refined = select_windows(deciding, config.certainty_threshold, config.keep_at_threshold, budget)
-    return RefinementPlan(
-        pixel_values,
-        coarse,
-        encoder_output,
-        boxes,
-        window_certainty(counts, boxes),
-        refined,
-        unusable_pixels(pixel_values),
-    )
+    refined = gate.select(window_certainty(counts, boxes, config.certainty_scope), config)
+    certainty, unusable = window_certainty(counts, boxes), unusable_pixels(pixel_values)
+    return RefinementPlan(pixel_values, coarse, encoder_output, boxes, certainty, refined, unusable)
 
 
 def read_decisions(plans: Sequence[RefinementPlan]) -> None:
@@ -200,11 +294,13 @@ def read_decisions(plans: Sequence[RefinementPlan]) -> None:
         rows = [values[start : start + width] for start in range(0, pictures * width, width)]
         values = values[pictures * width :]
         check_unusable_pixels([row[0] for row in rows])
-        plan.decisions = [[bool(value) for value in row[1 : 1 + windows]] for row in rows]
-        plan.shares = [np.array(row[1 + windows :], dtype=np.int32).view(np.float32).tolist() for row in rows]
+        plan.refined_on_host = [[bool(value) for value in row[1 : 1 + windows]] for row in rows]
+        plan.certainty_on_host = [
+            np.array(row[1 + windows :], dtype=np.int32).view(np.float32).tolist() for row in rows
+        ]
 
 
-def refine_plans(model: "VFMSegForSemanticSegmentation", plans: Sequence[RefinementPlan]) -> list[torch.Tensor]:
+def refine_plans(model: TwoStageModel, plans: Sequence[RefinementPlan]) -> list[torch.Tensor]:
     """
     Run and merge: the uncertain windows of all plans in common batches.
 
@@ -214,9 +310,9 @@ def refine_plans(model: "VFMSegForSemanticSegmentation", plans: Sequence[Refinem
     results, averages, jobs, views = [], [], [], []
     for plan in plans:
         coarse = plan.coarse.whole
-        logits = torch.empty_like(coarse) if any(map(any, plan.decisions)) else coarse
+        logits = torch.empty_like(coarse) if any(map(any, plan.refined_on_host)) else coarse
         results.append(logits)
-        for picture, refined in enumerate(plan.decisions):
+        for picture, refined in enumerate(plan.refined_on_host):
             if any(refined):
                 average = WindowAverage(coarse[picture], plan.boxes, refined, out=logits[picture])
                 averages.append(average)
@@ -225,7 +321,7 @@ def refine_plans(model: "VFMSegForSemanticSegmentation", plans: Sequence[Refinem
                 views += [(cut(plan.pixel_values[picture], box), cut(coarse[picture], box)) for box in chosen]
             elif logits is not coarse:
                 logits[picture] = coarse[picture]
-    for numbers, refined_logits in run_windows(model, model.refine_windows, views, fill=model.windows_are_compiled):
+    for numbers, refined_logits in refine_in_batches(model, views):
         for number, window in zip(numbers, refined_logits, strict=True):
             average, box = jobs[number]
             average.add(box, window)
@@ -235,7 +331,7 @@ def refine_plans(model: "VFMSegForSemanticSegmentation", plans: Sequence[Refinem
 
 
 def refine_in_strips(
-    model: "VFMSegForSemanticSegmentation", plan: RefinementPlan, picture: int
+    model: TwoStageModel, plan: RefinementPlan, picture: int
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
     """
     Run and merge one picture by rows of windows; rows of pixels that no later window touches are given out at once.
@@ -247,7 +343,7 @@ def refine_in_strips(
     Yields:
         First row, row after the last, and the final logits `[num_labels, rows, width]` of a strip, from top to bottom.
     """
-    refined = plan.decisions[picture]
+    refined = plan.refined_on_host[picture]
     spans, _ = grid_spans(plan.boxes)
     average, pixels = None, plan.pixel_values[picture]
     for (top, bottom), (next_top, _) in zip(spans, [*spans[1:], (spans[-1][1], None)], strict=True):
@@ -261,14 +357,22 @@ def refine_in_strips(
             average.extend(band[:, average.bottom - top :])
         jobs = [box for box, wanted in zip(plan.boxes, refined, strict=True) if wanted and box[0] == top]
         views = [(cut(pixels, box), band[:, :, box[1] : box[3]]) for box in jobs]
-        for numbers, logits in run_windows(model, model.refine_windows, views, fill=model.windows_are_compiled):
+        for numbers, logits in refine_in_batches(model, views):
             for number, window in zip(numbers, logits, strict=True):
                 average.add(jobs[number], window)
         yield top, next_top, average.pop(next_top)
 
 
+def refine_in_batches(
+    model: TwoStageModel, views: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """[`run_windows`] of the second stage; a window is given as its cuts of the picture and of the coarse logits."""
+    limits = model.window_batch_limits
+    return run_windows(model.config, limits, model.refine_windows, views, fill=model.windows_are_compiled)
+
+
 def coarse_pass(
-    model: "VFMSegForSemanticSegmentation", pixel_values: torch.Tensor, encoder_kwargs: dict[str, object]
+    model: TwoStageModel, pixel_values: torch.Tensor, encoder_kwargs: dict[str, object]
 ) -> tuple[torch.Tensor, BackboneOutput]:
     """
     Logits of the coarse head on the resized picture, in one piece or in windows (`config.coarse_mode`).
@@ -292,7 +396,7 @@ def coarse_pass(
     def step(windows: torch.Tensor) -> torch.Tensor:
         return model.coarse_head(model.model(windows, return_dict=True).feature_maps)
 
-    for numbers, logits in run_windows(model, step, views):
+    for numbers, logits in run_windows(config, model.window_batch_limits, step, views):
         for number, window in zip(numbers, logits, strict=True):
             picture, box = jobs[number]
             averages[picture].add(box, window)
@@ -301,7 +405,8 @@ def coarse_pass(
     return blank, BackboneOutput()
 
 
-def cut(tensor: torch.Tensor, box: Box) -> torch.Tensor:
-    """A view of a box, `[channels, height, width]`."""
-    top, left, bottom, right = box
-    return tensor[:, top:bottom, left:right]
+def label_strips(model: TwoStageModel, plan: RefinementPlan, picture: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`label_map`] of one picture of a plan, strip by strip."""
+    strips = [label_map(logits) for _, _, logits in refine_in_strips(model, plan, picture)]
+    labels, confidence = (torch.cat(parts) for parts in zip(*strips, strict=True))
+    return labels, confidence

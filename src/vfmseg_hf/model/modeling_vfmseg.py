@@ -2,7 +2,7 @@
 """VFMSeg: a vision foundation model with a coarse head (VFMNet) and a mask-guided refine head (MGRNet)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -14,9 +14,8 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters import check_can_be_adapted, holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
-from .arguments import as_target_sizes
 from .checks import check_labels, check_local_directory, check_pixel_values
-from .configuration_vfmseg import VFMSegConfig, check_field_names, check_refine_budget, nearest_multiple, preset_fields
+from .configuration_vfmseg import VFMSegConfig, check_field_names, nearest_multiple, preset_fields
 from .encoders import get_encoder_family
 from .foundation import (
     HUB_KWARGS,
@@ -27,13 +26,12 @@ from .foundation import (
     pop_hub_kwargs,
 )
 from .heads import VFMSegCoarseHead, VFMSegRefineHead
-from .inference import two_stage_inference
-from .label_maps import segment_pictures
+from .inference import InferenceMixin
 from .objective import joint_objective, stage_loss
 from .outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 from .presets import get_preset
 from .pretrained import VFMSegPreTrainedModel, check_saving
-from .window_batches import WindowBatchLimit
+from .window_batches import WindowBatchLimits
 
 
 class VFMSegModel(VFMSegPreTrainedModel):
@@ -134,7 +132,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
         )
 
 
-class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
+class VFMSegForSemanticSegmentation(InferenceMixin, VFMSegPreTrainedModel):
     """
     VFMSeg: coarse pass over the whole picture, then refinement of the windows that the coarse pass is unsure of.
 
@@ -162,14 +160,10 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
     # of logits [B, num_labels, H, W] and labels [B, H, W]. It is neither saved nor moved to a device.
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
-    # Whether batches of windows have one shape.
-    windows_are_compiled: bool = False
-
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        # How many windows at once fit into memory, where more have not; by device, height and width.
-        self.window_batch_limits: dict[tuple[torch.device, int, int], WindowBatchLimit] = {}
+        self.window_batch_limits: WindowBatchLimits = {}  # where more windows at once did not fit into memory
         self.model = VFMSegModel(config)
         hidden_size = get_encoder_family(config.backbone_config).hidden_size(config.backbone_config)
         self.coarse_head = VFMSegCoarseHead(config, hidden_size)
@@ -424,107 +418,13 @@ class VFMSegForSemanticSegmentation(VFMSegPreTrainedModel):
                 )
             fields = joint_objective(self, pixel_values, labels, detail_crop_box, encoder_kwargs)
             return VFMSegSemanticSegmenterOutput(**fields)
-        refine_budget = self._refine_budget(refine, refine_budget)
-        fields = two_stage_inference(self, pixel_values, refine, refine_budget, encoder_kwargs)
+        fields = self._two_stage_inference(pixel_values, refine, refine_budget, encoder_kwargs)
         if labels is not None:
             content_loss = stage_loss(self, fields["coarse_logits"], labels, training=False)
             detail_loss = stage_loss(self, fields["logits"], labels, training=False)
             loss = content_loss + self.config.detail_loss_weight * detail_loss
             fields.update(loss=loss, content_loss=content_loss, detail_loss=detail_loss)
         return VFMSegSemanticSegmenterOutput(**fields)
-
-    @torch.no_grad()
-    def segment(
-        self,
-        pictures: torch.Tensor | Sequence[torch.Tensor],
-        target_sizes: Sequence[tuple[int, int]] | None = None,
-        refine: bool | str | None = None,
-        refine_budget: int | float | None = None,
-        in_strips: bool = False,
-    ) -> list[VFMSegLabelMap]:
-        """
-        Label maps of pictures, the same as those of `forward`'s logits, computed where the model is.
-
-        The same to the bit where windows make the same batches, as with `config.window_batch_size=1`. In other batches,
-        of several pictures or in strips, an accelerator rounds products otherwise, so that the label of a pixel can
-        differ whose two best classes are equally likely.
-
-        Args:
-            pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
-                Normalised pictures, of different sizes if need be; their windows are refined in common batches. With
-                `certainty_scope="batch"` the pictures of a tensor decide together, those of a sequence each alone.
-            target_sizes (`list[tuple[int, int]]`, *optional*):
-                Height and width of each label map, for instance the picture's before it was resized.
-            refine, refine_budget: as in `forward`.
-            in_strips (`bool`, defaults to `False`):
-                Whether to finish pictures from top to bottom and keep nothing of the finished rows but labels. It
-                takes the least memory, for one picture after the other; labels have the pictures' sizes then.
-
-        Raises:
-            ValueError: on inputs that do not fit; the message names the value and what would be right.
-
-        Example:
-
-        ```python
-        >>> result = model.segment(processor(image, return_tensors="pt")["pixel_values"], [image.size[::-1]])[0]
-        >>> result.labels.cpu().numpy()
-        ```
-        """
-        if self.training:
-            raise ValueError("segment needs the model in eval mode; call model.eval() first")
-        if len(pictures) == 0:
-            raise ValueError("there are no pictures to segment; the batch is empty")
-        if in_strips and target_sizes is not None:
-            raise ValueError("in_strips finishes labels at the pictures' sizes: leave target_sizes out")
-        if target_sizes is not None:
-            target_sizes = as_target_sizes(target_sizes, len(pictures))
-        refine_budget = self._refine_budget(refine, refine_budget)
-        for picture in pictures:
-            check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
-        alone = in_strips if self.config.certainty_scope == "image" else not isinstance(pictures, torch.Tensor)
-        return segment_pictures(self, list(pictures), target_sizes, refine, refine_budget, in_strips, alone)
-
-    def refine_windows(self, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """
-        The second stage on a batch of windows.
-
-        Args:
-            windows (`torch.Tensor` of shape `(batch_size, 3, height, width)`): cut from the picture, whole patches.
-            context (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): coarse logits of the same area.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, num_labels, height / 16, width / 16)`: logits.
-        """
-        return self.refine_head(self.model(windows, return_dict=True).feature_maps, context)
-
-    def compile_windows(self, **options) -> None:
-        """
-        Compile the second stage; from then on a batch has `window_batch_size` windows, or a power of two, so that a few
-        graphs do.
-
-        Set `config.window_batch_size` where free memory changes. Pictures smaller than a window compile graphs of their
-        own, up to torch's limit (`torch._dynamo.config.recompile_limit`); further shapes run as they did before.
-
-        Args:
-            options: those of `torch.compile`, e.g. `mode="reduce-overhead"` for CUDA graphs.
-        """
-        self.refine_windows = torch.compile(type(self).refine_windows.__get__(self), dynamic=False, **options)
-        self.windows_are_compiled = True
-
-    def __getstate__(self) -> dict[str, object]:
-        """A copy is not compiled: what `compile_windows` makes belongs to the weights that it was made with."""
-        state = self.__dict__.copy()
-        state.pop("refine_windows", None)
-        state.pop("windows_are_compiled", None)
-        return state
-
-    def _refine_budget(self, refine: bool | str | None, refine_budget: int | float | None) -> int | float | None:
-        """The budget in force, after a check of both arguments."""
-        if not (refine is None or isinstance(refine, bool) or refine == "all"):
-            raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
-        refine_budget = self.config.refine_budget if refine_budget is None else refine_budget
-        check_refine_budget(refine_budget)
-        return refine_budget
 
 
 __all__ = [

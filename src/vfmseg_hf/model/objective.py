@@ -12,8 +12,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import logging
 
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
-from .resizing import resize_bilinear
-from .windows import Box, draw_crop_box
+from .windows import Box, draw_crop_box, resize_bilinear
 
 
 if TYPE_CHECKING:

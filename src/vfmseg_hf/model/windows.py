@@ -1,15 +1,24 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Windows of the two-stage inference and crops of its training: pure functions of sizes and tensors.
+"""Windows, sizes and label maps of the two-stage inference, crops of its training: functions of sizes and tensors.
 
 A box is (top, left, bottom, right) in pixels with exclusive ends.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
+from torch.nn import functional as F
+
+from .configuration_vfmseg import nearest_multiple
 
 
 Box = tuple[int, int, int, int]
+
+MAX_COARSE_ASPECT = 4
+MAX_CLASSES_IN_A_BYTE = 256
+# Values in a temporary tensor at the picture's size; larger ones are worked off in parts.
+MAX_TEMPORARY_VALUES = 2**24
 
 
 def plan_windows(height: int, width: int, window_size: int, stride: int) -> list[Box]:
@@ -36,6 +45,12 @@ def grid_spans(boxes: list[Box]) -> tuple[list[tuple[int, int]], list[tuple[int,
     rows = sorted({(top, bottom) for top, _, bottom, _ in boxes})
     columns = sorted({(left, right) for _, left, _, right in boxes})
     return rows, columns
+
+
+def cut(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+    """A view of a box, `[channels, height, width]`."""
+    top, left, bottom, right = box
+    return tensor[:, top:bottom, left:right]
 
 
 def certain_pixels(coarse_logits: torch.Tensor, confidence_threshold: float) -> torch.Tensor:
@@ -194,3 +209,105 @@ def draw_crop_box(height: int, width: int, crop_height: int, crop_width: int, st
 
     top, left = draw(height - crop_height), draw(width - crop_width)
     return top, left, top + crop_height, left + crop_width
+
+
+def coarse_size(size: tuple[int, int], target: int | list[int], patch_size: int) -> tuple[int, int]:
+    """
+    Height and width of the coarse pass for a picture of `size` (see `VFMSegConfig.coarse_size`).
+
+    An int is the shortest edge; the other follows the aspect ratio, at most four times as long. Both are rounded to
+    the nearest multiple of `patch_size`.
+    """
+    if not isinstance(target, int):
+        return target[0], target[1]
+    shorter, longer = sorted(size)
+    other = nearest_multiple(min(target * longer / shorter, MAX_COARSE_ASPECT * target), patch_size)
+    return (target, other) if size[0] <= size[1] else (other, target)
+
+
+def pad_to_patches(tensor: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Pad `[M, channels, height, width]` to multiples of the patch at the bottom and right by repeating the border."""
+    padding = (0, -tensor.shape[-1] % patch_size, 0, -tensor.shape[-2] % patch_size)
+    return F.pad(tensor, padding, mode="replicate") if any(padding) else tensor
+
+
+def resize_bilinear(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`[B, C, *, *]` to `[B, C, *size]` with half-pixel centres and no antialiasing, as everywhere in the model."""
+    if tuple(tensor.shape[-2:]) == tuple(size):
+        return tensor
+    return F.interpolate(tensor, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def class_slices(num_labels: int, pixels: int) -> Iterator[slice]:
+    """The classes in as few parts as keep a tensor of `pixels` values per class small, or one by one."""
+    step = max(MAX_TEMPORARY_VALUES // pixels, 1)
+    return (slice(start, min(start + step, num_labels)) for start in range(0, num_labels, step))
+
+
+def row_parts(height: int, values: int, least: int) -> list[tuple[int, int]]:
+    """The rows in as few parts, (top, bottom), as keep a tensor of `values` per row small; of `least` rows or more."""
+    step = max(MAX_TEMPORARY_VALUES // values, least)
+    return [(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+class CoarseLogits:
+    """
+    Coarse logits at the picture's size, to be had by rows.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, num_labels, any height, any width)`).
+        size: height and width of the picture.
+        whole: whether to keep them all in memory. Otherwise every call computes its rows anew, with the same result:
+            the cost of resizing all of them, which is nothing on an accelerator.
+    """
+
+    def __init__(self, logits: torch.Tensor, size: tuple[int, int], whole: bool):
+        # Resizing rounds by the layout in memory, and a few classes have no other layout than this one.
+        self.logits, self.size = logits.contiguous(), size
+        # Under autocast and in half precision the average of overlaps would tie the best classes of many pixels.
+        self.whole = resize_bilinear(self.logits.float(), size) if whole else None
+
+    def rows(self, top: int, bottom: int, picture: int | None = None) -> torch.Tensor:
+        """`[batch_size, num_labels, bottom - top, width]`, float32; of one picture without the batch axis."""
+        chosen = slice(None) if picture is None else picture
+        if self.whole is not None:
+            return self.whole[chosen, ..., top:bottom, :]
+        # Resizing some rows alone would round differently. Whole planes, a few classes at a time, are exact.
+        logits = self.logits if picture is None else self.logits[picture : picture + 1]
+        rows = logits.new_empty(*logits.shape[:2], bottom - top, self.size[1], dtype=torch.float32)
+        for classes in class_slices(logits.shape[1], len(logits) * self.size[0] * self.size[1]):
+            rows[:, classes] = resize_bilinear(logits[:, classes].float(), self.size)[:, :, top:bottom]
+        return rows if picture is None else rows[0]
+
+
+def label_map(logits: torch.Tensor, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Best class of every pixel and its probability, exactly as the argmax of all resized logits.
+
+    The classes are resized a few at a time, so that a large map needs no tensor of `num_labels` values per pixel.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_labels, height, width)`): of any floating dtype.
+        size: height and width wanted. Default: the logits'.
+
+    Returns:
+        `(labels, confidence)`, both `[height, width]` on the logits' device: `uint8` class ids (`int32` with more than
+        256 classes) and `uint8` probabilities, 255 for 1.
+    """
+    size = tuple(logits.shape[-2:]) if size is None else tuple(size)
+    dtype = torch.uint8 if len(logits) <= MAX_CLASSES_IN_A_BYTE else torch.int32
+    labels = best = total = None
+    for classes in class_slices(len(logits), size[0] * size[1]):
+        planes = resize_bilinear(logits[None, classes].float(), size)[0]
+        part_best, part_labels = planes.max(dim=0)
+        part_labels = (part_labels + classes.start).to(dtype)
+        if best is None:
+            labels, best = part_labels, part_best
+            total = (planes - best).exp_().sum(dim=0)
+        else:
+            better = part_best > best
+            labels = torch.where(better, part_labels, labels)
+            new_best = torch.maximum(best, part_best)
+            total = total * (best - new_best).exp_() + (planes - new_best).exp_().sum(dim=0)
+            best = new_best
+    return labels, (255 / total).round_().to(torch.uint8)

@@ -18,9 +18,9 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.image_inputs import open_picture, picture_to_tensor
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
-from ..model.label_maps import label_map
-from ..model.memory import is_out_of_memory
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.window_batches import is_out_of_memory
+from ..model.windows import label_map
 from ..utils.files import encode_picture, write_file
 from ..utils.picture_files import list_files, picture_suffixes, suffix_of, summarise
 from .quantization import quantize_int8
