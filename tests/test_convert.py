@@ -19,7 +19,7 @@ from vfmseg_hf.convert import (
     published_config,
 )
 from vfmseg_hf.convert.official import ENCODER
-from vfmseg_hf.model.configuration_vfmseg import published_options
+from vfmseg_hf.model.presets import published_options
 
 
 @pytest.fixture

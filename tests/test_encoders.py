@@ -45,8 +45,8 @@ from transformers import (
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config
-from vfmseg_hf.model.configuration_vfmseg import PUBLISHED_OPTIONS, published_options
 from vfmseg_hf.model.encoders import get_encoder_family
+from vfmseg_hf.model.presets import PUBLISHED_OPTIONS, published_options
 
 
 WIDTH, DEPTH = 32, 4

@@ -29,8 +29,8 @@ from transformers import CONFIG_MAPPING
 
 from vfmseg_hf import VFMSegForSemanticSegmentation
 from vfmseg_hf.convert import convert_foundation_weights, get_published_encoder
-from vfmseg_hf.model.configuration_vfmseg import published_options
 from vfmseg_hf.model.encoders import get_encoder_family
+from vfmseg_hf.model.presets import published_options
 
 
 def needs_timm(backbone: str) -> None:

@@ -726,9 +726,8 @@ def runs(tmp_path_factory):
     plain, remote = root / "plain", root / "remote"
     VFMSegImageProcessor().save_pretrained(plain)
     shutil.copytree(plain, remote)
-    modules = ("arguments_vfmseg", "image_inputs_vfmseg", "image_processing_pil_vfmseg", "image_processing_vfmseg")
-    for module in modules:
-        shutil.copy(SOURCE / "vfmseg_hf" / f"{module}.py", remote)
+    for module in ("arguments", "image_inputs", "image_processing_pil_vfmseg", "image_processing_vfmseg"):
+        shutil.copy(SOURCE / "vfmseg_hf" / "model" / f"{module}.py", remote)
     settings = json.loads((remote / "preprocessor_config.json").read_text())
     settings["auto_map"] = {
         "AutoImageProcessor": {

@@ -15,9 +15,9 @@ from transformers import CLIPVisionModel, Dinov2Model, SamVisionModel
 
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config
 from vfmseg_hf.model import presets as presets_vfmseg
-from vfmseg_hf.model.configuration_vfmseg import published_options, quarter_depths
+from vfmseg_hf.model.configuration_vfmseg import quarter_depths
 from vfmseg_hf.model.encoders import get_encoder_family
-from vfmseg_hf.model.presets import PRESETS, Preset
+from vfmseg_hf.model.presets import PRESETS, Preset, published_options
 from vfmseg_hf.training.model import start_model
 
 

@@ -1,8 +1,10 @@
 """At home in transformers: Auto classes, the stock pipeline, push_to_hub, and a core that needs no extras."""
 
+import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +208,39 @@ def test_core_works_without_any_extra(saved, picture, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["True", "VFMSegImageProcessorPil"]
     assert result.stderr.count("torchvision is not installed") == 1, result.stderr
+
+
+WITH_CODE = """
+import sys
+sys.modules["vfmseg_hf"] = None  # importing it fails
+import torch
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+labels = model.segment(torch.ones(1, 3, 64, 64))[0].labels
+print(type(model).__name__, AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True).size)
+torch.save((model(torch.ones(1, 3, 64, 64)).logits.detach(), labels), sys.argv[2])
+"""
+
+
+def test_a_model_saved_with_its_code_needs_no_package(tiny_model, tmp_path, monkeypatch):
+    """All files of the room model/ go along and find each other; nothing outside of it is asked for."""
+    room = Path(inspect.getfile(VFMSegForSemanticSegmentation)).parent
+    monkeypatch.setattr(VFMSegForSemanticSegmentation, "_auto_class", "AutoModelForSemanticSegmentation")
+    monkeypatch.setattr(VFMSegConfig, "_auto_class", "AutoConfig")
+    monkeypatch.setattr(VFMSegImageProcessor, "_auto_class", "AutoImageProcessor")
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    VFMSegImageProcessor().save_pretrained(tmp_path / "model")
+    copied = {path.name for path in (tmp_path / "model").glob("*.py")} - {"__init__.py"}
+    assert copied == {path.name for path in room.glob("*.py")} - {"__init__.py"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-c", WITH_CODE, str(tmp_path / "model"), str(tmp_path / "result.pt")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("VFMSegForSemanticSegmentation")
+    logits, labels = torch.load(tmp_path / "result.pt")
+    with torch.no_grad():
+        expected = model(torch.ones(1, 3, 64, 64)).logits
+    torch.testing.assert_close(logits, expected)
+    assert torch.equal(labels.long(), expected[0].argmax(0))

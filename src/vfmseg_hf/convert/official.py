@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..model.adapters import PEFT_PREFIX, find_base, lora_config
-from ..model.configuration_vfmseg import VFMSegConfig, published_options
+from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import get_encoder_family
 from ..model.foundation import ENCODER_PREFIX, fingerprint, load_foundation
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.presets import published_options
 from .heads import rename_head
 from .names import ConvertedWeights, StateDict
 from .reading import read_weights

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Resampling
 
-from ..model.configuration_vfmseg import PUBLISHED_OPTIONS
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from ..model.presets import PUBLISHED_OPTIONS
 
 
 @dataclass(frozen=True)

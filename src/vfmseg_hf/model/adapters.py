@@ -40,14 +40,13 @@ from .foundation import (
     load_foundation,
     pop_hub_kwargs,
 )
+from .protocols import AdaptableModel
 from .quantised_weights import check_is_not_packed, has_quantised_weights, layer_without_gradient, leave_heads_out
 from .records import OPTIONAL_FILE, carry_record
 
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig, PeftModel
-
-    from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 logger = logging.get_logger(__name__)
 
@@ -91,7 +90,7 @@ def lora_config(
     )
 
 
-def merge_lora(model: "VFMSegForSemanticSegmentation") -> "VFMSegForSemanticSegmentation":
+def merge_lora(model: AdaptableModel) -> None:
     """
     Fold every attached LoRA into the weights it adapts and take peft's wrappers off, in place.
 
@@ -129,11 +128,10 @@ def merge_lora(model: "VFMSegForSemanticSegmentation") -> "VFMSegForSemanticSegm
     del model.peft_config
     model._hf_peft_config_loaded = False
     model.adapter_base = model.adapter_base_fingerprint = None  # these weights are in no file yet
-    return model
 
 
 def save_adapter(
-    model: "VFMSegForSemanticSegmentation | PeftModel",
+    model: "AdaptableModel | PeftModel",
     save_directory: str | os.PathLike,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -175,7 +173,7 @@ def save_adapter(
     carry_record(model.loaded_from, save_directory)
 
 
-def without_peft(model: "VFMSegForSemanticSegmentation | PeftModel") -> "VFMSegForSemanticSegmentation":
+def without_peft(model: "AdaptableModel | PeftModel") -> AdaptableModel:
     """The model inside a `PeftModel`; any other as it is."""
     from peft import PeftModel
 
@@ -183,7 +181,7 @@ def without_peft(model: "VFMSegForSemanticSegmentation | PeftModel") -> "VFMSegF
 
 
 def adapter_to_save(
-    model: "VFMSegForSemanticSegmentation | PeftModel", state_dict: dict[str, torch.Tensor] | None = None
+    model: "AdaptableModel | PeftModel", state_dict: dict[str, torch.Tensor] | None = None
 ) -> tuple["PeftConfig", dict[str, torch.Tensor]]:
     """A copy of the active adapter's configuration, and its tensors; arguments and errors as for [`save_adapter`]."""
     names = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
@@ -197,7 +195,7 @@ def adapter_to_save(
 
 
 def adapter_weights(
-    model: "VFMSegForSemanticSegmentation | PeftModel", name: str, state_dict: dict[str, torch.Tensor] | None = None
+    model: "AdaptableModel | PeftModel", name: str, state_dict: dict[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """The tensors of an adapter, heads included, under peft's names."""
     from peft import get_peft_model_state_dict
@@ -232,7 +230,7 @@ def check_result_can_be_loaded(model: nn.Module) -> None:
         base_fingerprint(model)
 
 
-def check_can_be_adapted(model: "VFMSegForSemanticSegmentation", peft_config: "PeftConfig") -> None:
+def check_can_be_adapted(model: AdaptableModel, peft_config: "PeftConfig") -> None:
     """Raise a `ValueError` if weights are not in memory, or the heads or the adapter itself could not train."""
     if getattr(model, "hf_device_map", None) and any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
@@ -269,7 +267,7 @@ def check_adapter_is_complete(peft_config: "PeftConfig", weights: dict[str, torc
         )
 
 
-def base_fingerprint(model: "VFMSegForSemanticSegmentation") -> str | None:
+def base_fingerprint(model: AdaptableModel) -> str | None:
     """
     Fingerprint of the weights under the adapter.
 
@@ -330,7 +328,7 @@ def holds_adapter_only(name_or_path: str | os.PathLike, hub_kwargs: dict[str, ob
 
 
 def load_adapter_checkpoint(
-    model_class: type["VFMSegForSemanticSegmentation"],
+    model_class: type[AdaptableModel],
     name_or_path: str | os.PathLike,
     config: VFMSegConfig | str | os.PathLike | None = None,
     is_trainable: bool = False,
@@ -338,7 +336,7 @@ def load_adapter_checkpoint(
     adapter_name: str = "default",
     dtype: torch.dtype | str = "auto",
     **kwargs,
-) -> "VFMSegForSemanticSegmentation":
+) -> AdaptableModel:
     """
     Build a model on its base and put a saved adapter on it; arguments as for `from_pretrained`.
 
@@ -395,7 +393,7 @@ def load_adapter_checkpoint(
 
 
 def read_adapter_weights(
-    model: "VFMSegForSemanticSegmentation",
+    model: AdaptableModel,
     name_or_path: str | os.PathLike,
     adapter_name: str = "default",
     ignore_mismatched_sizes: bool = False,

@@ -1,11 +1,10 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """VFMSeg model configuration."""
 
-import copy
 import math
 import os
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
@@ -14,74 +13,12 @@ from transformers.utils import logging
 
 from .encoders import ENCODER_FAMILIES, encoder_config, get_encoder_family
 from .labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX
-from .presets import PRESETS, get_preset
+from .presets import get_preset, preset_fields
 
 
 logger = logging.get_logger(__name__)
 
 NUM_FEATURE_MAPS = 4  # of the encoder, which both heads see
-
-# What the authors' code does where this library's defaults differ (see the fields' documentation), for every encoder
-# and for one of them.
-PUBLISHED_OPTIONS: dict[str, object] = {
-    "coarse_size": [512, 1024],
-    "loss_normalization": "all",
-    "detail_crop_includes_end": False,
-    "certainty_scope": "batch",
-    "keep_at_threshold": True,
-}
-PUBLISHED_ENCODER_OPTIONS: dict[str, dict[str, object]] = {
-    "dinov2": {"position_interpolation": "scale_offset"},
-    "clip": {"position_interpolation": "bilinear"},
-    "sam": {"coarse_mode": "sliding"},
-    "eva02": {"coarse_mode": "sliding"},
-}
-
-
-def published_options(encoder: str) -> dict[str, object]:
-    """
-    Fields of [`VFMSegConfig`] as the authors' code has them, where they differ from the defaults.
-
-    Args:
-        encoder: a published encoder (`"dinov2"`, `"clip"`, `"sam"`, `"eva02"`) or a `model_type`. Of others it gives
-            what the published code does whatever the encoder is.
-    """
-    return {**PUBLISHED_OPTIONS, **PUBLISHED_ENCODER_OPTIONS.get(encoder.removesuffix("_vision_model"), {})}
-
-
-def preset_fields(
-    name: str, recipe: str, overrides: dict[str, object], native: PreTrainedConfig | None = None
-) -> dict[str, object]:
-    """
-    Fields of [`VFMSegConfig`] that a preset sets, and `overrides` over them.
-
-    Args:
-        name, recipe: as in [`VFMSegConfig.from_preset`].
-        overrides: fields of `VFMSegConfig`.
-        native: the foundation model's own configuration. Default: the preset's.
-
-    Raises:
-        ValueError: as [`VFMSegConfig.from_preset`].
-    """
-    preset, fields = get_preset(name), {}
-    native = preset.native_config() if native is None else copy.deepcopy(native)
-    if recipe == "published-code":
-        if preset.published_encoder is None:
-            published = [other for other, entry in PRESETS.items() if entry.published_encoder]
-            raise ValueError(
-                f"the published code has no configuration of {name!r}, only of {', '.join(published)}; use "
-                "recipe='paper', which fits every preset"
-            )
-        fields.update(published_options(preset.published_encoder), out_indices=list(preset.published_out_indices))
-        for key, value in preset.published_fields.items():
-            setattr(native, key, value)
-    elif recipe != "paper":
-        raise ValueError(f"recipe must be 'paper' or 'published-code', got {recipe!r}")
-    if "backbone_config" not in overrides:
-        family = get_encoder_family(native)
-        fields["backbone_config"] = family.adapted_config(native, overrides.get("patch_size", VFMSegConfig.patch_size))
-    return {**fields, **overrides}
-
 
 # What transformers keeps in a configuration beside its fields: arguments of its base class, and keys of its files.
 BESIDE_FIELDS = {
@@ -307,7 +244,7 @@ class VFMSegConfig(PreTrainedConfig):
         check_attention(value)
         PreTrainedConfig._attn_implementation.fset(self, value)
 
-    def to_diff_dict(self) -> dict[str, Any]:
+    def to_diff_dict(self) -> dict[str, object]:
         """As in transformers, but always with the classes: it leaves out two unnamed ones, its own default."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
@@ -324,7 +261,7 @@ class VFMSegConfig(PreTrainedConfig):
 
         Args:
             name: e.g. `"dinov2-large"`, `"clip-large"`, `"sam-huge"`, `"eva02-large"` (the paper's) or
-                `"dinov3-large"`; `PRESETS` in `presets_vfmseg` has all.
+                `"dinov3-large"`; `PRESETS` in `presets` has all.
             recipe: `"paper"`: the ends of the encoder's quarters and a coarse pass of 512 pixels, which are the
                 defaults. `"published-code"`: what the authors' code does instead ([`published_options`], its own four
                 blocks, and 1e-5 in EVA02's layer norms), for the paper's four encoders. It does not cover what the
@@ -344,7 +281,7 @@ class VFMSegConfig(PreTrainedConfig):
         """
         check_field_names(overrides)
         overrides.setdefault("backbone_name_or_path", get_preset(name).hub_id)
-        return cls(**preset_fields(name, recipe, overrides))
+        return cls(**preset_fields(name, recipe, overrides, cls.patch_size))
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -358,7 +295,7 @@ class VFMSegConfig(PreTrainedConfig):
         return config_dict, kwargs
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+    def from_dict(cls, config_dict: dict[str, object], **kwargs):
         """
         As in transformers, with these differences: another model's configuration is refused, new classes replace the
         saved ones as a whole, overriding values are validated, and overrides that are no fields are refused, unless

@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
 from .encoder_base import EncoderFamily
 
@@ -142,12 +143,58 @@ def import_timm() -> ModuleType:
     return timm
 
 
-def timm_encoder_class() -> type[nn.Module]:
-    """The class of the encoder module; its file imports timm."""
+@lru_cache(maxsize=1)
+def timm_encoder_class() -> type[PreTrainedModel]:
+    """The class of the encoder module, made when it is first needed: its base imports timm."""
     import_timm()
-    from .encoder_timm_module import TimmEncoder
+    from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperPreTrainedModel
 
+    class TimmEncoder(TimmWrapperPreTrainedModel):
+        """
+        A timm vision transformer without what comes after its blocks.
+
+        It differs from transformers' `TimmWrapperModel` in that pictures may have any size, no block is ever dropped at
+        random, `config.layer_norm_eps` holds for all layer norms, and the attention is the one that
+        `config._attn_implementation` asks for.
+        """
+
+        _no_split_modules = ["TimmEncoder"]
+        # Norms after the last block, pooling, classifiers, and what masked image modelling has left behind.
+        _keys_to_ignore_on_load_unexpected = [
+            r"^(timm_model\.)?(norm|fc_norm|attn_pool|head|head_dist|lm_head)\.",
+            r"^(timm_model\.)?mask_token$",
+        ]
+
+        def __init__(self, config):
+            super().__init__(config)
+            arguments = {**(config.model_args or {}), "dynamic_img_size": True, "drop_path_rate": 0.0}
+            self.timm_model = create_timm_model(config.architecture, arguments)
+            for name in ("norm", "fc_norm", "attn_pool"):
+                setattr(self.timm_model, name, nn.Identity())
+            eps = getattr(config, "layer_norm_eps", None)
+            for module in self.timm_model.modules():
+                if eps is not None and isinstance(module, nn.LayerNorm):
+                    module.eps = eps
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = config._attn_implementation != "eager"
+            self.post_init()
+
+        def post_init(self):
+            # The wrapper's own would say that timm takes no notice of attn_implementation.
+            super(TimmWrapperPreTrainedModel, self).post_init()
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.timm_model.patch_embed
+
+    TimmEncoder.__qualname__ = TimmEncoder.__name__
     return TimmEncoder
+
+
+def __getattr__(name: str) -> object:
+    """The class under its name, for models that are pickled."""
+    if name == "TimmEncoder":
+        return timm_encoder_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def create_timm_model(architecture: str, model_args: dict[str, object]) -> nn.Module:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig
@@ -17,10 +16,8 @@ from .configuration_vfmseg import VFMSegConfig
 from .encoder_base import EncoderFamily
 from .encoder_timm import import_timm
 from .encoders import encoder_config, get_encoder_family
+from .protocols import AdaptableModel
 
-
-if TYPE_CHECKING:
-    from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 ENCODER_PREFIX = "model.encoder."
 HEADS = ("coarse_head", "refine_head")
@@ -107,7 +104,7 @@ def load_backbone_config(name_or_path: str, hub_kwargs: dict[str, object]) -> Pr
 
 
 def load_foundation(
-    model_class: type["VFMSegForSemanticSegmentation"], name_or_path: str, hub_kwargs: dict[str, object], **file_kwargs
+    model_class: type[AdaptableModel], name_or_path: str, hub_kwargs: dict[str, object], **file_kwargs
 ) -> Foundation:
     """
     Load a foundation model, or the encoder of a whole VFMSeg checkpoint, in the dtype it is stored in.
@@ -153,12 +150,12 @@ def load_foundation(
 
 
 def build_on_backbone(
-    model_class: type["VFMSegForSemanticSegmentation"],
+    model_class: type[AdaptableModel],
     config: VFMSegConfig,
     name_or_path: str | os.PathLike,
     hub_kwargs: dict[str, object],
     **model_kwargs,
-) -> "VFMSegForSemanticSegmentation":
+) -> AdaptableModel:
     """
     A model whose encoder has pretrained weights and whose heads are new.
 
@@ -201,7 +198,7 @@ def build_on_backbone(
     return model
 
 
-def encoder_weights(model: "VFMSegForSemanticSegmentation") -> dict[str, torch.Tensor]:
+def encoder_weights(model: AdaptableModel) -> dict[str, torch.Tensor]:
     """The encoder's own tensors under the names of transformers' class, whether or not an adapter is attached."""
     tensors = model.model.encoder.state_dict()
     adapted = tuple({key.partition(".base_layer.")[0] + "." for key in tensors if ".base_layer." in key})

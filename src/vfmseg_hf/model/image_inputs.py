@@ -8,18 +8,20 @@ import base64
 import os
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
 import torch.nn.functional as F
-from transformers.image_utils import ChannelDimension, SizeDict, is_valid_image
+from transformers.image_utils import ChannelDimension, ImageInput, SizeDict, is_valid_image
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
+
+Picture = PIL.Image.Image | np.ndarray | torch.Tensor
 
 UINT16_MAX = 65535
 ORIENTATION_TAG = 0x0112  # of EXIF
@@ -129,7 +131,7 @@ def _download(address: str) -> bytes:
         raise OSError(f"Cannot download the picture {address}: {error}") from error
 
 
-def open_all(inputs: Any) -> Any:
+def open_all(inputs: object) -> ImageInput:
     """Replaces every path, address or base64 text in arbitrarily nested lists by the opened picture."""
     if isinstance(inputs, list | tuple):
         return [open_all(item) for item in inputs]
@@ -145,7 +147,7 @@ def open_all(inputs: Any) -> Any:
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-def list_pictures(images: Any) -> list:
+def list_pictures(images: ImageInput) -> list[Picture]:
     """
     Flattens what `preprocess` accepts into a list of single pictures; arrays of shape `[B, ., ., .]` are split.
 
@@ -164,7 +166,7 @@ def list_pictures(images: Any) -> list:
     return pictures
 
 
-def list_maps(maps: Any, count: int) -> list:
+def list_maps(maps: ImageInput, count: int) -> list[Picture]:
     """
     Flattens what `preprocess` accepts as `segmentation_maps` into a list of `count` single maps.
 
@@ -187,7 +189,7 @@ def list_maps(maps: Any, count: int) -> list:
     return maps
 
 
-def describe(kind: str, index: int, item: Any) -> str:
+def describe(kind: str, index: int, item: Picture) -> str:
     """Names an input in error messages: by its place in the batch, and by its file where it has one."""
     filename = getattr(item, "filename", None)
     return f"{kind} {index} ({filename})" if filename else f"{kind} {index}"
@@ -196,7 +198,7 @@ def describe(kind: str, index: int, item: Any) -> str:
 # --- orientation --------------------------------------------------------------------------------------------------
 
 
-def exif_orientation(image: Any, decode: bool = True) -> int:
+def exif_orientation(image: Picture, decode: bool = True) -> int:
     """
     EXIF's number for how to turn or mirror a picture's pixels before they are shown: 2..8; from 5 on by a quarter.
 
@@ -273,7 +275,7 @@ def fits_as_stored(
 
 
 def picture_to_tensor(
-    image: "PIL.Image.Image | np.ndarray | torch.Tensor",
+    image: Picture,
     do_convert_rgb: bool = True,
     input_data_format: str | ChannelDimension | None = None,
     name: str = "The picture",
@@ -416,9 +418,7 @@ def _to_eight_bits_or_float(tensor: torch.Tensor, name: str) -> torch.Tensor:
 # --- label maps ---------------------------------------------------------------------------------------------------
 
 
-def map_to_tensor(
-    label: "PIL.Image.Image | np.ndarray | torch.Tensor", name: str = "The segmentation map"
-) -> torch.Tensor:
+def map_to_tensor(label: Picture, name: str = "The segmentation map") -> torch.Tensor:
     """
     Reads one label map into an `int64` `[H, W]` tensor of ids. Stored values are ids: palettes are not looked up,
     16-bit values are not scaled, 255 stays 255.

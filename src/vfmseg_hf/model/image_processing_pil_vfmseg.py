@@ -3,7 +3,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -21,10 +20,11 @@ from transformers.image_utils import (
     SizeDict,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType, is_torchvision_available, logging
+from transformers.utils import ModelOutput, TensorType, is_torchvision_available, logging
 
 from .arguments import as_target_sizes, refuse_unknown
 from .image_inputs import (
+    Picture,
     as_stored,
     check_same_size,
     describe,
@@ -106,11 +106,11 @@ class VFMSegImageProcessorMixin:
         super().__init__(**kwargs)
         self._validate_preprocess_kwargs(**self._settings())
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self._valid_kwargs_names}
 
     @classmethod
-    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, image_processor_dict: dict[str, object], **kwargs: object):
         """As in transformers; keys of a file that a later version may have written are kept, and said."""
         known = {*cls.valid_kwargs.__annotations__, *INIT_SERVICE_KWARGS, *FILE_KEYS}
         foreign = {key: value for key, value in image_processor_dict.items() if key not in known}
@@ -125,12 +125,14 @@ class VFMSegImageProcessorMixin:
             )
         return loaded
 
-    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
+    def _standardize_kwargs(
+        self, size: int | Sequence[int] | Mapping[str, int] | None = None, **kwargs: object
+    ) -> dict[str, object]:
         if isinstance(size, list | tuple) and len(size) != 2:
             raise ValueError(f"size={size!r} has {len(size)} numbers; pass (height, width) or one integer.")
         return super()._standardize_kwargs(size=size, **kwargs)
 
-    def _validate_preprocess_kwargs(self, **settings: Any) -> None:
+    def _validate_preprocess_kwargs(self, **settings: object) -> None:
         super()._validate_preprocess_kwargs(**settings)
         for name, cure in NOT_OBEYED.items():
             if settings[name]:
@@ -237,7 +239,7 @@ class VFMSegImageProcessorMixin:
         device: "str | torch.device | None" = None,
         return_tensors: str | TensorType | None = None,
         do_reduce_labels: bool | None = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> BatchFeature:
         pictures = list_pictures(self.fetch_images(images))
         orientations = [exif_orientation(picture) for picture in pictures]
@@ -304,18 +306,18 @@ class VFMSegImageProcessorMixin:
         batch = BatchFeature(data=dict(data), tensor_type=return_tensors)
         return batch if device is None or return_tensors != TensorType.PYTORCH else batch.to(device)
 
-    def fetch_images(self, images: Any) -> Any:
+    def fetch_images(self, images: object) -> ImageInput:
         """Opens paths, addresses and base64 text as PIL images in their own mode; other inputs pass unchanged."""
         return open_all(images)
 
     def process_image(
         self,
-        image: "PIL.Image.Image | np.ndarray | torch.Tensor",
+        image: Picture,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         device: "str | torch.device | None" = None,
         name: str = "The picture",
-        **kwargs: Any,
+        **kwargs: object,
     ) -> "np.ndarray | torch.Tensor":
         """Reads one picture into the backend's array type, `[3, H, W]`, `uint8` or `float32`, before any resizing."""
         return self.from_tensor(picture_to_tensor(image, bool(do_convert_rgb), input_data_format, name), device)
@@ -325,7 +327,7 @@ class VFMSegImageProcessorMixin:
         image: "np.ndarray | torch.Tensor",
         size: SizeDict,
         resample: "PILImageResampling | int | None" = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> "np.ndarray | torch.Tensor":
         """Resizes `[..., H, W]` pixels to what `size` means for them, with antialiasing when they shrink."""
         height, width = resized_size(*image.shape[-2:], size)
@@ -333,7 +335,7 @@ class VFMSegImageProcessorMixin:
 
     def post_process_semantic_segmentation(
         self,
-        outputs: Any,
+        outputs: ModelOutput | Mapping[str, torch.Tensor],
         target_sizes: "Sequence[Sequence[int]] | torch.Tensor | None" = None,
         return_segmentation_scores: bool = False,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
@@ -384,7 +386,7 @@ def _is_mask_of_0_and_255(label: torch.Tensor) -> bool:
     return bool((label == 0).any() and (label == 255).any() and ((label == 0) | (label == 255)).all())
 
 
-def _check_resample(resample: Any, antialias: bool) -> None:
+def _check_resample(resample: "PILImageResampling | int | None", antialias: bool) -> None:
     try:
         resample = PILImageResampling(resample) if isinstance(resample, int) else resample
     except ValueError as error:
@@ -411,14 +413,14 @@ class VFMSegImageProcessorPil(VFMSegImageProcessorMixin, PilBackend):
     """
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: object, **kwargs: object):
         """Loads the processor from a directory, a JSON file or the Hub; see [`ImageProcessingMixin`]."""
         # AutoImageProcessor picks this class by itself, and silently, where torchvision is missing.
         if kwargs.get("_from_auto") and not is_torchvision_available():
             notify_torchvision_missing()
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def from_tensor(self, tensor: torch.Tensor, device: Any = None) -> np.ndarray:
+    def from_tensor(self, tensor: torch.Tensor, device: "str | torch.device | None" = None) -> np.ndarray:
         """The tensor as a numpy array; Pillow and numpy compute nowhere else, whatever `device` says."""
         return tensor.cpu().numpy()
 
@@ -427,7 +429,7 @@ class VFMSegImageProcessorPil(VFMSegImageProcessorMixin, PilBackend):
         image: np.ndarray,
         size: SizeDict,
         resample: "PILImageResampling | int | None" = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> np.ndarray:
         """As in the mixin; floats keep their precision, where transformers' own PIL path rounds them to 8 bits."""
         if image.dtype == np.uint8:

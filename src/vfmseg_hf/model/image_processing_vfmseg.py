@@ -1,8 +1,6 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor of VFMSeg, torchvision backend."""
 
-from typing import Any
-
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.utils import is_torchvision_available
@@ -31,7 +29,7 @@ class VFMSegImageProcessor(VFMSegImageProcessorMixin, TorchvisionBackend):
     ```
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any):
+    def __new__(cls, *args: object, **kwargs: object):
         # transformers' backend constructs without torchvision and fails at the first picture, with a TypeError.
         if not is_torchvision_available():
             notify_torchvision_missing()

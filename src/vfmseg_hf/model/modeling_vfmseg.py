@@ -1,37 +1,85 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """VFMSeg: a vision foundation model with a coarse head (VFMNet) and a mask-guided refine head (MGRNet)."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .adapters import check_can_be_adapted, holds_adapter_only, load_adapter_checkpoint, merge_lora, save_adapter
-from .checks import check_labels, check_local_directory, check_pixel_values
-from .configuration_vfmseg import VFMSegConfig, check_field_names, nearest_multiple, preset_fields
+from .adapters import holds_adapter_only
+from .checks import check_labels, check_pixel_values
+from .configuration_vfmseg import VFMSegConfig, check_attention, nearest_multiple
 from .encoders import get_encoder_family
-from .foundation import (
-    HUB_KWARGS,
-    build_on_backbone,
-    checkpoint_place,
-    load_backbone_config,
-    place_of_weights,
-    pop_hub_kwargs,
-)
-from .heads import VFMSegCoarseHead, VFMSegRefineHead
+from .foundation import HUB_KWARGS
+from .heads import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
 from .inference import InferenceMixin
+from .loading import LoadingMixin, WholeModelMixin
 from .objective import joint_objective, stage_loss
 from .outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
-from .presets import get_preset
-from .pretrained import VFMSegPreTrainedModel, check_saving
 from .window_batches import WindowBatchLimits
+
+
+class VFMSegPreTrainedModel(WholeModelMixin, PreTrainedModel):
+    """What both models share: how weights are initialised, and attention chosen."""
+
+    config_class = VFMSegConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["VFMSegRefineLayer"]
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args, **kwargs) -> None:
+        """
+        As in transformers; a dict has `""` for the heads and `"backbone_config"` for the encoder.
+
+        Raises:
+            ValueError: if there is no such attention, or the encoder's has been chosen for good when it was built.
+        """
+        check_attention(attn_implementation)
+        encoder = self.config.backbone_config
+        before = encoder._attn_implementation
+        parts = (
+            attn_implementation if isinstance(attn_implementation, dict) else {"backbone_config": attn_implementation}
+        )
+        if get_encoder_family(encoder).fixed_attentions and parts.get("backbone_config", before) != before:
+            raise ValueError(
+                f"the attention of a {encoder.model_type!r} encoder is chosen when it is built and stays {before!r}: "
+                f"pass attn_implementation={attn_implementation!r} to from_pretrained or from_backbone instead"
+            )
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Classifiers, coarse fusion and mask token as published; everything else as torch initialises it."""
+        if isinstance(module, VFMSegClassifier):
+            init.normal_(module.weight, std=0.01)
+            init.zeros_(module.bias)
+        elif isinstance(module, VFMSegCoarseFusion):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                # torch counts the inputs of a transposed convolution by the second axis of its weight as well.
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, VFMSegRefineHead):
+            init.normal_(module.mask_token)
+        else:
+            super()._init_weights(module)
 
 
 class VFMSegModel(VFMSegPreTrainedModel):
@@ -132,7 +180,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
         )
 
 
-class VFMSegForSemanticSegmentation(InferenceMixin, VFMSegPreTrainedModel):
+class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrainedModel):
     """
     VFMSeg: coarse pass over the whole picture, then refinement of the windows that the coarse pass is unsure of.
 
@@ -151,10 +199,6 @@ class VFMSegForSemanticSegmentation(InferenceMixin, VFMSegPreTrainedModel):
 
     # The loss is a mean over labelled pixels, not a sum over tokens: Trainer has to average it over micro-batches.
     accepts_loss_kwargs = False
-
-    # The file or Hub id that holds the encoder's weights as they are, and their fingerprint: the base of an adapter.
-    adapter_base: str | None = None
-    adapter_base_fingerprint: str | None = None
 
     # A loss of one's own for both stages instead of the cross entropy, e.g. torch.nn.CrossEntropyLoss(weight): a scalar
     # of logits [B, num_labels, H, W] and labels [B, H, W]. It is neither saved nor moved to a device.
@@ -178,176 +222,6 @@ class VFMSegForSemanticSegmentation(InferenceMixin, VFMSegPreTrainedModel):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
-
-    @classmethod
-    def from_backbone(
-        cls, name_or_path: str | os.PathLike, dtype: torch.dtype | str = torch.float32, **kwargs
-    ) -> "VFMSegForSemanticSegmentation":
-        """
-        Build a model on a pretrained foundation model, with new heads.
-
-        The patch kernel and the position grid are resampled to `patch_size` (16) and to pictures of 512 x 512, as the
-        published converters do. (The grids of SAM and of SigLIP2's NaFlex form keep their size.)
-
-        Args:
-            name_or_path: Hub id or directory of the foundation model, e.g. `"facebook/dinov2-large"`. Of a CLIP, SigLIP
-                or SAM model only the vision encoder is loaded.
-            dtype: of the new model. Training wants float32 weights under autocast, whatever the checkpoint's dtype.
-            kwargs: fields of [`VFMSegConfig`] to override, arguments of `from_pretrained` that find files on the Hub
-                (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `force_download`), and
-                `attn_implementation`.
-
-        Raises:
-            ValueError: if the foundation model's architecture is not supported or a field is invalid.
-
-        Example:
-
-        ```python
-        >>> model = VFMSegForSemanticSegmentation.from_backbone("facebook/dinov2-large", num_labels=3)
-        ```
-        """
-        hub_kwargs = pop_hub_kwargs(kwargs)
-        attention = (
-            {"attn_implementation": kwargs.pop("attn_implementation")} if "attn_implementation" in kwargs else {}
-        )
-        check_field_names(kwargs)
-        native_config = load_backbone_config(str(name_or_path), hub_kwargs)
-        patch_size = kwargs.get("patch_size", 16)
-        kwargs.setdefault(
-            "backbone_config", get_encoder_family(native_config).adapted_config(native_config, patch_size)
-        )
-        config = VFMSegConfig(backbone_name_or_path=str(name_or_path), **kwargs)
-        return build_on_backbone(cls, config, name_or_path, hub_kwargs, dtype=dtype, **attention)
-
-    @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        recipe: Literal["paper", "published-code"] = "paper",
-        backbone_name_or_path: str | os.PathLike | None = None,
-        **kwargs,
-    ) -> "VFMSegForSemanticSegmentation":
-        """
-        Build a model on a well-known foundation model, with new heads.
-
-        Args:
-            name, recipe: as in [`VFMSegConfig.from_preset`].
-            backbone_name_or_path: a copy of the foundation model, if it is not to come from the Hub.
-            kwargs: as in [`from_backbone`](VFMSegForSemanticSegmentation.from_backbone), which this calls.
-
-        Raises:
-            ValueError: as `VFMSegConfig.from_preset` and `from_backbone`, and if the foundation model's own
-                configuration is not the preset's.
-            OSError: if the weights cannot be had. Those of DINOv3 need a token that has access (`token=...`).
-
-        Example:
-
-        ```python
-        >>> model = VFMSegForSemanticSegmentation.from_preset("dinov2-large", recipe="published-code")
-        ```
-        """
-        preset = get_preset(name)
-        VFMSegConfig.from_preset(name, recipe)  # what is wrong with the recipe is said before anything is fetched
-        place = os.fspath(backbone_name_or_path or preset.hub_id)
-        native = load_backbone_config(place, {key: kwargs[key] for key in HUB_KWARGS if key in kwargs})
-        preset.check(native, place)
-        return cls.from_backbone(place, **preset_fields(name, recipe, kwargs, native))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args,
-        config: VFMSegConfig | str | os.PathLike | None = None,
-        is_trainable: bool = False,
-        ignore_base_mismatch: bool = False,
-        **kwargs,
-    ) -> "VFMSegForSemanticSegmentation":
-        """
-        Load a merged model or an adapter-only checkpoint (see [`~PreTrainedModel.from_pretrained`]).
-
-        Args:
-            is_trainable (`bool`, defaults to `False`):
-                For adapter-only checkpoints: let LoRA and both heads train. Otherwise everything is frozen.
-            backbone_name_or_path (`str`, *optional*):
-                For adapter-only checkpoints: where the foundation model is, if not where the checkpoint says. A
-                relative path is tried against the checkpoint's directory first.
-            ignore_base_mismatch (`bool`, defaults to `False`):
-                Load an adapter on foundation weights that it was not trained on.
-            kwargs: as usual; `num_labels=K, ignore_mismatched_sizes=True` gives the model new classes, and
-                `quantization_config` quantises the encoder, under an adapter as well. On adapter-only checkpoints
-                `state_dict`, `key_mapping`, `variant`, `gguf_file` and what distributes a model are refused.
-        """
-        if pretrained_model_name_or_path is not None:
-            check_local_directory(pretrained_model_name_or_path)
-            adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
-            if adapter is not None and str(adapter) != str(pretrained_model_name_or_path):
-                raise ValueError(
-                    f"transformers' Auto classes load the base of the adapter {str(adapter)!r} with the base's "
-                    f"configuration; load it with {cls.__name__}.from_pretrained({str(adapter)!r})"
-                )
-            hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
-            if holds_adapter_only(pretrained_model_name_or_path, hub_kwargs):
-                if model_args:
-                    raise TypeError(f"from_pretrained takes an adapter's arguments by name only, got {model_args}")
-                with_info = kwargs.pop("output_loading_info", False)
-                model = load_adapter_checkpoint(
-                    cls, pretrained_model_name_or_path, config, is_trainable, ignore_base_mismatch, **kwargs
-                )
-                model.loaded_from = checkpoint_place(pretrained_model_name_or_path, hub_kwargs)
-                nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
-                return (model, nothing) if with_info else model
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.adapter_base = place_of_weights(pretrained_model_name_or_path, kwargs)
-            model.loaded_from = checkpoint_place(pretrained_model_name_or_path, kwargs)
-        return loaded
-
-    def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
-        """
-        Attach a new adapter of peft, as everywhere in transformers.
-
-        Raises:
-            ValueError: if heads that should train with it are quantised, or weights are not in memory.
-        """
-        check_can_be_adapted(self, adapter_config)
-        super().add_adapter(adapter_config, adapter_name)
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        state_dict: dict[str, torch.Tensor] | None = None,
-        push_to_hub: bool = False,
-        **kwargs,
-    ) -> None:
-        """
-        Save the model so that `from_pretrained` and the Auto classes load it; arguments as everywhere in transformers.
-
-        With LoRA attached only the adapter, the heads and the configuration are written; call
-        [`merge_and_unload`](VFMSegForSemanticSegmentation.merge_and_unload) first for a model that needs neither peft
-        nor its base.
-
-        Raises:
-            ValueError: if the directory holds a checkpoint of the other kind, on arguments that do not apply, or as
-                [`save_adapter`].
-            TypeError: on arguments that there are not.
-        """
-        if self._hf_peft_config_loaded:
-            if push_to_hub:
-                raise ValueError("an adapter is not pushed while it is saved; call model.push_to_hub(repo_id) instead")
-            check_saving(kwargs, of_adapter=True)
-            if is_main_process:
-                save_adapter(self, save_directory, state_dict)
-            return
-        super().save_pretrained(
-            save_directory, is_main_process=is_main_process, state_dict=state_dict, push_to_hub=push_to_hub, **kwargs
-        )
-
-    def merge_and_unload(self) -> "VFMSegForSemanticSegmentation":
-        """Fold the attached LoRA into the encoder, in place, and return the plain model."""
-        return merge_lora(self)
 
     @can_return_tuple
     def forward(

@@ -4,7 +4,6 @@
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -12,17 +11,15 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import logging
 
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
+from .protocols import Networks
 from .windows import Box, draw_crop_box, resize_bilinear
 
-
-if TYPE_CHECKING:
-    from .modeling_vfmseg import VFMSegForSemanticSegmentation
 
 logger = logging.get_logger(__name__)
 
 
 def joint_objective(
-    model: "VFMSegForSemanticSegmentation",
+    model: Networks,
     pixel_values: torch.Tensor,
     labels: torch.Tensor,
     box: Box | None,
@@ -111,9 +108,7 @@ def _say_whose_logits(gradient: torch.Tensor | None) -> None:
         )
 
 
-def stage_loss(
-    model: "VFMSegForSemanticSegmentation", logits: torch.Tensor, labels: torch.Tensor, training: bool
-) -> torch.Tensor:
+def stage_loss(model: Networks, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
     """
     Loss of one stage at the labels' size: that of `model.loss_function`, or [`segmentation_loss`].
 
@@ -126,7 +121,7 @@ def stage_loss(
     return model.loss_function(resize_bilinear(logits.float(), labels.shape[-2:]), labels.long())
 
 
-def check_loss_options(model: "VFMSegForSemanticSegmentation") -> None:
+def check_loss_options(model: Networks) -> None:
     """Raise a `ValueError` if a loss of the user's own would leave options of the cross entropy without effect."""
     config = model.config
     if model.loss_function is not None and (config.class_weights is not None or config.label_smoothing_factor):

@@ -1,5 +1,6 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Foundation models by short names: where their weights are, their licence, and their configuration, as data.
+"""Foundation models by short names, as data: where their weights are, their licence, their configuration, and what
+the authors' code sets for them.
 
 The configuration is the foundation model's own, before anything is brought to patch 16. It names every field on which
 the encoder's output depends, so that a model can be built without the Hub and weights that differ are noticed. What
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .encoders import encoder_config
+from .encoders import encoder_config, get_encoder_family
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ class Preset:
         """
         for key, expected in self.fields.items():
             found = getattr(config, key, None)
-            if _plain(found) != _plain(expected):
+            if _as_in_json(found) != _as_in_json(expected):
                 raise ValueError(
                     f"the foundation model {source!r} has {key}={found!r}, but the preset's, {self.hub_id!r}, has "
                     f"{expected!r}; models without a preset load with from_backbone(...)"
                 )
 
 
-def _plain(value: object) -> object:
+def _as_in_json(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -212,6 +213,23 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# What the authors' code does where this library's defaults differ (see the fields' documentation), for every encoder
+# and for one of them.
+PUBLISHED_OPTIONS: dict[str, object] = {
+    "coarse_size": [512, 1024],
+    "loss_normalization": "all",
+    "detail_crop_includes_end": False,
+    "certainty_scope": "batch",
+    "keep_at_threshold": True,
+}
+PUBLISHED_ENCODER_OPTIONS: dict[str, dict[str, object]] = {
+    "dinov2": {"position_interpolation": "scale_offset"},
+    "clip": {"position_interpolation": "bilinear"},
+    "sam": {"coarse_mode": "sliding"},
+    "eva02": {"coarse_mode": "sliding"},
+}
+
+
 def get_preset(name: str) -> Preset:
     """
     The table's entry of a name.
@@ -229,3 +247,49 @@ def nearest_presets(name: str) -> str:
     near = difflib.get_close_matches(name, PRESETS, n=3)
     hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     return f"{hint}; the presets are {', '.join(PRESETS)}"
+
+
+def published_options(encoder: str) -> dict[str, object]:
+    """
+    Fields of [`VFMSegConfig`] as the authors' code has them, where they differ from the defaults.
+
+    Args:
+        encoder: a published encoder (`"dinov2"`, `"clip"`, `"sam"`, `"eva02"`) or a `model_type`. Of others it gives
+            what the published code does whatever the encoder is.
+    """
+    return {**PUBLISHED_OPTIONS, **PUBLISHED_ENCODER_OPTIONS.get(encoder.removesuffix("_vision_model"), {})}
+
+
+def preset_fields(
+    name: str, recipe: str, overrides: dict[str, object], patch_size: int, native: PreTrainedConfig | None = None
+) -> dict[str, object]:
+    """
+    Fields of [`VFMSegConfig`] that a preset sets, and `overrides` over them.
+
+    Args:
+        name, recipe: as in [`VFMSegConfig.from_preset`].
+        overrides: fields of `VFMSegConfig`.
+        patch_size: of the model, where `overrides` has none.
+        native: the foundation model's own configuration. Default: the preset's.
+
+    Raises:
+        ValueError: as [`VFMSegConfig.from_preset`].
+    """
+    preset, fields = get_preset(name), {}
+    native = preset.native_config() if native is None else copy.deepcopy(native)
+    if recipe == "published-code":
+        if preset.published_encoder is None:
+            published = [other for other, entry in PRESETS.items() if entry.published_encoder]
+            raise ValueError(
+                f"the published code has no configuration of {name!r}, only of {', '.join(published)}; use "
+                "recipe='paper', which fits every preset"
+            )
+        fields.update(published_options(preset.published_encoder), out_indices=list(preset.published_out_indices))
+        for key, value in preset.published_fields.items():
+            setattr(native, key, value)
+    elif recipe != "paper":
+        raise ValueError(f"recipe must be 'paper' or 'published-code', got {recipe!r}")
+    if "backbone_config" not in overrides:
+        family = get_encoder_family(native)
+        fields["backbone_config"] = family.adapted_config(native, overrides.get("patch_size", patch_size))
+    return {**fields, **overrides}

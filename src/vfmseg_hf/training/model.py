@@ -11,11 +11,11 @@ from transformers.utils import logging
 
 from ..data.classes import by_number, is_generic, listed, same_classes
 from ..model.adapters import lora_config
-from ..model.configuration_vfmseg import VFMSegConfig, published_options
+from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import read_config
 from ..model.heads import VFMSegCoarseHead, VFMSegRefineHead
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.presets import PRESETS, nearest_presets
+from ..model.presets import PRESETS, nearest_presets, published_options
 from ..utils.files import read_settings
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..evaluation import software_versions
-from ..model.configuration_vfmseg import PUBLISHED_OPTIONS, VFMSegConfig
+from ..model.configuration_vfmseg import VFMSegConfig
+from ..model.presets import PUBLISHED_OPTIONS
 from .trained_on import describe_source, weights_digest
 
 
