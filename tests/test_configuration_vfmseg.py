@@ -239,3 +239,25 @@ def test_another_models_configuration_is_refused(tmp_path):
     Dinov2Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="configuration of a 'dinov2' model.*from_backbone"):
         VFMSegConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "saved, overrides, expected",
+    [
+        ({"refine_budget": 1}, {}, (1, None)),
+        ({"refine_budget": 1.0}, {}, (None, 1.0)),
+        ({"refine_budget": None}, {}, (None, None)),
+        ({"refine_budget": 0.25}, {"max_windows": 3}, (3, None)),
+        ({"max_windows": 3}, {"max_window_share": 0.5}, (None, 0.5)),
+        ({"max_windows": 3}, {"max_windows": None}, (None, None)),
+        ({"max_windows": 3}, {}, (3, None)),
+    ],
+    ids=str,
+)
+def test_a_saved_limit_on_the_windows_is_read_and_replaced(saved, overrides, expected, tiny_config, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **saved}))
+    for load in (VFMSegConfig, AutoConfig):
+        config = load.from_pretrained(tmp_path, **overrides)
+        assert (config.max_windows, config.max_window_share) == expected and not hasattr(config, "refine_budget")

@@ -182,16 +182,30 @@ def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
 
 
 @pytest.mark.parametrize("refine", [None, "all"])
-@pytest.mark.parametrize("budget, most", [(0, 0), (2, 2), (0.5, 6), (1.0, 12), (100, 12)])
-def test_budget_refines_the_least_certain_windows(refine, budget, most, tiny_model):
+@pytest.mark.parametrize(
+    "limit, most",
+    [
+        ({"max_windows": 0}, 0),
+        ({"max_windows": 1}, 1),
+        ({"max_windows": 2}, 2),
+        ({"max_window_share": 0.5}, 6),
+        ({"max_window_share": 1.0}, 12),
+        ({"max_window_share": 1}, 12),
+        ({"max_windows": 100}, 12),
+    ],
+    ids=str,
+)
+def test_a_limit_refines_the_least_certain_windows(refine, limit, most, tiny_model):
     pictures = torch.randn(2, 3, 112, 160)
     model = balance_gate(lively(tiny_model()), pictures)
     with torch.no_grad():
         free = model(pictures, refine=refine)
-        output = model(pictures, refine=refine, refine_budget=budget)
-        model.config.refine_budget = budget
+        output = model(pictures, refine=refine, **limit)
+        for name, value in limit.items():
+            setattr(model.config, name, value)
         assert torch.equal(model(pictures, refine=refine).refined, output.refined)
-        assert torch.equal(model(pictures, refine=refine, refine_budget=12).refined, free.refined)
+        for lifted in ({"max_windows": 12}, {"max_window_share": 1.0}):
+            assert torch.equal(model(pictures, refine=refine, **lifted).refined, free.refined)
     assert free.refined.shape[1] == 12
     for certainty, refined, wanted in zip(output.certainty, output.refined, free.refined, strict=True):
         assert refined.sum() == min(most, wanted.sum())
@@ -200,14 +214,20 @@ def test_budget_refines_the_least_certain_windows(refine, budget, most, tiny_mod
             assert certainty[refined].max() <= certainty[wanted & ~refined].min()
 
 
-@pytest.mark.parametrize("budget", [-1, -0.1, 1.5, True, "all", float("nan")])
-def test_a_budget_that_is_none_is_refused(budget, tiny_model, tiny_config):
-    with pytest.raises(ValueError, match="refine_budget"):
-        tiny_model()(torch.randn(1, 3, 64, 64), refine_budget=budget)
-    with pytest.raises(ValueError, match="refine_budget"):
-        tiny_model().segment(torch.randn(1, 3, 64, 64), refine_budget=budget)
-    with pytest.raises(StrictDataclassError, match="refine_budget"):
-        tiny_config(refine_budget=budget)
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_windows": value} for value in (-1, 0.5, 1.0, True, "all")]
+    + [{"max_window_share": value} for value in (-0.1, 1.5, 2, True, "all", float("nan"))]
+    + [{"max_windows": 3, "max_window_share": 0.5}],
+    ids=str,
+)
+def test_a_limit_that_is_none_is_refused(limit, tiny_model, tiny_config):
+    pictures = torch.randn(1, 3, 64, 64)
+    for call in (tiny_model(), tiny_model().segment):
+        with pytest.raises(ValueError, match=next(iter(limit))):
+            call(pictures, **limit)
+    with pytest.raises(StrictDataclassError, match=next(iter(limit))):
+        tiny_config(**limit)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -283,13 +303,13 @@ def test_pictures_of_different_sizes_share_batches(tiny_model, monkeypatch):
     sizes = [(224, 320), (96, 71), (50, 60), (17, 33), (70, 200)]
     batches = []
     model.refine_head.register_forward_hook(lambda module, inputs, output: batches.append(len(output)))
-    results = model.segment(pictures, sizes, refine_budget=3)
+    results = model.segment(pictures, sizes, max_windows=3)
     refined = [sum(result.refined) for result in results]
     small = refined.pop(3)  # all but this picture have windows of one size
     assert sum(refined) > 8 and batches == [8, sum(refined) - 8] + [1] * small
     for picture, size, result in zip(pictures, sizes, results, strict=True):
         with torch.no_grad():
-            output = model(picture[None], refine_budget=3)
+            output = model(picture[None], max_windows=3)
         logits = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)[0]
         differing = (result.labels.long() != logits.argmax(0)).float().mean()
         assert result.labels.shape == size and differing < 1e-3
@@ -488,9 +508,9 @@ def test_memory_is_what_is_stated_and_not_more_for_more_windows(in_strips, tiny_
             model(picture[..., :128, :128], refine="all")  # what torch sets up once
             peak = least_peak(
                 lambda model=model: (
-                    model.segment(picture, refine="all", refine_budget=6, in_strips=True)
+                    model.segment(picture, refine="all", max_windows=6, in_strips=True)
                     if in_strips
-                    else model(picture, refine="all", refine_budget=6)
+                    else model(picture, refine="all", max_windows=6)
                 )
             )
         assert peak <= 1.1 * stated + 2**24, f"{peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
@@ -539,7 +559,7 @@ def test_compiled_windows_have_few_shapes(tiny_model):
         output = model(pictures)
         assert disagreement(output.logits, expected.logits, tolerance=1e-4) <= 1
         assert disagreement(model(pictures, refine="all").logits, everything, tolerance=1e-4) <= 1
-        model(pictures[:1], refine="all", refine_budget=1)
+        model(pictures[:1], refine="all", max_windows=1)
     assert sizes[0] == 5 and 1 in sizes, "a budget of one window costs one"
     assert set(sizes) <= {1, 2, 4, 5} and len(sizes) == len(set(sizes))
 

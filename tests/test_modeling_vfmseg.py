@@ -399,10 +399,12 @@ def test_refine_takes_four_values(refine, tiny_model):
         tiny_model()(torch.zeros(1, 3, 32, 32), refine=refine)
 
 
-@pytest.mark.parametrize("arguments", [{"refine": "all"}, {"refine": False}, {"refine_budget": 1}])
+@pytest.mark.parametrize(
+    "arguments", [{"refine": "all"}, {"refine": False}, {"max_windows": 1}, {"max_window_share": 1.0}]
+)
 def test_training_refuses_what_only_segmenting_obeys(arguments, tiny_model):
     pictures, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
-    with pytest.raises(ValueError, match="refine and refine_budget say how pictures are segmented"):
+    with pytest.raises(ValueError, match="refine, max_windows and max_window_share say how pictures are segmented"):
         tiny_model().train()(pictures, labels=labels, **arguments)
 
 

@@ -12,9 +12,10 @@ from vfmseg_hf.model.windows import (
     certain_pixels,
     count_certain,
     draw_crop_box,
+    least_certain,
+    most_windows,
     plan_windows,
     select_windows,
-    window_budget,
     window_certainty,
 )
 
@@ -170,17 +171,15 @@ def test_scope_decides_alone_or_together():
     assert select_windows(window_certainty(at_threshold, boxes, "batch"), 0.1, True)[0].tolist() == [False, False]
 
 
-def test_budget_takes_the_least_certain_first():
+def test_the_least_certain_windows():
     certainty = torch.tensor([[0.5, 0.1, 0.9, 0.1, 0.3], [0.9, 0.9, 0.9, 0.9, 0.2]])
-    two = [[False, True, False, True, False], [False, False, False, False, True]]
-    assert select_windows(certainty, 0.7, False, budget=2).tolist() == two
-    assert select_windows(certainty, 0.7, False, budget=1)[0].tolist() == [False, True, False, False, False]
-    assert not select_windows(certainty, 0.7, False, budget=0).any()
-    everything = select_windows(certainty, 0.7, False)
-    assert torch.equal(select_windows(certainty, 0.7, False, budget=99), everything)
+    two = [[False, True, False, True, False], [True, False, False, False, True]]
+    assert least_certain(certainty, 2).tolist() == two
+    assert least_certain(certainty, 1)[0].tolist() == [False, True, False, False, False]
+    assert not least_certain(certainty, 0).any() and least_certain(certainty, 5).all()
 
 
-def test_budget_is_a_number_or_a_share():
-    assert window_budget(None, 18) is None and window_budget(7, 18) == 7
-    assert [window_budget(share, 100) for share in (0.0, 0.29, 0.5, 1.0)] == [0, 29, 50, 100]
-    assert window_budget(0.5, 3) == 1
+def test_most_windows_are_a_number_or_a_share():
+    assert [most_windows(18, number, None) for number in (None, 0, 1, 7, 99)] == [18, 0, 1, 7, 18]
+    assert [most_windows(100, None, share) for share in (0.0, 0.29, 0.5, 1.0, 1)] == [0, 29, 50, 100, 100]
+    assert most_windows(3, None, 0.5) == 1

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         domains[item] = EvaluationPictures(load_corpus(spec, split=split) if split else load_corpus(spec), processor)
     rows = []
     for budget in arguments.budgets:
-        model.config.refine_budget = budget
+        model.config.max_window_share = budget
         start = time.perf_counter()
         scores = {name: evaluate_domain(model, pictures, name, refine="all") for name, pictures in domains.items()}
         seconds = time.perf_counter() - start

@@ -133,7 +133,7 @@ def make_modes(
         gated: Mode(partial(loop, adapted, True), gated, adapted),
         "float32": Mode(partial(forward, model, "all"), everything, model),
         "float32, gated": Mode(partial(forward, model, True), gated, model),
-        "float32, half of the windows": Mode(partial(forward, model, "all", refine_budget=0.5), everything, model),
+        "float32, half of the windows": Mode(partial(forward, model, "all", max_window_share=0.5), everything, model),
         "float32, labels": Mode(partial(segment, model, "all"), everything, model),
         "float32, strips": Mode(partial(segment, model, "all", in_strips=True), everything, model),
     }

@@ -3,7 +3,7 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -105,9 +105,10 @@ class VFMSegConfig(PreTrainedConfig):
             *C_tau*: a window is kept as it is if more than this share of its pixels is certain.
         window_batch_size (`int`, *optional*):
             Windows refined at once in inference. Default: as the free memory has it, within what makes it faster.
-        refine_budget (`int` or `float`, *optional*):
-            At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
-            least certain first: a bound on the time that a picture takes. Default: no limit.
+        max_windows (`int`, *optional*), max_window_share (`float`, *optional*):
+            At most so many windows of a picture are refined, or such a share of them, 0..1, the least certain first: a
+            bound on the time that a picture takes. Not both. Default: no limit. (Saved by earlier versions in one field
+            `refine_budget`, which is read.)
         semantic_loss_ignore_index (`int`, defaults to 255):
             Label id that no loss and no score counts: 255, as in label maps of all corpora. Nothing else is taken.
         coarse_mode (`"whole"` or `"sliding"`, defaults to `"whole"`):
@@ -185,7 +186,8 @@ class VFMSegConfig(PreTrainedConfig):
     confidence_threshold: float | int = 0.968
     certainty_threshold: float | int = 0.8
     window_batch_size: int | None = None
-    refine_budget: int | float | None = None
+    max_windows: int | None = None
+    max_window_share: float | int | None = None
     semantic_loss_ignore_index: int = 255
     coarse_mode: Literal["whole", "sliding"] = "whole"
     loss_normalization: Literal["valid", "all"] = "valid"
@@ -321,6 +323,7 @@ class VFMSegConfig(PreTrainedConfig):
                 config_dict["num_labels"] = num_labels
         elif num_labels is not None and num_labels != len(config_dict.get("id2label") or CITYSCAPES_ID2LABEL):
             config_dict.update(id2label=None, label2id=None, num_labels=num_labels, class_weights=None)
+        replace_window_limit(config_dict, kwargs)
         foreign = {key: config_dict.pop(key) for key in unknown_fields(config_dict)}
         return_unused = kwargs.pop("return_unused_kwargs", False)
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
@@ -424,7 +427,7 @@ class VFMSegConfig(PreTrainedConfig):
             )
         if self.window_batch_size is not None:
             _check(self, "window_batch_size", self.window_batch_size >= 1, "at least 1, or None")
-        check_refine_budget(self.refine_budget)
+        check_window_limit(self.max_windows, self.max_window_share)
         sizes = [self.coarse_size] if isinstance(self.coarse_size, int) else list(self.coarse_size)
         valid = [nearest_multiple(size, self.patch_size) for size in sizes or [VFMSegConfig.coarse_size]][:2]
         if (len(sizes) != 2 and not isinstance(self.coarse_size, int)) or sizes != valid:
@@ -467,20 +470,33 @@ def check_attention(attn_implementation: str | dict | None) -> None:
         )
 
 
-def check_refine_budget(budget: int | float | None) -> None:
-    """Raise a `ValueError` unless `budget` is a number of windows, a share of them, or `None`."""
-    if budget is None:
-        return
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget >= 0:
+def check_window_limit(max_windows: int | None, max_window_share: float | None) -> None:
+    """Raise a `ValueError` unless this is a number of windows, or a share of them, or neither."""
+    if max_windows is not None and max_window_share is not None:
         raise ValueError(
-            "refine_budget must be a number of windows (int, at least 0), a share of them (float, 0..1), or None for "
-            f"no limit, got {budget!r}; 0 refines none"
+            f"max_windows={max_windows!r} and max_window_share={max_window_share!r} are two limits on one number; "
+            "give one of them, and None for the other"
         )
-    if isinstance(budget, float) and budget > 1:
+    if max_windows is not None and (type(max_windows) is not int or max_windows < 0):
         raise ValueError(
-            f"refine_budget={budget!r} is a float and so a share of the windows, at most 1.0; a number of windows is "
-            "an int"
+            f"max_windows must be a whole number of windows, at least 0, or None, got {max_windows!r}; a share of them "
+            "is max_window_share"
         )
+    if max_window_share is not None and (type(max_window_share) not in (int, float) or not 0 <= max_window_share <= 1):
+        raise ValueError(
+            f"max_window_share must be a share of the windows, within [0, 1], or None, got {max_window_share!r}; a "
+            "number of them is max_windows"
+        )
+
+
+def replace_window_limit(config_dict: dict[str, object], overrides: Mapping[str, object]) -> None:
+    """Read the limit of earlier versions in a saved configuration; an override of one kind replaces the other."""
+    budget = config_dict.pop("refine_budget", None)
+    if budget is not None:
+        config_dict["max_window_share" if isinstance(budget, float) else "max_windows"] = budget
+    for name, other in (("max_windows", "max_window_share"), ("max_window_share", "max_windows")):
+        if overrides.get(name) is not None:
+            config_dict[other] = None
 
 
 def check_backbone_type(backbone_config: dict) -> None:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BackboneOutput
 
 from .arguments import as_target_sizes
 from .checks import check_pixel_values, check_unusable_pixels, unusable_pixels
-from .configuration_vfmseg import VFMSegConfig, check_refine_budget
+from .configuration_vfmseg import VFMSegConfig, check_window_limit
 from .outputs import VFMSegLabelMap
 from .protocols import TwoStageModel
 from .window_batches import keeps_coarse_whole, run_windows
@@ -24,17 +24,17 @@ from .windows import (
     CoarseLogits,
     WindowAverage,
     certain_pixels,
-    certainty_ranks,
     coarse_size,
     count_certain,
     cut,
     grid_spans,
     label_map,
+    least_certain,
+    most_windows,
     plan_windows,
     resize_bilinear,
     row_parts,
     select_windows,
-    window_budget,
     window_certainty,
 )
 
@@ -51,7 +51,8 @@ class InferenceMixin:
         pictures: torch.Tensor | Sequence[torch.Tensor],
         target_sizes: Sequence[tuple[int, int]] | None = None,
         refine: bool | str | None = None,
-        refine_budget: int | float | None = None,
+        max_windows: int | None = None,
+        max_window_share: float | None = None,
         in_strips: bool = False,
     ) -> list[VFMSegLabelMap]:
         """
@@ -67,7 +68,7 @@ class InferenceMixin:
                 `certainty_scope="batch"` the pictures of a tensor decide together, those of a sequence each alone.
             target_sizes (`list[tuple[int, int]]`, *optional*):
                 Height and width of each label map, for instance the picture's before it was resized.
-            refine, refine_budget: as in `forward`.
+            refine, max_windows, max_window_share: as in `forward`.
             in_strips (`bool`, defaults to `False`):
                 Whether to finish pictures from top to bottom and keep nothing of the finished rows but labels. It
                 takes the least memory, for one picture after the other; labels have the pictures' sizes then.
@@ -92,7 +93,7 @@ class InferenceMixin:
             target_sizes = as_target_sizes(target_sizes, len(pictures))
         for picture in pictures:
             check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
-        gate = Gate.in_force(self, refine, refine_budget)
+        gate = Gate.in_force(self.config, refine, max_windows, max_window_share)
         one_by_one = in_strips if self.config.certainty_scope == "image" else not isinstance(pictures, torch.Tensor)
         # Pictures of one size share the coarse pass, and windows of all pictures share batches.
         of_size: dict[tuple[int, ...], list[int]] = {}
@@ -155,15 +156,14 @@ class InferenceMixin:
     def _two_stage_inference(
         self: TwoStageModel,
         pixel_values: torch.Tensor,
-        refine: bool | str | None,
-        refine_budget: int | float | None,
+        gate: "Gate",
         encoder_kwargs: dict[str, bool],
     ) -> dict[str, object]:
         """
         Coarse pass, certainty per window, refinement of the uncertain ones, average of the overlaps.
 
         Args:
-            pixel_values, refine, refine_budget: as in `forward`.
+            pixel_values: as in `forward`.
             encoder_kwargs: what else to ask of the encoder in the coarse pass.
 
         Returns:
@@ -172,7 +172,6 @@ class InferenceMixin:
         Raises:
             ValueError: if pixel values are no numbers.
         """
-        gate = Gate.in_force(self, refine, refine_budget)
         plan = plan_refinement(self, pixel_values, gate, encoder_kwargs=encoder_kwargs)
         windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
         read_decisions([plan])
@@ -194,30 +193,34 @@ class Gate:
 
     Args:
         refine: `None` or `True`: uncertain ones, `False`: none, `"all"`: every one.
-        budget: at most so many, or such a share of them, the least certain first.
+        max_windows, max_window_share: at most so many, or such a share of them, the least certain first; `None` twice
+            is no limit.
     """
 
     refine: bool | str | None
-    budget: int | float | None
+    max_windows: int | None = None
+    max_window_share: float | None = None
 
     @classmethod
-    def in_force(cls, model: TwoStageModel, refine: bool | str | None, refine_budget: int | float | None) -> "Gate":
-        """That of a call, after a check of its arguments; the configuration has what they leave open."""
+    def in_force(
+        cls, config: VFMSegConfig, refine: bool | str | None, max_windows: int | None, max_window_share: float | None
+    ) -> "Gate":
+        """That of a call, after a check of its arguments; without a limit of its own it has the configuration's."""
         if not (refine is None or isinstance(refine, bool) or refine == "all"):
             raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
-        refine_budget = model.config.refine_budget if refine_budget is None else refine_budget
-        check_refine_budget(refine_budget)
-        return cls(refine, refine_budget)
+        if max_windows is None and max_window_share is None:
+            max_windows, max_window_share = config.max_windows, config.max_window_share
+        check_window_limit(max_windows, max_window_share)
+        return cls(refine, max_windows, max_window_share)
 
     def select(self, certainty: torch.Tensor, config: VFMSegConfig) -> torch.Tensor:
         """Which windows to refine: bool, of the shape of `certainty`, `(batch_size, num_windows)`."""
-        windows = certainty.shape[1]
-        most = window_budget(self.budget, windows)
         if self.refine is False:
             return torch.zeros_like(certainty, dtype=torch.bool)
+        allowed = least_certain(certainty, most_windows(certainty.shape[1], self.max_windows, self.max_window_share))
         if self.refine == "all":
-            return certainty_ranks(certainty) < (windows if most is None else most)
-        return select_windows(certainty, config.certainty_threshold, config.keep_at_threshold, most)
+            return allowed
+        return allowed & select_windows(certainty, config.certainty_threshold, config.keep_at_threshold)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from .configuration_vfmseg import VFMSegConfig, check_attention, nearest_multipl
 from .encoders import get_encoder_family
 from .foundation import HUB_KWARGS
 from .heads import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
-from .inference import InferenceMixin
+from .inference import Gate, InferenceMixin
 from .loading import LoadingMixin, WholeModelMixin
 from .objective import joint_objective, stage_loss
 from .outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
@@ -230,7 +230,8 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
         labels: torch.LongTensor | None = None,
         refine: bool | str | None = None,
         detail_crop_box: tuple[int, int, int, int] | None = None,
-        refine_budget: int | float | None = None,
+        max_windows: int | None = None,
+        max_window_share: float | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -251,9 +252,9 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
             detail_crop_box (`tuple[int]`, *optional*, training mode only):
                 (top, left, bottom, right) of the refine head's crop instead of a random one: its height and width in
                 multiples of `config.patch_size`, its offsets even.
-            refine_budget (`int` or `float`, *optional*, eval mode only):
-                At most so many windows of a picture are refined (`int`), or such a share of them (`float`, 0..1), the
-                least certain first; with `refine="all"` too. Default: `config.refine_budget`.
+            max_windows (`int`, *optional*), max_window_share (`float`, *optional*, 0..1), eval mode only:
+                At most so many windows of a picture are refined, or such a share of them, the least certain first; with
+                `refine="all"` too. Not both. Default: the configuration's limit, which `max_window_share=1.0` lifts.
             output_hidden_states, output_attentions, return_dict: as everywhere in transformers.
 
         Raises:
@@ -265,10 +266,10 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
         if labels is not None:
             check_labels(labels, pixel_values, self.config)
         if self.training:
-            if refine is not None or refine_budget is not None:
+            if any(argument is not None for argument in (refine, max_windows, max_window_share)):
                 raise ValueError(
-                    "refine and refine_budget say how pictures are segmented, which training mode does not do; leave "
-                    "them out, or call model.eval()"
+                    "refine, max_windows and max_window_share say how pictures are segmented, which training mode does "
+                    "not do; leave them out, or call model.eval()"
                 )
         elif detail_crop_box is not None:
             raise ValueError("detail_crop_box is the crop of a training step; leave it out in eval mode")
@@ -292,7 +293,8 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
                 )
             fields = joint_objective(self, pixel_values, labels, detail_crop_box, encoder_kwargs)
             return VFMSegSemanticSegmenterOutput(**fields)
-        fields = self._two_stage_inference(pixel_values, refine, refine_budget, encoder_kwargs)
+        gate = Gate.in_force(self.config, refine, max_windows, max_window_share)
+        fields = self._two_stage_inference(pixel_values, gate, encoder_kwargs)
         if labels is not None:
             content_loss = stage_loss(self, fields["coarse_logits"], labels, training=False)
             detail_loss = stage_loss(self, fields["logits"], labels, training=False)

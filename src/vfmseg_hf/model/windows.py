@@ -105,9 +105,7 @@ def window_certainty(counts: torch.Tensor, boxes: list[Box], scope: str = "image
     return (total.float() / torch.full_like(total, pixels, dtype=torch.float32)).expand_as(counts)
 
 
-def select_windows(
-    certainty: torch.Tensor, certainty_threshold: float, keep_at_threshold: bool, budget: int | None = None
-) -> torch.Tensor:
+def select_windows(certainty: torch.Tensor, certainty_threshold: float, keep_at_threshold: bool) -> torch.Tensor:
     """
     Which windows to refine: those that are not certain enough (C_k against C_tau).
 
@@ -115,23 +113,23 @@ def select_windows(
         certainty (`torch.Tensor` of shape `(batch_size, num_windows)`): from [`window_certainty`].
         certainty_threshold: C_tau.
         keep_at_threshold: whether a window with exactly C_tau is kept.
-        budget: at most so many windows per picture, the least certain first; of equals the first in reading order.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, num_windows)`, bool; True where the window is refined.
     """
-    refined = ~(certainty >= certainty_threshold if keep_at_threshold else certainty > certainty_threshold)
-    return refined if budget is None else refined & (certainty_ranks(certainty) < budget)
+    return ~(certainty >= certainty_threshold if keep_at_threshold else certainty > certainty_threshold)
 
 
-def certainty_ranks(certainty: torch.Tensor) -> torch.Tensor:
-    """Place of every window in the order from the least to the most certain, 0-based, `[B, num_windows]`."""
-    return certainty.argsort(dim=1, stable=True).argsort(dim=1)
+def least_certain(certainty: torch.Tensor, number: int) -> torch.Tensor:
+    """So many windows of each picture, bool `[B, num_windows]`; of equals the first in reading order."""
+    return certainty.argsort(dim=1, stable=True).argsort(dim=1) < number
 
 
-def window_budget(budget: int | float | None, num_windows: int) -> int | None:
-    """How many windows of a picture may be refined: their number (`int`), or a share of all (`float`), rounded down."""
-    return int(budget * num_windows + 1e-6) if isinstance(budget, float) else budget  # 0.29 * 100 is 28.999...
+def most_windows(num_windows: int, max_windows: int | None, max_window_share: float | None) -> int:
+    """How many windows of a picture may be refined: at most a number, or a share of all, rounded down."""
+    if max_window_share is not None:
+        return int(max_window_share * num_windows + 1e-6)  # 0.29 * 100 is 28.999...
+    return num_windows if max_windows is None else min(max_windows, num_windows)
 
 
 def count_windows(boxes: list[Box], top: int, bottom: int, width: int, like: torch.Tensor) -> torch.Tensor:
