@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSemanticSegmentation,
     CLIPConfig,
     CLIPModel,
@@ -44,7 +45,8 @@ from transformers import (
 )
 from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
-from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config
+from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, image_constants, lora_config, register_encoder
+from vfmseg_hf.model import encoders
 from vfmseg_hf.model.encoders import get_encoder_family
 from vfmseg_hf.model.presets import PUBLISHED_OPTIONS, published_options
 
@@ -728,3 +730,44 @@ def test_an_encoder_that_is_not_supported():
         ValueError, match=r"'clip_text_model' is not a supported encoder.*'clip_vision_model', 'dinov2'"
     ):
         VFMSegConfig(backbone_config={"model_type": "clip_text_model"})
+
+
+# ---------------------------------------------------------------------------------------------- a family of one's own
+
+
+class OtherDinoConfig(Dinov2Config):
+    model_type = "other_dino"
+
+
+class OtherDino(Dinov2Model):
+    config_class = OtherDinoConfig
+
+
+def test_a_registered_family_works_like_the_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(encoders, "ENCODER_FAMILIES", dict(encoders.ENCODER_FAMILIES))
+    AutoConfig.register("other_dino", OtherDinoConfig, exist_ok=True)
+    AutoModel.register(OtherDinoConfig, OtherDino, exist_ok=True)
+    backbone = {"model_type": "other_dino", **SHAPE, "patch_size": 16, "image_size": 64}
+    with pytest.raises(ValueError, match="'other_dino' is not a supported encoder"):
+        VFMSegConfig(backbone_config=dict(backbone))
+    register_encoder("other_dino", type(get_encoder_family(Dinov2Config()))())
+    model = VFMSegForSemanticSegmentation(VFMSegConfig(backbone_config=dict(backbone), **SMALL)).eval()
+    assert isinstance(model.model.encoder, OtherDino)
+    model.save_pretrained(tmp_path)
+    pictures = torch.randn(1, 3, 64, 64)
+    loaded = VFMSegForSemanticSegmentation.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(pictures).logits, model(pictures).logits)
+    OtherDino(OtherDinoConfig(**SHAPE)).save_pretrained(tmp_path / "foundation")  # of patch 14
+    built = VFMSegForSemanticSegmentation.from_backbone(tmp_path / "foundation", **SMALL)
+    assert built.adapter_base_fingerprint and built.config.backbone_config.patch_size == 16
+
+
+def test_what_register_encoder_refuses():
+    family = encoders.ENCODER_FAMILIES["dinov2"]
+    with pytest.raises(ValueError, match="there is an encoder family for 'dinov2'"):
+        register_encoder("dinov2", family)
+    with pytest.raises(TypeError, match="an object of a subclass of EncoderFamily"):
+        register_encoder("other", type(family))
+    register_encoder("dinov2", family, exist_ok=True)
+    assert encoders.ENCODER_FAMILIES["dinov2"] is family

@@ -9,7 +9,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 
 from .model.adapters import lora_config, save_adapter
 from .model.configuration_vfmseg import VFMSegConfig
-from .model.encoders import image_constants
+from .model.encoder_base import EncoderFamily
+from .model.encoders import image_constants, register_encoder
 from .model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from .model.image_processing_vfmseg import VFMSegImageProcessor
 from .model.modeling_vfmseg import VFMSegForSemanticSegmentation, VFMSegModel, VFMSegPreTrainedModel
@@ -32,6 +33,7 @@ MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(
 )
 
 __all__ = [
+    "EncoderFamily",
     "VFMSegConfig",
     "VFMSegForSemanticSegmentation",
     "VFMSegImageProcessor",
@@ -42,5 +44,6 @@ __all__ = [
     "VFMSegSemanticSegmenterOutput",
     "image_constants",
     "lora_config",
+    "register_encoder",
     "save_adapter",
 ]

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The table of supported foundation models: one entry per family."""
+"""The table of supported foundation models, one entry per family, and how to add one."""
 
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -21,8 +21,39 @@ ENCODER_FAMILIES: dict[str, EncoderFamily] = {
     "timm_wrapper": TimmFamily(),
 }
 
-# Models that have a vision encoder beside other parts, which are left behind.
-FULL_MODELS = ("clip", "sam", "siglip", "siglip2")
+
+def register_encoder(model_type: str, family: EncoderFamily, exist_ok: bool = False) -> None:
+    """
+    Add a family of foundation models, in this process. Its configuration and model have to be known to transformers'
+    `AutoConfig` and `AutoModel`, or the family's `build` and `load` have to make the model.
+
+    Args:
+        model_type: of the encoder's configuration, with `_vision_model` at the end where the foundation model of the
+            name before it has other parts too, which are left behind (`"clip_vision_model"`).
+        family: an object of a subclass of [`EncoderFamily`].
+        exist_ok: whether an entry of this `model_type` is replaced.
+
+    Raises:
+        ValueError: if there is such an entry.
+        TypeError: if `family` is none.
+
+    Example:
+
+    ```python
+    >>> from vfmseg_hf import EncoderFamily, register_encoder
+
+    >>> class MyFamily(EncoderFamily):
+    ...     lora_targets = ("query", "value")
+    ...     ...
+
+    >>> register_encoder("my_vit", MyFamily())
+    ```
+    """
+    if not isinstance(family, EncoderFamily):
+        raise TypeError(f"family must be an object of a subclass of EncoderFamily, got {family!r}")
+    if model_type in ENCODER_FAMILIES and not exist_ok:
+        raise ValueError(f"there is an encoder family for {model_type!r}; pass exist_ok=True to replace it")
+    ENCODER_FAMILIES[model_type] = family
 
 
 def encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -31,7 +62,8 @@ def encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
     The vision part of a model that has more parts, e.g. of CLIP, and without parts that no feature map depends on.
     """
-    if config.model_type in FULL_MODELS:
+    vision = f"{config.model_type}_vision_model"
+    if vision in ENCODER_FAMILIES and hasattr(config, "vision_config"):
         config = config.vision_config
     family = ENCODER_FAMILIES.get(config.model_type)
     return family.encoder_config(config) if family else config
