@@ -292,14 +292,19 @@ def test_address(processor, monkeypatch):
     PIL.Image.fromarray(image).save(buffer, "PNG")
 
     def get(address, **kwargs):
-        return httpx.Response(
-            200 if "there" in address else 404, content=buffer.getvalue(), request=httpx.Request("GET", address)
-        )
+        if "offline" in address:
+            raise httpx.ConnectError("no way there")
+        there = "there" in address
+        content = buffer.getvalue() if there else b"<html>not found</html>"
+        return httpx.Response(200 if there else 404, content=content, request=httpx.Request("GET", address))
 
     monkeypatch.setattr(httpx, "get", get)
     np.testing.assert_array_equal(read(processor, "https://there/a.png"), image)
-    with pytest.raises(OSError, match=r"https://gone/a\.png.*404"):
-        processor("https://gone/a.png")
+    for address in ("https://gone/a.png", "https://offline/a.png", "data:image/png;base64,AAAA"):
+        with pytest.raises(OSError, match=f"Cannot read the picture {re.escape(address)}.*Is it there"):
+            processor(address)
+    with pytest.raises(FileNotFoundError, match="No picture found under 'a_file_that_is_not_there.png'"):
+        processor("a_file_that_is_not_there.png")
 
 
 def test_batches(processor):

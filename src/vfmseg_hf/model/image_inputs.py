@@ -4,18 +4,15 @@
 Both image processors read their inputs here, so what a file, a mode or a dtype means cannot differ between them.
 """
 
-import base64
 import os
 from collections.abc import Sequence
-from io import BytesIO
-from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
 import torch.nn.functional as F
-from transformers.image_utils import ChannelDimension, ImageInput, SizeDict, is_valid_image
+from transformers.image_utils import ChannelDimension, ImageInput, SizeDict, is_valid_image, load_image
 from transformers.utils import logging
 
 
@@ -48,87 +45,55 @@ PIXEL_LIMIT = (
 
 def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
     """
-    Opens and decodes a picture, keeping its mode (palettes stay palettes, 16 bits stay 16 bits).
+    Opens and decodes a picture.
 
     Args:
         source (`str` or `os.PathLike`):
-            A local file, an `http(s)://` address, a `data:image/...;base64,` URI or bare base64 text.
+            A local file, whose mode is kept (palettes stay palettes, 16 bits stay 16 bits); or what transformers'
+            `load_image` takes and reads as 8-bit RGB: an `http(s)://` address, a `data:image/...;base64,` URI, base64.
 
     Returns:
-        `PIL.Image.Image`: the decoded picture, not yet turned upright.
+        `PIL.Image.Image`: the decoded picture; of a file not yet turned upright.
 
     Raises:
         `FileNotFoundError`: nothing of the above is found under `source`.
-        `OSError`: the file is empty, truncated, not a picture, or above Pillow's limit of pixels; the message names it.
+        `OSError`: the picture is empty, truncated, none, or above Pillow's limit of pixels; the message names it.
     """
     source = os.fspath(source)
-    shown = source if len(source) <= 200 else f"{source[:60]}... ({len(source)} characters)"
-    is_base64 = False
-    if source.startswith(("http://", "https://")):
-        stream = BytesIO(_download(source))
-    elif os.path.exists(source):
+    is_address = source.startswith(("http://", "https://", "data:image/"))
+    if not is_address and os.path.exists(source):
         if os.path.isfile(source) and os.path.getsize(source) == 0:
-            raise OSError(f"Cannot read the picture {shown}: the file is empty (0 bytes).")
-        stream = source
-    else:
-        is_base64 = True
-        text = source.split(",", 1)[-1] if source.startswith("data:image/") else source
+            raise OSError(f"Cannot read the picture {source}: the file is empty (0 bytes).")
         try:
-            stream = BytesIO(base64.decodebytes(text.encode()))
-        except ValueError:
-            stream = BytesIO()
-
+            image = PIL.Image.open(source)
+            image.load()  # Pillow reads lazily: a truncated file would fail later, where its name is no longer known
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+            advice = "Is the file complete, and is it a picture?"
+            raise unreadable(f"the picture {source}", error, advice) from error
+        return image
+    shown = source if len(source) <= 200 else f"{source[:60]}... ({len(source)} characters)"
     try:
-        return load_picture(stream, shown, "Is the file complete, and is it a picture?")
-    except OSError as error:
-        if is_base64 and not source.startswith("data:image/") and not is_above_limit(error):
-            raise FileNotFoundError(
-                f"No picture found under {shown!r}: it is not an existing file, not an http(s) address and not the "
-                "base64 text of a picture."
-            ) from error
-        raise
+        return load_image(source)
+    except Exception as error:  # the HTTP client's errors, decoders', and ValueError around these
+        found = error.__context__ if isinstance(error, ValueError) and error.__context__ else error
+        if is_address or is_above_limit(found):
+            raise unreadable(f"the picture {shown}", found, "Is it there, and is it a picture?") from error
+        raise FileNotFoundError(
+            f"No picture found under {shown!r}: it is not an existing file, not an http(s) address and not the base64 "
+            "text of a picture."
+        ) from error
 
 
-def load_picture(file: str | os.PathLike | BinaryIO, name: str, cure: str) -> PIL.Image.Image:
-    """
-    Opens and decodes a picture file to its end, keeping its mode.
-
-    Args:
-        file: what Pillow opens: a path or a stream of bytes.
-        name, cure: the file and what to do if it is broken, for messages.
-
-    Raises:
-        `FileNotFoundError`: no such file.
-        `OSError`: it cannot be read; the message is `unreadable`'s, the cause is what the decoder said.
-    """
-    try:
-        image = PIL.Image.open(file)
-        image.load()  # Pillow reads lazily: a truncated file would fail later, where its name is no longer known
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        raise unreadable(f"the picture {name}", error, cure) from error
-    return image
-
-
-def unreadable(what: str, error: Exception, cure: str) -> OSError:
-    """The error for a file that Pillow has raised `error` for; `cure` gives way where only the limit is in the way."""
-    return OSError(f"Cannot read {what}: {str(error).rstrip('.')}. {PIXEL_LIMIT if is_above_limit(error) else cure}")
+def unreadable(what: str, error: Exception, advice: str) -> OSError:
+    """The error for a file that Pillow has raised `error` for; without `advice` where only the limit is in the way."""
+    return OSError(f"Cannot read {what}: {str(error).rstrip('.')}. {PIXEL_LIMIT if is_above_limit(error) else advice}")
 
 
 def is_above_limit(error: Exception) -> bool:
     """Whether a file was not read because it has more pixels than Pillow allows."""
     return isinstance(error.__cause__ or error, PIL.Image.DecompressionBombError)
-
-
-def _download(address: str) -> bytes:
-    # The name of the HTTP client's package depends on the huggingface_hub version, so ask there for it.
-    from huggingface_hub.utils import httpx
-
-    try:
-        return httpx.get(address, follow_redirects=True).raise_for_status().content
-    except httpx.HTTPError as error:
-        raise OSError(f"Cannot download the picture {address}: {error}") from error
 
 
 def open_all(inputs: object) -> ImageInput:

@@ -134,9 +134,9 @@ class VFMSegImageProcessorMixin:
 
     def _validate_preprocess_kwargs(self, **settings: object) -> None:
         super()._validate_preprocess_kwargs(**settings)
-        for name, cure in NOT_OBEYED.items():
+        for name, advice in NOT_OBEYED.items():
             if settings[name]:
-                raise ValueError(f"{name} is not supported: {cure}.")
+                raise ValueError(f"{name} is not supported: {advice}.")
         if settings["data_format"] not in (None, ChannelDimension.FIRST):
             raise ValueError(f"data_format={settings['data_format']!r} is not supported: pixel values are [3, H, W].")
         if settings["do_resize"]:
@@ -307,7 +307,7 @@ class VFMSegImageProcessorMixin:
         return batch if device is None or return_tensors != TensorType.PYTORCH else batch.to(device)
 
     def fetch_images(self, images: object) -> ImageInput:
-        """Opens paths, addresses and base64 text as PIL images in their own mode; other inputs pass unchanged."""
+        """Opens paths, in their own mode, addresses and base64 text, as RGB; other inputs pass unchanged."""
         return open_all(images)
 
     def process_image(
