@@ -153,38 +153,6 @@ class InferenceMixin:
         state.pop("windows_are_compiled", None)
         return state
 
-    def _two_stage_inference(
-        self: TwoStageModel,
-        pixel_values: torch.Tensor,
-        gate: "Gate",
-        encoder_kwargs: dict[str, bool],
-    ) -> dict[str, object]:
-        """
-        Coarse pass, certainty per window, refinement of the uncertain ones, average of the overlaps.
-
-        Args:
-            pixel_values: as in `forward`.
-            encoder_kwargs: what else to ask of the encoder in the coarse pass.
-
-        Returns:
-            The fields of `VFMSegSemanticSegmenterOutput` that need no labels.
-
-        Raises:
-            ValueError: if pixel values are no numbers.
-        """
-        plan = plan_refinement(self, pixel_values, gate, encoder_kwargs=encoder_kwargs)
-        windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
-        read_decisions([plan])
-        return {
-            "logits": refine_plans(self, [plan])[0],
-            "coarse_logits": plan.coarse.logits,
-            "windows": windows.repeat(len(pixel_values), 1, 1),
-            "certainty": plan.certainty,
-            "refined": plan.refined,
-            "hidden_states": plan.encoder_output.hidden_states,
-            "attentions": plan.encoder_output.attentions,
-        }
-
 
 @dataclass(frozen=True)
 class Gate:
@@ -247,6 +215,39 @@ class RefinementPlan:
     unusable: torch.Tensor
     refined_on_host: list[list[bool]] = field(default_factory=list)
     certainty_on_host: list[list[float]] = field(default_factory=list)
+
+
+def two_stage_inference(
+    model: TwoStageModel,
+    pixel_values: torch.Tensor,
+    gate: Gate,
+    encoder_kwargs: dict[str, bool],
+) -> dict[str, object]:
+    """
+    Coarse pass, certainty per window, refinement of the uncertain ones, average of the overlaps.
+
+    Args:
+        pixel_values: as in the model's `forward`.
+        encoder_kwargs: what else to ask of the encoder in the coarse pass.
+
+    Returns:
+        The fields of `VFMSegSemanticSegmenterOutput` that need no labels.
+
+    Raises:
+        ValueError: if pixel values are no numbers.
+    """
+    plan = plan_refinement(model, pixel_values, gate, encoder_kwargs=encoder_kwargs)
+    windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
+    read_decisions([plan])
+    return {
+        "logits": refine_plans(model, [plan])[0],
+        "coarse_logits": plan.coarse.logits,
+        "windows": windows.repeat(len(pixel_values), 1, 1),
+        "certainty": plan.certainty,
+        "refined": plan.refined,
+        "hidden_states": plan.encoder_output.hidden_states,
+        "attentions": plan.encoder_output.attentions,
+    }
 
 
 def plan_refinement(

@@ -21,7 +21,7 @@ from .configuration_vfmseg import VFMSegConfig, check_attention, nearest_multipl
 from .encoders import get_encoder_family
 from .foundation import HUB_KWARGS
 from .heads import VFMSegClassifier, VFMSegCoarseFusion, VFMSegCoarseHead, VFMSegRefineHead
-from .inference import Gate, InferenceMixin
+from .inference import Gate, InferenceMixin, two_stage_inference
 from .loading import LoadingMixin, WholeModelMixin
 from .objective import joint_objective, stage_loss
 from .outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
@@ -294,7 +294,7 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
             fields = joint_objective(self, pixel_values, labels, detail_crop_box, encoder_kwargs)
             return VFMSegSemanticSegmenterOutput(**fields)
         gate = Gate.in_force(self.config, refine, max_windows, max_window_share)
-        fields = self._two_stage_inference(pixel_values, gate, encoder_kwargs)
+        fields = two_stage_inference(self, pixel_values, gate, encoder_kwargs)
         if labels is not None:
             content_loss = stage_loss(self, fields["coarse_logits"], labels, training=False)
             detail_loss = stage_loss(self, fields["logits"], labels, training=False)
