@@ -122,6 +122,8 @@ def test_weights_belong_to_their_classes(tiny_model, tmp_path):
 def test_the_options_reach_the_model_and_its_record(lora, tiny_model, tmp_path):
     model = tiny_model(id2label=CLASSES)
     if lora:
+        model.save_pretrained(tmp_path / "base")
+        model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "base")
         model = peft.get_peft_model(model, lora_config(model.config, r=2))
     trainer = VFMSegTrainer(
         model, settings(tmp_path, class_weights=WEIGHTS, label_smoothing_factor=0.1), train_dataset=items()
