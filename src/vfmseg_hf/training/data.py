@@ -16,7 +16,7 @@ from .augmentation import Augmentation
 from .matching import NamedPictures
 
 
-class Draw(NamedTuple):
+class CropRequest(NamedTuple):
     """
     What a sampler asks [`TrainingPictures`] for.
 
@@ -40,8 +40,8 @@ class TrainingPictures(NamedPictures):
     """
     Augmented crops of a corpus.
 
-    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, or by a whole [`Draw`], and depends on
-    nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
+    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, or by a whole [`CropRequest`], and
+    depends on nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
 
     Args:
         dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
@@ -91,8 +91,8 @@ class TrainingPictures(NamedPictures):
                     counts[:, theirs[0]] += own
             self.class_pixels = counts
 
-    def __getitem__(self, key: Draw | tuple[int, int] | int) -> dict[str, object]:
-        draw = Draw(*key) if isinstance(key, tuple) else Draw(0, key)
+    def __getitem__(self, key: CropRequest | tuple[int, int] | int) -> dict[str, object]:
+        draw = CropRequest(*key) if isinstance(key, tuple) else CropRequest(0, key)
         row = self.dataset[draw.index]
         generator = seeded_generator(self.seed, draw.epoch, draw.index, draw.number)
         image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
