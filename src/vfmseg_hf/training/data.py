@@ -95,7 +95,7 @@ class TrainingPictures(NamedPictures):
         draw = CropRequest(*key) if isinstance(key, tuple) else CropRequest(0, key)
         row = self.dataset[draw.index]
         generator = seeded_generator(self.seed, draw.epoch, draw.index, draw.number)
-        image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
+        image = torch.from_numpy(np.array(self.read_image(row))).permute(2, 0, 1)
         label = self.read_labels(row)
         image, label = self.augmentation(image, label, generator, draw.class_id, draw.crop_pixels)
         return {"pixel_values": self.processor.normalise(image), "labels": label, "file_name": row["file_name"]}
@@ -151,7 +151,7 @@ class EvaluationPictures(NamedPictures):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         row = self.dataset[index]
-        pixel_values = self.processor(row["image"], return_tensors="pt")["pixel_values"][0]
+        pixel_values = self.processor(self.read_image(row), return_tensors="pt")["pixel_values"][0]
         return {
             "pixel_values": pixel_values,
             "labels": self.read_labels(row),
@@ -165,7 +165,7 @@ def check_final_ids(processor: VFMSegImageProcessorMixin) -> None:
         raise ValueError(
             "the image processor has do_reduce_labels=True, but label maps of a corpus hold final ids, which nothing "
             "shifts: set processor.do_reduce_labels = False (in preprocessor_config.json), and map ids in the file of "
-            "the corpus"
+            "`folder:`, or with the `map` of a data set of `datasets` before it is saved"
         )
 
 

@@ -13,10 +13,13 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import CONFIG_NAME
 
 from ..data.check.learnable import check_labels_teach
+from ..data.classes import listed
 from ..data.findings import ONE_CLASS
 from ..model.adapters import check_result_can_be_loaded
+from ..model.labels import fold
 from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
@@ -203,18 +206,33 @@ class VFMSegTrainer(ScoringTrainer):
         data = self.train_dataset
         if isinstance(data, TrainingPictures) and self.is_world_process_zero():
             own = data.unmatched  # as the data set numbers its classes
-            check_labels_teach(own.dataset, own.id2label or self.model.config.id2label, own.class_pixels)
+            names = own.id2label or self.model.config.id2label
+            check_labels_teach(own.dataset, names, own.class_pixels, data.class_match, self.model.config.id2label)
 
     def _remember_data(self) -> None:
         """From now on the pictures that are trained on are seen; those among them that are to be scored are said."""
         if self.train_dataset is not None:
+            if getattr(self.model, "loaded_from", None) is None and getattr(self.model, "trained_on", None) is None:
+                self.model.trained_on = TrainedOn()  # new heads on a foundation model, as far as anybody can tell
             self.model.trained_on = self.trained_on.including(TrainedOn.of(self.train_dataset))
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
         for name, dataset in datasets.items():
             if dataset is not None:
                 self._say_what_was_seen(name, dataset)
 
+    def _check_classes_of(self, checkpoint: str) -> None:
+        """Raises `ValueError` for a checkpoint of other classes, or in another order: rows go by their places."""
+        if not os.path.isfile(os.path.join(checkpoint, CONFIG_NAME)):
+            return
+        saved, now = type(self.model.config).from_pretrained(checkpoint).id2label, self.model.config.id2label
+        if list(map(fold, saved.values())) != list(map(fold, now.values())):
+            raise ValueError(
+                f"{checkpoint} was trained on the classes {listed(saved.values())}, this run has "
+                f"{listed(now.values())}: go on with the same data, or start a new run from it (--model)"
+            )
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._check_classes_of(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.model.trained_on = read_trained_on(resume_from_checkpoint).including(self.trained_on)
 
