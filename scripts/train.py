@@ -36,7 +36,8 @@ from vfmseg_hf.training import (
 )
 from vfmseg_hf.training.curves import plot_curves
 from vfmseg_hf.training.model import choose_trained_part, start_model
-from vfmseg_hf.training.recipes import RECIPES, describe_training
+from vfmseg_hf.training.recipes import RECIPES
+from vfmseg_hf.training.record import describe_training
 from vfmseg_hf.utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.utils.processes import leave_processes
 
@@ -183,7 +184,7 @@ def main() -> None:
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
     if trainer.is_world_process_zero():
-        print(describe_training(trainer, recipe))
+        print(describe_training(trainer.settings(), recipe, trainer.train_dataset))
         if checkpoint:
             print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -14,6 +14,7 @@ from conftest import REPOSITORY, lively
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, load_from_disk
 from huggingface_hub import hf_hub_download
 from PIL import Image as Pillow
+from torch.utils.data import ConcatDataset, Subset
 from transformers.utils.logging import warning_once
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
@@ -80,7 +81,7 @@ def processor():
 )
 def test_the_same_names(names, ids, words):
     match = match_classes(ABC, dict(enumerate(names)))
-    assert match.model_ids == tuple((index,) for index in ids) and match.changes_ids == (ids != [0, 1, 2])
+    assert match.model_ids == tuple((index,) for index in ids)
     assert match.said is None if words is None else words in match.said
     assert match.label_table == (*ids, *[-1] * 252, 255)
     assert match.mapping == {name: ABC[index] for name, index in zip(names, ids, strict=True)}
@@ -103,6 +104,13 @@ def test_the_same_names(names, ids, words):
 def test_other_names_are_an_error(model, data, words):
     with pytest.raises(ValueError, match=words):
         match_classes(model, data)
+
+
+def test_a_class_map_is_not_filled_up_by_numbers():
+    with pytest.raises(ValueError, match="only in the data: b"):
+        match_classes({0: "LABEL_0", 1: "LABEL_1"}, {0: "a", 1: "b"}, {"a": "LABEL_1"})
+    with pytest.raises(ValueError, match="ignores every class"):
+        match_classes({0: "x", 1: "y"}, {0: "a", 1: "b"}, {"a": None, "b": None})
 
 
 def test_a_class_map():
@@ -401,6 +409,63 @@ def test_the_trainer_compares_classes(tiny_model, tmp_path, processor, said):
         make_trainer(other, tmp_path, processor).evaluate(scored["own"])
     with pytest.raises(ValueError, match=f"the test set: {words}"):
         make_trainer(other, tmp_path, processor).predict(scored["own"])
+
+
+@pytest.mark.parametrize("kind", ["some", "joined"])
+def test_pictures_inside_a_data_set_of_torch_are_refused(kind, tiny_model, tmp_path, processor):
+    """Their classes could not be compared: the same ones in another order would score 0 without a word."""
+    pictures = EvaluationPictures(rows(2, classes=3), processor, id2label=CAB)
+    wrapped = Subset(pictures, [0]) if kind == "some" else ConcatDataset([pictures])
+    with pytest.raises(ValueError, match=f"torch's {type(wrapped).__name__} hides the classes"):
+        make_trainer(tiny_model(id2label=ABC), tmp_path, processor, evaluation=wrapped)
+
+
+def test_a_class_map_that_leaves_one_class_does_not_train(tiny_model, tmp_path, processor):
+    frames = rows(2, classes=3)
+    pictures = TrainingPictures(
+        frames, processor, Augmentation((64, 64)), id2label=ABC, class_map=dict.fromkeys(ABC.values(), "x")
+    )
+    trainer = make_trainer(tiny_model(id2label={0: "x"}), tmp_path, processor, train=pictures)
+    with pytest.raises(ValueError, match="a single class"):
+        trainer.train()
+
+
+def test_lists_of_classes_are_for_scores_that_are_counted(tiny_model, tmp_path, processor):
+    pictures = EvaluationPictures(rows(2, classes=1), processor, id2label={0: "thing"}, class_map={"thing": ["x", "y"]})
+    trainer = make_trainer(tiny_model(id2label={0: "x", 1: "y"}), tmp_path, processor, evaluation=pictures)
+    assert trainer.evaluate()["eval_mean_iou"] == 1
+    with pytest.raises(ValueError, match="thing each stands for several classes of the model"):
+        trainer.predict(pictures)
+
+
+def test_a_run_goes_on_with_its_own_classes_only(tiny_model, tmp_path, processor):
+    def trained(classes: dict[int, str], resume: bool):
+        pictures = TrainingPictures(rows(2, classes=3), processor, Augmentation((64, 64)), id2label=classes)
+        trainer = make_trainer(tiny_model(id2label=classes), tmp_path, processor, train=pictures)
+        trainer.args.save_strategy, trainer.args.max_steps = "steps", 1 + resume
+        trainer.args.save_steps = 1
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1") if resume else None)
+
+    trained(ABC, False)
+    with pytest.raises(ValueError, match="was trained on the classes road, Traffic light, person, this run has person"):
+        trained(CAB, True)
+    trained({0: "Road", 1: "traffic_light", 2: "person"}, True)
+
+
+def test_weights_of_classes_go_along(tiny_model, tmp_path, said):
+    """In the loss as in the heads; with other classes they are dropped, which is said."""
+    tiny_model(id2label=ABC, class_weights=[1.0, 10.0, 100.0]).save_pretrained(tmp_path)
+    assert start_model(str(tmp_path), id2label=CAB).config.class_weights == [100.0, 1.0, 10.0]
+    assert start_model(str(tmp_path), id2label=OWN).config.class_weights is None and "are dropped" in said()
+
+
+def test_what_a_trainer_has_saved_loads_without_a_word(tiny_model, tmp_path, processor, said):
+    pictures = TrainingPictures(rows(2, classes=3), processor, Augmentation((64, 64)), id2label=ABC)
+    trainer = make_trainer(tiny_model(id2label=ABC), tmp_path, processor, train=pictures)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "m"))
+    VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "m")
+    assert "does not know" not in said()
 
 
 def test_training_with_a_class_map(tiny_model, tmp_path, processor):

@@ -20,7 +20,7 @@ from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
 from vfmseg_hf.data import CORPORA, class_statistics, findings, load_corpus, storage
 from vfmseg_hf.data.check.checking import check_corpus
 from vfmseg_hf.model import image_inputs as image_inputs_vfmseg
-from vfmseg_hf.training import EvaluationPictures, TrainingPictures
+from vfmseg_hf.training import Augmentation, EvaluationPictures, TrainingPictures
 
 
 BACKENDS = [VFMSegImageProcessor, VFMSegImageProcessorPil]
@@ -436,3 +436,30 @@ def test_processor_on_maps_with_a_tag(processor, tmp_path, notices):
     save_turned(label, tmp_path / "label.png", 3)
     with pytest.raises(ValueError, match=r"Segmentation map 0 \(.*label.png\) has an EXIF tag \(orientation 3\)"):
         processor(corners(16, 12), str(tmp_path / "label.png"))
+
+
+# --- rows in memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+def test_rows_in_memory_are_read_alike(mode, tmp_path):
+    """As stored, in training and evaluation; other modes as the image processor has them."""
+    if mode == "I;16":
+        picture = PIL.Image.fromarray(np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16))
+    else:
+        picture = PIL.Image.fromarray(corners(96, 64)).convert(mode)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    picture.save(tmp_path / "a.png", exif=exif)
+    rows = [{"image": PIL.Image.open(tmp_path / "a.png"), "label": PIL.Image.new("L", (96, 64)), "file_name": "a"}]
+    processor = VFMSegImageProcessorPil(do_resize=False, do_normalize=False)
+    plain = Augmentation((64, 96), flip_probability=0.0, photometric=False)
+    seen = [
+        pictures[0]["pixel_values"]
+        for pictures in (TrainingPictures(rows, processor, plain), EvaluationPictures(rows, processor))
+    ]
+    torch.testing.assert_close(*seen)
+    turned = [{**rows[0], "label": PIL.Image.new("L", (64, 96))}]
+    for pictures in (TrainingPictures(turned, processor, plain), EvaluationPictures(turned, processor)):
+        with pytest.raises(ValueError, match="label map of a is 64x96 pixels, its picture 96x64 as it is stored"):
+            pictures[0]

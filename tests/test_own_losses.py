@@ -14,7 +14,6 @@ from transformers.utils import logging
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, lora_config
 from vfmseg_hf.model.objective import segmentation_loss
 from vfmseg_hf.training import VFMSegTrainer, VFMSegTrainingArguments
-from vfmseg_hf.training.recipes import record_training
 
 
 WEIGHTS = [0.02, 2.0, 0.5]
@@ -122,13 +121,15 @@ def test_weights_belong_to_their_classes(tiny_model, tmp_path):
 def test_the_options_reach_the_model_and_its_record(lora, tiny_model, tmp_path):
     model = tiny_model(id2label=CLASSES)
     if lora:
+        model.save_pretrained(tmp_path / "base")
+        model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "base")
         model = peft.get_peft_model(model, lora_config(model.config, r=2))
     trainer = VFMSegTrainer(
         model, settings(tmp_path, class_weights=WEIGHTS, label_smoothing_factor=0.1), train_dataset=items()
     )
     trainer.train()
     assert (model.config.class_weights, model.config.label_smoothing_factor) == (WEIGHTS, 0.1)
-    record = json.loads(record_training(trainer))
+    record = json.loads(trainer.record())
     assert record["settings"]["model"]["label_smoothing_factor"] == 0.1
     assert "model.class_weights [0.02, 2.0, 0.5] instead of None" in record["differences"]["paper"]
 
@@ -204,7 +205,7 @@ def test_compute_loss_func_is_the_loss_of_each_stage(accumulation, tiny_model, t
 
 def test_the_record_names_the_loss(tiny_model, tmp_path):
     trainer = VFMSegTrainer(tiny_model(), settings(tmp_path), train_dataset=items(), compute_loss_func=weighted)
-    assert json.loads(record_training(trainer))["run"]["loss_function"] == "weighted"
+    assert json.loads(trainer.record())["run"]["loss_function"] == "weighted"
 
 
 @pytest.mark.parametrize("options", [{"class_weights": WEIGHTS}, {"label_smoothing_factor": 0.1}])

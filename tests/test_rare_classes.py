@@ -23,7 +23,7 @@ from vfmseg_hf.data import class_statistics, count_class_pixels, load_corpus, pa
 from vfmseg_hf.data.base import CorpusInfo, Frame, dataset_of_frames, frames_of_folders
 from vfmseg_hf.training import (
     Augmentation,
-    Draw,
+    CropRequest,
     RareClassSampler,
     TrainingPictures,
     VFMSegTrainer,
@@ -334,7 +334,7 @@ def test_crops_are_redrawn_for_their_class(scale_range):
     pixels = 24 * 24 - 1
 
     def share(*rest):
-        labels = [pictures[Draw(epoch, 1, *rest)]["labels"] for epoch in range(150)]
+        labels = [pictures[CropRequest(epoch, 1, *rest)]["labels"] for epoch in range(150)]
         return np.mean([(label == 5).sum() > pixels for label in labels])
 
     once = share()
@@ -352,24 +352,24 @@ def test_crops_are_redrawn_ten_times_at_most(monkeypatch):
     top, left = drawn[-1]
     window = torch.from_numpy(np.array(pictures.dataset[2]["label"])).long()[top : top + 64, left : left + 64]
     assert torch.equal(label, window) or torch.equal(label, window.flip(-1))
-    for key in ((0, 2), Draw(0, 2, 18, -1), Draw(0, 2, 0, 64)):
+    for key in ((0, 2), CropRequest(0, 2, 18, -1), CropRequest(0, 2, 0, 64)):
         drawn.clear()
         pictures[key]
         assert len(drawn) == 1
 
 
 def test_pixels_follow_the_redrawn_crop():
-    item = crops(scale_range=(1.0, 1.0))[Draw(3, 0, 5, 500)]
+    item = crops(scale_range=(1.0, 1.0))[CropRequest(3, 0, 5, 500)]
     mean, std = VFMSegImageProcessor().image_mean[0], VFMSegImageProcessor().image_std[0]
     assert torch.equal(((item["pixel_values"][0] * std + mean) * 255).round().long(), item["labels"])
 
 
 def test_two_draws_of_a_picture_are_two_crops():
     pictures = crops()
-    first, second = (pictures[Draw(0, 1, 5, 100, number)]["pixel_values"] for number in (0, 7))
+    first, second = (pictures[CropRequest(0, 1, 5, 100, number)]["pixel_values"] for number in (0, 7))
     assert not torch.equal(first, second)
-    assert torch.equal(second, pictures[Draw(0, 1, 5, 100, 7)]["pixel_values"])
-    assert torch.equal(pictures[(0, 1)]["labels"], pictures[Draw(0, 1, 5, -1, 0)]["labels"])
+    assert torch.equal(second, pictures[CropRequest(0, 1, 5, 100, 7)]["pixel_values"])
+    assert torch.equal(pictures[(0, 1)]["labels"], pictures[CropRequest(0, 1, 5, -1, 0)]["labels"])
 
 
 def test_any_number_of_workers_sees_the_same(tmp_path):

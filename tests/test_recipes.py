@@ -20,7 +20,7 @@ from vfmseg_hf.training import (
     get_recipe,
 )
 from vfmseg_hf.training.model import start_model
-from vfmseg_hf.training.recipes import describe_training, differences, training_settings
+from vfmseg_hf.training.record import describe_training, differences
 
 
 def make_trainer(model, directory, recipe: str, **settings) -> VFMSegTrainer:
@@ -75,9 +75,9 @@ def test_recipes_are_printable():
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_training_by_the_recipe_differs_from_it_in_nothing(name, tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(**RECIPES[name].model), tmp_path, name)
-    assert describe_training(trainer, RECIPES[name]) == f"recipe {name}, unchanged"
+    assert describe_training(trainer.settings(), RECIPES[name], trainer.train_dataset) == f"recipe {name}, unchanged"
     other = next(recipe for recipe in RECIPES.values() if recipe.name != name)
-    found = differences(training_settings(trainer), other, None)
+    found = differences(trainer.settings(), other, None)
     assert {item.split()[0] for item in found} == {
         "training.encoder_learning_rate", "model.loss_normalization", "model.detail_crop_includes_end"
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_what_differs_is_said_and_kept(tiny_model, tmp_path):
         gradient_accumulation_steps=2, rare_class_sampling=False,
     )  # fmt: skip
     trainer.train_dataset.augmentation = Augmentation(crop_size=(64, 64))
-    assert describe_training(trainer, RECIPES["paper"]) == (
+    assert describe_training(trainer.settings(), RECIPES["paper"], trainer.train_dataset) == (
         "recipe paper, but training.learning_rate 0.0003 instead of 0.0001, training.max_steps 1 instead of 40000, "
         "training.batch_size 4 instead of 2, training.rare_class_sampling False instead of True, "
         "augmentation.crop_size [64, 64] instead of [1024, 1024]"
@@ -110,12 +110,12 @@ def test_what_differs_is_said_and_kept(tiny_model, tmp_path):
 
 def test_the_size_before_the_crop_belongs_to_the_recipe(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(), tmp_path, "paper")
-    settings, paper = training_settings(trainer), RECIPES["paper"]
+    settings, paper = trainer.settings(), RECIPES["paper"]
     (found,) = differences(settings, paper, "gtav")
     assert found == "augmentation.resize None instead of [1440, 2560]"
     trainer.train_dataset.augmentation = Augmentation(resize=(1440, 2560))
-    assert differences(training_settings(trainer), paper, "gtav") == []
-    assert differences(training_settings(trainer), paper, "bdd100k")
+    assert differences(trainer.settings(), paper, "gtav") == []
+    assert differences(trainer.settings(), paper, "bdd100k")
 
 
 def test_the_published_code_on_a_foundation_model(tiny_model, tmp_path):

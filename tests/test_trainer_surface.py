@@ -23,7 +23,8 @@ from vfmseg_hf import VFMSegImageProcessor
 from vfmseg_hf.evaluation import software_versions
 from vfmseg_hf.metrics import iou_scores
 from vfmseg_hf.training import EvaluationPictures, VFMSegTrainer, VFMSegTrainingArguments
-from vfmseg_hf.training.recipes import describe_training, get_recipe, record_training
+from vfmseg_hf.training.recipes import get_recipe
+from vfmseg_hf.training.record import describe_training
 
 
 CLASSES = {0: "a", 1: "b", 2: "c"}
@@ -86,7 +87,9 @@ def test_epochs_that_are_asked_for_are_done(tiny_model, tmp_path):
     trainer = make_trainer(
         tiny_model(), tmp_path, train=pictures(5), num_train_epochs=2, max_steps=None, save_strategy="epoch"
     )
-    assert "training.max_steps 2 epochs instead of 40000" in describe_training(trainer, get_recipe("paper"))
+    assert "training.max_steps 2 epochs instead of 40000" in describe_training(
+        trainer.settings(), get_recipe("paper"), trainer.train_dataset
+    )
     trainer.train()
     assert trainer.state.global_step == 6 and trainer.state.epoch == 2
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
@@ -195,7 +198,7 @@ def test_an_endless_data_set(tiny_model, tmp_path):
 
     trainer = trainer_of(tiny_model(), tmp_path, train_dataset=Endless())
     trainer.train()
-    assert trainer.state.global_step == 2 and json.loads(record_training(trainer))["data"]["pictures"] is None
+    assert trainer.state.global_step == 2 and json.loads(trainer.record())["data"]["pictures"] is None
 
 
 def test_rows_without_pictures(tiny_model, tmp_path):
@@ -482,7 +485,7 @@ def test_a_smaller_batch_that_was_found_is_recorded(tiny_model, tmp_path):
     trainer = TooLarge(tiny_model(), arguments, train_dataset=pictures())
     trainer.train()
     assert trainer.state.global_step == 2
-    assert json.loads(record_training(trainer))["settings"]["training"]["batch_size"] == 1
+    assert json.loads(trainer.record())["settings"]["training"]["batch_size"] == 1
 
 
 def test_a_model_for_every_training(tiny_model, tmp_path):
@@ -507,7 +510,7 @@ def test_optimizers_that_are_given(tiny_model, tmp_path):
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["learning_rate"] for entry in logs] == [0.5, 0.25] and "encoder_learning_rate" not in logs[0]
-    found = json.loads(record_training(trainer))["settings"]["training"]
+    found = json.loads(trainer.record())["settings"]["training"]
     assert found["learning_rate"] == found["optim"] == "of the optimizer given"
     assert found["lr_scheduler_type"] == "of the scheduler given"
 

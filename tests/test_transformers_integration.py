@@ -121,8 +121,10 @@ def test_pipeline_logs_nothing_false(saved, picture, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("['")
-    noise = [line for line in result.stderr.replace("\r", "\n").splitlines() if line and "Loading weights" not in line]
-    assert noise == []
+    # Beside them torch's word on torchao, which transformers imports where it is installed.
+    allowed = ("Loading weights", "torch/utils/_pytree.py")
+    lines = filter(None, result.stderr.replace("\r", "\n").splitlines())
+    assert [line for line in lines if not any(words in line for words in allowed)] == []
 
 
 @pytest.mark.parametrize("num_labels", [3, 150])

@@ -38,11 +38,6 @@ class ClassMatch:
     said: str | None = None
 
     @property
-    def changes_ids(self) -> bool:
-        """Whether a class has another id in the model than in the data set."""
-        return any(ids != (index,) for index, ids in enumerate(self.model_ids))
-
-    @property
     def label_table(self) -> tuple[int, ...]:
         """The model's id for each of the 256 values of a label map; `reading.UNKNOWN` where there is no class."""
         known = [ids[0] if ids else IGNORE_INDEX for ids in self.model_ids]
@@ -63,8 +58,10 @@ def same_classes(known: Mapping[int, str], wanted: Mapping[int, str], sides: tup
     Raises:
         ValueError: two classes of one side have the same name; `sides` is what messages call them.
     """
-    if by_number(known, wanted):
-        return sorted(wanted)
+    return sorted(wanted) if by_number(known, wanted) else _same_names(known, wanted, sides)
+
+
+def _same_names(known: Mapping[int, str], wanted: Mapping[int, str], sides: tuple[str, str]) -> list[int | None]:
     ids, _ = _by_name(known, sides[0]), _by_name(wanted, sides[1])
     return [ids.get(fold(wanted[index])) for index in sorted(wanted)]
 
@@ -109,7 +106,7 @@ def match_classes(
         return _match(model_id2label, data_id2label, [(index,) for index in data_id2label], said)
     partners: list[tuple[int, ...] | None] = [
         None if index is None else (index,)
-        for index in same_classes(model_id2label, data_id2label, ("model", "data set"))
+        for index in _same_names(model_id2label, data_id2label, ("model", "data set"))
     ]
     for index, ids in _resolve(class_map or {}, model_id2label, data_id2label).items():
         partners[index] = ids
@@ -122,6 +119,8 @@ def match_classes(
             f"the classes of the data are not the model's; {'; '.join(only)}. Say which belong together with "
             "--class_map FILE ({data class: model class, or null to ignore it} as YAML or JSON; class_map= in Python)"
         )
+    if not any(partners):
+        raise ValueError("the class map ignores every class of the data; give at least one a class of the model")
     return _match(model_id2label, data_id2label, partners, _describe(model_id2label, data_id2label, partners, unused))
 
 

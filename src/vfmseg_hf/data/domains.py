@@ -3,6 +3,7 @@
 
 import re
 from typing import NamedTuple
+from urllib.parse import quote
 
 from . import corpus_info
 from .base import scored_split
@@ -73,7 +74,7 @@ def name_classes(domains: list[Domain], id2label: str | None) -> list[Domain]:
             f"{', '.join(domain.spec for domain in domains)} has its own"
         )
     return [
-        domain._replace(spec=f"{domain.spec}?id2label={id2label}") if taken else domain
+        domain._replace(spec=f"{domain.spec}?id2label={quote(id2label)}") if taken else domain
         for domain, taken in zip(domains, takes, strict=True)
     ]
 

@@ -6,27 +6,32 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 import PIL.Image
 import pyarrow as pa
 from datasets import Dataset
 
+from .columns import LazyPicture
 from .storage import base_name, open_archive, open_location, plain_location, split_location
 
 
-HEAD = 4096  # bytes of a picture file that are looked at, beside its name and size
+PART = 4096  # bytes of a picture file that are looked at, beside its name and size
+# BMP, PPM and TIFF: their pixels may be as they are, so that the first ones may be those of any black border. Of these
+# files the middle and the end are looked at as well.
+UNCOMPRESSED = (b"BM", b"P5", b"P6", b"II*\x00", b"MM\x00*")
 
 
 def frame_keys(rows: Dataset | Sequence[Mapping[str, Any]]) -> np.ndarray | None:
     """
     A number for the picture of every row, `uint64` `[N]`; None if the rows hold no pictures that can be told apart.
 
-    The picture of a file is told by the name of the file, its size and its first bytes, wherever it lies, in a folder
+    The picture of a file is told by the name of the file, its size and some of its bytes, wherever it lies, in a folder
     or in an archive; its label map does not matter. Procedural scenes are told by their domain and seed, at any size.
     Two pictures with equal numbers are the same; the same picture stored anew has another number.
     """
     if isinstance(rows, Dataset):
-        if "image" not in rows.column_names:
+        if not isinstance(rows.features.get("image"), datasets.Image | LazyPicture):
             return None
         identities = _of_cells(rows)
     elif isinstance(rows, (list, tuple)) and all(
@@ -51,7 +56,7 @@ def _of_cells(dataset: Dataset) -> Iterator[bytes]:
             if content.is_valid:
                 buffer = content.as_buffer()
                 name = base_name(values[0] or "") if recipe == ["path"] else ""
-                yield _identity(name, buffer.size, buffer[:HEAD].to_pybytes())
+                yield _identity(name, buffer.size, pa.BufferReader(buffer))
             elif recipe == ["path"]:
                 yield _of_file(values[0])
             else:
@@ -73,12 +78,18 @@ def _of_file(location: str) -> bytes:
         with open_location(location) as file:
             if inside:
                 archive, member = inside
-                return _identity(base_name(location), open_archive(archive).getinfo(member).file_size, file.read(HEAD))
+                return _identity(base_name(location), open_archive(archive).getinfo(member).file_size, file)
             with open(file, "rb") as stream:
-                return _identity(base_name(location), os.fstat(stream.fileno()).st_size, stream.read(HEAD))
+                return _identity(base_name(location), os.fstat(stream.fileno()).st_size, stream)
     except OSError:  # whoever reads the row says what is wrong with it
         return location.encode()
 
 
-def _identity(name: str, size: int, head: bytes) -> bytes:
-    return f"{name} {size} ".encode() + head
+def _identity(name: str, size: int, file: Any) -> bytes:
+    """Of a file that is open for reading."""
+    parts = [file.read(PART)]
+    if parts[0].startswith(UNCOMPRESSED):
+        for place in (size // 2, max(size - PART, 0)):
+            file.seek(place)
+            parts.append(file.read(PART))
+    return b"".join([f"{name} {size} ".encode(), *parts])

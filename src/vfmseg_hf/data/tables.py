@@ -9,7 +9,18 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, LargeList, List, load_dataset, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    LargeList,
+    List,
+    NamedSplit,
+    load_dataset,
+    load_from_disk,
+)
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -40,7 +51,9 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
     place, names_file = _parse(spec)
     dataset = _open(place, split)
     if isinstance(dataset, dict):
-        dataset = dataset[_choose(spec, list(dataset), split, held_out)]
+        chosen = _choose(spec, list(dataset), split, held_out)
+        dataset = dataset[chosen]
+        dataset._split = NamedSplit(chosen)  # a stored data set does not know it
     if len(dataset) == 0:
         raise ValueError(f"The split {split!r} of {spec} is empty.")
     for column in ("image", "label"):

@@ -28,6 +28,7 @@ BESIDE_FIELDS = {
     "auto_map",
     "custom_pipelines",
     "experts_implementation",
+    "use_cache",  # transformers' Trainer sets it in every configuration
     "model_type",
     "name_or_path",
     "num_labels",

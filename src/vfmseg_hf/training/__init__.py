@@ -3,7 +3,7 @@
 
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
-from .data import Draw, EvaluationPictures, TrainingPictures
+from .data import CropRequest, EvaluationPictures, TrainingPictures
 from .recipes import RECIPES, Recipe, get_recipe
 from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
@@ -12,7 +12,7 @@ from .trainer import VFMSegTrainer
 __all__ = [
     "RECIPES",
     "Augmentation",
-    "Draw",
+    "CropRequest",
     "EvaluationPictures",
     "RareClassSampler",
     "Recipe",

@@ -117,7 +117,7 @@ def prior_scores(
     labels = load_corpus(train.spec, train.split).select_columns(["label"])
     classes = classes_of(labels)
     prior = PositionPrior([np.array(row["label"]) for row in labels], len(classes))
-    rows = {domain.name: load_corpus(domain.spec, domain.split) for domain in domains}
+    rows = {domain.name: load_corpus(domain.spec, domain.split, held_out=True) for domain in domains}
     known = {name: classes_of(dataset) for name, dataset in rows.items()}
     maps = read_class_maps(class_map, {"the training set": classes, **known})
     scores, processor = {}, VFMSegImageProcessorPil()

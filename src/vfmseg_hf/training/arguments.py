@@ -33,7 +33,7 @@ class VFMSegTrainingArguments(TrainingArguments):
         max_steps (`int`, *optional*), num_train_epochs (`float`, *optional*):
             How long to train: by steps, 40,000 without either of them, or by epochs. What is not asked for is -1 in the
             finished arguments.
-        class_weights (`list[float]`, *optional*), label_smoothing_factor (`float`, defaults to 0.0):
+        class_weights (`list[float]`, *optional*), label_smoothing_factor (`float`, *optional*):
             Of the cross entropy of both stages; the trainer writes them into the model's configuration, see
             [`VFMSegConfig`]. Left out, those of the model hold.
         ema_decay (`float`, *optional*):
@@ -66,7 +66,13 @@ class VFMSegTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Average the trained weights with this decay, e.g. 0.999, and use the average."}
     )
     class_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weight of every class in both training losses; by default the model's."}
+        default=None,
+        metadata={
+            "help": "Weight of every class in both training losses, in the model's order; by default the model's own."
+        },
+    )
+    label_smoothing_factor: float | None = field(
+        default=None, metadata={"help": "Label smoothing of both training losses, 0..1; by default the model's."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of both heads."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all but norm layers."})

@@ -1,11 +1,10 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What happens beside the steps of a training: epochs told, weights averaged, progress shown, SIGTERM heeded."""
+"""What happens beside the steps of a training: progress is shown, and SIGTERM is heeded."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -13,31 +12,7 @@ from transformers.trainer_callback import CallbackHandler, ProgressCallback
 from transformers.utils import logging
 
 
-if TYPE_CHECKING:
-    from .trainer import VFMSegTrainer
-
 logger = logging.get_logger(__name__)
-
-
-class FollowSteps(TrainerCallback):
-    """
-    Tells the sampler its epoch, which accelerate does not pass on to the sampler of a sharded data loader, and averages
-    the weights after every step.
-    """
-
-    def __init__(self, trainer: "VFMSegTrainer"):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.restart_log()
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if self.trainer.train_sampler is not None:
-            self.trainer.train_sampler.set_epoch(int(state.epoch or 0))
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer.average is not None:
-            self.trainer.average.update()
 
 
 class StopOnSigterm(TrainerCallback):

@@ -16,7 +16,7 @@ from .augmentation import Augmentation
 from .matching import NamedPictures
 
 
-class Draw(NamedTuple):
+class CropRequest(NamedTuple):
     """
     What a sampler asks [`TrainingPictures`] for.
 
@@ -40,8 +40,8 @@ class TrainingPictures(NamedPictures):
     """
     Augmented crops of a corpus.
 
-    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, or by a whole [`Draw`], and depends on
-    nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
+    An item is asked for by (epoch, index), as [`EpochSampler`] draws them, or by a whole [`CropRequest`], and
+    depends on nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
 
     Args:
         dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
@@ -91,11 +91,11 @@ class TrainingPictures(NamedPictures):
                     counts[:, theirs[0]] += own
             self.class_pixels = counts
 
-    def __getitem__(self, key: Draw | tuple[int, int] | int) -> dict[str, object]:
-        draw = Draw(*key) if isinstance(key, tuple) else Draw(0, key)
+    def __getitem__(self, key: CropRequest | tuple[int, int] | int) -> dict[str, object]:
+        draw = CropRequest(*key) if isinstance(key, tuple) else CropRequest(0, key)
         row = self.dataset[draw.index]
         generator = seeded_generator(self.seed, draw.epoch, draw.index, draw.number)
-        image = torch.from_numpy(np.array(row["image"])).permute(2, 0, 1)
+        image = torch.from_numpy(np.array(self.read_image(row))).permute(2, 0, 1)
         label = self.read_labels(row)
         image, label = self.augmentation(image, label, generator, draw.class_id, draw.crop_pixels)
         return {"pixel_values": self.processor.normalise(image), "labels": label, "file_name": row["file_name"]}
@@ -151,7 +151,7 @@ class EvaluationPictures(NamedPictures):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         row = self.dataset[index]
-        pixel_values = self.processor(row["image"], return_tensors="pt")["pixel_values"][0]
+        pixel_values = self.processor(self.read_image(row), return_tensors="pt")["pixel_values"][0]
         return {
             "pixel_values": pixel_values,
             "labels": self.read_labels(row),
@@ -165,7 +165,7 @@ def check_final_ids(processor: VFMSegImageProcessorMixin) -> None:
         raise ValueError(
             "the image processor has do_reduce_labels=True, but label maps of a corpus hold final ids, which nothing "
             "shifts: set processor.do_reduce_labels = False (in preprocessor_config.json), and map ids in the file of "
-            "the corpus"
+            "`folder:`, or with the `map` of a data set of `datasets` before it is saved"
         )
 
 

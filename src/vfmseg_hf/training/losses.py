@@ -22,7 +22,7 @@ def set_loss_options(model: nn.Module, args: VFMSegTrainingArguments) -> None:
     Raises:
         ValueError: they do not fit the model's classes.
     """
-    given = {"class_weights": args.class_weights, "label_smoothing_factor": args.label_smoothing_factor or None}
+    given = {"class_weights": args.class_weights, "label_smoothing_factor": args.label_smoothing_factor}
     given = {name: value for name, value in given.items() if value is not None}
     checked = copy.deepcopy(model.config)
     try:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+import PIL.Image
 import torch
+from torch.utils.data import ConcatDataset, Subset
 
 from ..data import ClassMap, ClassMatch, classes_of, match_classes
 from ..data.findings import notify
 from ..data.reading import as_ids, translate
+from ..model.image_inputs import as_stored, to_rgb
 
 
 class NamedPictures(torch.utils.data.Dataset):
@@ -79,6 +82,24 @@ class NamedPictures(torch.utils.data.Dataset):
         """Brings what else is by class into the order of the model's."""
         raise NotImplementedError
 
+    def read_image(self, row: Mapping[str, Any]) -> Any:
+        """
+        The picture of a row, its pixels where they are stored: as RGB if it is one of Pillow's, others as they are.
+
+        Raises:
+            ValueError: it has another size than its label map, or modes and values that the image processor refuses.
+        """
+        image = row["image"]
+        if not isinstance(image, PIL.Image.Image):
+            return image
+        image = to_rgb(as_stored(image), f"The picture {row['file_name']}")
+        if image.size != (size := row["label"].size if isinstance(row["label"], PIL.Image.Image) else image.size):
+            raise ValueError(
+                f"the label map of {row['file_name']} is {size[0]}x{size[1]} pixels, its picture "
+                f"{image.size[0]}x{image.size[1]} as it is stored"
+            )
+        return image
+
     def read_labels(self, row: Mapping[str, Any]) -> torch.Tensor:
         """
         The label map of a row: `int64` `[H, W]`.
@@ -93,7 +114,19 @@ class NamedPictures(torch.utils.data.Dataset):
 
 
 def match_pictures(pictures: Any, id2label: Mapping[int, str], name: str) -> Any:
-    """[`NamedPictures.for_model`] of pictures, or of each of several by name; other data sets stay as they are."""
+    """
+    [`NamedPictures.for_model`] of pictures, or of each of several by name; other data sets stay as they are.
+
+    Raises:
+        ValueError: as [`NamedPictures.for_model`], or pictures inside a data set of torch's, which hides their classes.
+    """
     if isinstance(pictures, dict):
         return {key: match_pictures(value, id2label, key) for key, value in pictures.items()}
+    inside = [getattr(pictures, "dataset", None), *(getattr(pictures, "datasets", None) or [])]
+    if isinstance(pictures, (Subset, ConcatDataset)) and any(isinstance(each, NamedPictures) for each in inside):
+        raise ValueError(
+            f"{name}: torch's {type(pictures).__name__} hides the classes of its pictures, so that nothing can be "
+            "compared with the model's. Choose or join rows first: dataset.select(range(100)), or "
+            "datasets.concatenate_datasets([...]), and make the pictures of the result"
+        )
     return pictures.for_model(id2label, name) if isinstance(pictures, NamedPictures) else pictures

@@ -94,9 +94,21 @@ def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, 
                 _choose_classes(model, module.mask_embedding.conv1, origins, 1)
     model.config.id2label, model.config.label2id = id2label, {name: index for index, name in id2label.items()}
     model.num_labels = len(id2label)
+    said_of_weights = _follow_classes(model.config, origins, len(before))
     model.config.validate()
     if said := _describe_change(before, id2label, origins, numbered):
-        logger.warning("%s: %s.", model.name_or_path, said)
+        logger.warning("%s: %s%s.", model.name_or_path, said, said_of_weights)
+
+
+def _follow_classes(config: VFMSegConfig, origins: list[int | None], before: int) -> str:
+    """The weights of the classes in the loss go along with them, or go, which is said."""
+    if config.class_weights is None or origins == list(range(before)):
+        return ""
+    if None in origins or len(origins) != before:
+        config.class_weights = None
+        return "; its class_weights are those of its former classes and are dropped"
+    config.class_weights = [config.class_weights[index] for index in origins]
+    return ""
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from transformers.utils import logging
 
 from ..data.class_statistics import MIN_PIXELS
-from .data import Draw, EpochSampler, seeded_generator
+from .data import CropRequest, EpochSampler, seeded_generator
 
 
 logger = logging.get_logger(__name__)
@@ -51,7 +51,7 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float = 0.01
 
 class RareClassSampler(EpochSampler):
     """
-    Draws as many [`Draw`]s per epoch as there are pictures: a class, then a picture with enough of it, both with
+    Draws as many [`CropRequest`]s per epoch as there are pictures: a class, then a picture with enough of it, both with
     replacement. Seed and epoch decide all of them.
 
     Classes of which no picture holds enough are not drawn, with a warning; the others share their probability in
@@ -115,7 +115,7 @@ class RareClassSampler(EpochSampler):
         self._counts = np.array([len(of_class) for of_class in pictures])
         self._starts = np.cumsum(self._counts) - self._counts
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[CropRequest]:
         epoch = self.epoch
         # Five numbers: crops are seeded by four, and none of them may share this generator's stream.
         generator = seeded_generator(self.seed, epoch, 0, 0, 1)
@@ -125,4 +125,4 @@ class RareClassSampler(EpochSampler):
         which = np.searchsorted(edges, of_class, side="right")
         places = self._starts[which] + (of_picture * self._counts[which]).astype(np.int64)
         indices, classes = self._pictures[places].tolist(), self.classes[which].tolist()
-        yield from map(Draw, repeat(epoch), indices, classes, repeat(self.crop_pixels), range(self.length))
+        yield from map(CropRequest, repeat(epoch), indices, classes, repeat(self.crop_pixels), range(self.length))

@@ -12,12 +12,13 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
 
 from ..data import each_class
+from ..data.classes import listed
 from ..evaluation import STAGES, count_outputs, count_pictures, score_domain
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer
 from .data import EvaluationPictures
 from .matching import match_pictures
-from .trained_on import TrainedOn, attention, read_trained_on, say_unknown
+from .trained_on import NOT_KNOWN, TrainedOn, attention, read_trained_on, say_unknown
 
 
 logger = logging.get_logger(__name__)
@@ -40,10 +41,14 @@ class ScoringTrainer(CheckpointedTrainer):
     @property
     def trained_on(self) -> TrainedOn:
         """What the model has been trained on: before, by the record beside its weights, and by this trainer."""
-        known = getattr(self.model, "trained_on", None)
-        if known is None:  # an attribute of the model, which may go to another trainer
-            known = self.model.trained_on = read_trained_on(getattr(self.model, "loaded_from", None))
-        return known
+        known = getattr(self.model, "trained_on", None)  # an attribute of the model, which may go to another trainer
+        if known is not None:
+            return known
+        place = getattr(self.model, "loaded_from", None)
+        if place is None:
+            return NOT_KNOWN  # it comes from no checkpoint, but something else than this trainer may have trained it
+        self.model.trained_on = read_trained_on(place)
+        return self.model.trained_on
 
     def _say_what_was_seen(self, name: str, dataset) -> None:
         if self.is_world_process_zero():
@@ -118,6 +123,7 @@ class ScoringTrainer(CheckpointedTrainer):
         wants_loss = self.args.prediction_loss_only or (self.args.metric_for_best_model or "").endswith("loss")
         self._counts_only = isinstance(dataset, EvaluationPictures) and not wants_loss
         self._counts, self._predicted_sizes = [], None
+        self._refuse_lists(dataset, description == "Prediction" or self.compute_metrics is not None)
         if self.compute_metrics is not None and not self.preprocess_logits_for_metrics:
             if not self.args.batch_eval_metrics:
                 logger.warning_once(
@@ -137,6 +143,17 @@ class ScoringTrainer(CheckpointedTrainer):
             if description != "Prediction" or matrices.any():  # what is predicted need not be labelled
                 self._add_scores(output.metrics, matrices, windows, dataset, metric_key_prefix)
         return output
+
+    def _refuse_lists(self, dataset, with_labels: bool) -> None:
+        """Raises `ValueError` where labels or losses are wanted of data whose classes are several of the model's."""
+        match = getattr(dataset, "class_match", None)
+        if match is None or (self._counts_only and not with_labels):
+            return
+        if several := [name for name, partners in match.mapping.items() if isinstance(partners, list)]:
+            raise ValueError(
+                f"{listed(several)} each stands for several classes of the model by the class map; mean IoU "
+                "counts these as one, but compute_metrics, predict and losses cannot"
+            )
 
     def _add_scores(
         self, metrics: dict[str, float], matrices: np.ndarray, windows: np.ndarray, dataset, prefix: str

@@ -24,8 +24,8 @@ from .data import EvaluationPictures, TrainingPictures
 logger = logging.get_logger(__name__)
 
 UNKNOWN = (
-    f"What this model was trained on is not known, or not all of it: its weights have no {RECORD_NAME} that tells it. "
-    "Nothing here can tell whether the pictures that it is scored on are unseen."
+    "What this model was trained on is not known, or not all of it: its weights, or those that they were trained from, "
+    f"have no {RECORD_NAME} that tells it. Nothing here can tell whether the pictures that it is scored on are unseen."
 )
 
 

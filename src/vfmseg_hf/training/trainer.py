@@ -9,22 +9,27 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import CONFIG_NAME
 
 from ..data.check.learnable import check_labels_teach
+from ..data.classes import listed
 from ..data.findings import ONE_CLASS
 from ..model.adapters import check_result_can_be_loaded
+from ..model.labels import fold
 from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
-from .callbacks import FollowSteps, RecipeProgress, StopOnSigterm
+from .callbacks import RecipeProgress, StopOnSigterm
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
 from .matching import match_pictures
-from .recipes import record_training
+from .recipes import Settings
+from .record import OF_OPTIMIZER, OF_SCHEDULER, record_training, training_settings
 from .sampling import RareClassSampler
 from .scoring import ScoringTrainer
 from .trained_on import TrainedOn, read_trained_on
@@ -97,7 +102,7 @@ class VFMSegTrainer(ScoringTrainer):
         if self.pop_callback(ProgressCallback):
             self.add_callback(RecipeProgress())
         self.termination = StopOnSigterm(self.args.device, self.args.world_size)
-        self.add_callback(FollowSteps(self))
+        self.add_callback(TrackSteps(self))
         self.add_callback(self.termination)
 
     def call_model_init(self, trial=None) -> nn.Module:
@@ -201,18 +206,33 @@ class VFMSegTrainer(ScoringTrainer):
         data = self.train_dataset
         if isinstance(data, TrainingPictures) and self.is_world_process_zero():
             own = data.unmatched  # as the data set numbers its classes
-            check_labels_teach(own.dataset, own.id2label or self.model.config.id2label, own.class_pixels)
+            names = own.id2label or self.model.config.id2label
+            check_labels_teach(own.dataset, names, own.class_pixels, data.class_match, self.model.config.id2label)
 
     def _remember_data(self) -> None:
         """From now on the pictures that are trained on are seen; those among them that are to be scored are said."""
         if self.train_dataset is not None:
+            if getattr(self.model, "loaded_from", None) is None and getattr(self.model, "trained_on", None) is None:
+                self.model.trained_on = TrainedOn()  # new heads on a foundation model, as far as anybody can tell
             self.model.trained_on = self.trained_on.including(TrainedOn.of(self.train_dataset))
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
         for name, dataset in datasets.items():
             if dataset is not None:
                 self._say_what_was_seen(name, dataset)
 
+    def _check_classes_of(self, checkpoint: str) -> None:
+        """Raises `ValueError` for a checkpoint of other classes, or in another order: rows go by their places."""
+        if not os.path.isfile(os.path.join(checkpoint, CONFIG_NAME)):
+            return
+        saved, now = type(self.model.config).from_pretrained(checkpoint).id2label, self.model.config.id2label
+        if list(map(fold, saved.values())) != list(map(fold, now.values())):
+            raise ValueError(
+                f"{checkpoint} was trained on the classes {listed(saved.values())}, this run has "
+                f"{listed(now.values())}: go on with the same data, or start a new run from it (--model)"
+            )
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._check_classes_of(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.model.trained_on = read_trained_on(resume_from_checkpoint).including(self.trained_on)
 
@@ -336,6 +356,35 @@ class VFMSegTrainer(ScoringTrainer):
 
     # --- what was done
 
+    def settings(self) -> Settings:
+        """What this training is really told, as `record.training_settings` has it."""
+        args = self.args
+        # Trainer may have found a smaller batch, and learns the number of steps of an epoch when it starts.
+        batch_size = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+        steps = args.max_steps if args.max_steps > 0 else self.state.max_steps or f"{args.num_train_epochs:g} epochs"
+        decided = {"batch_size": batch_size, "max_steps": steps}
+        if self.optimizer_is_given:
+            decided |= dict.fromkeys(OF_OPTIMIZER, "of the optimizer given")
+        elif self.optimizer_cls_and_kwargs:
+            decided |= {"optim": self.optimizer_cls_and_kwargs[0].__name__, "adam_beta1": None, "adam_beta2": None}
+        if self.scheduler_is_given:
+            decided |= dict.fromkeys(OF_SCHEDULER, "of the scheduler given")
+        return training_settings(args, self.model, self.train_dataset, decided)
+
+    def record(self, directory: str | None = None) -> str:
+        """JSON of this training, as it stands in `recipe.json`; of the weights in `directory`, if there are some."""
+        return record_training(
+            self.args,
+            self.model,
+            self.train_dataset,
+            self.state,
+            settings=self.settings(),
+            trained_on=self.trained_on,
+            loss_name=self.loss_name(),
+            best_loaded=self.best_loaded,
+            directory=directory,
+        )
+
     def loss_name(self) -> str:
         """What the two stages are trained with, for the record: the cross entropy, or the name of a loss given."""
         own = self.own_loss.function if self.own_loss is not None else unwrap_peft_model(self.model).loss_function
@@ -345,4 +394,25 @@ class VFMSegTrainer(ScoringTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             output_dir = output_dir or self.args.output_dir
-            write_file(os.path.join(output_dir, RECORD_NAME), record_training(self, output_dir))
+            write_file(os.path.join(output_dir, RECORD_NAME), self.record(output_dir))
+
+
+class TrackSteps(TrainerCallback):
+    """
+    Tells the sampler its epoch, which accelerate does not pass on to the sampler of a sharded data loader, and averages
+    the weights after every step.
+    """
+
+    def __init__(self, trainer: VFMSegTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.restart_log()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.trainer.train_sampler is not None:
+            self.trainer.train_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.average is not None:
+            self.trainer.average.update()

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from ...model.labels import IGNORE_INDEX
 from ..class_statistics import Histograms
+from ..classes import ClassMatch
 from ..columns import LabelMap
 from ..findings import ALL_IGNORED, LABELS_ARE_PICTURES, ONE_CLASS, Kind
 from ..parallel import read_in_parallel
@@ -75,16 +76,22 @@ def is_its_own_picture(stored: np.ndarray, picture: np.ndarray) -> bool:
 
 
 def check_labels_teach(
-    rows: "Dataset | Sequence[Mapping[str, Any]]", id2label: Mapping[int, str], class_pixels: np.ndarray | None = None
+    rows: "Dataset | Sequence[Mapping[str, Any]]",
+    id2label: Mapping[int, str],
+    class_pixels: np.ndarray | None = None,
+    match: ClassMatch | None = None,
+    model_id2label: Mapping[int, str] | None = None,
 ) -> None:
     """
     Looks at labels before a training, and warns of what will not be learnt from them.
 
     Args:
         rows: with `image` and `label`, from `load_corpus` or a list of such.
-        id2label: names of the model's classes.
+        id2label: names of the classes in them.
         class_pixels: `int64` `[N, K]`, from `count_class_pixels`, if they have been counted; otherwise at most
             `LABEL_MAPS` evenly spaced label maps are counted.
+        match: which classes of the model they are, if these have other names or another order.
+        model_id2label: names of the model's classes, with `match`.
 
     Raises:
         `ValueError`: nothing can be learnt: a single class, no pixel of any class, or label maps that are the pictures
@@ -101,6 +108,8 @@ def check_labels_teach(
     count = len(looked)
     if class_pixels is not None:
         pixels[:-1], count = class_pixels.sum(axis=0), len(rows)
+    if match is not None:
+        id2label, pixels = model_id2label, _as_the_models(pixels, match, len(model_id2label))
     problems = list(hopeless(pixels, id2label))
     if own := sum(_shows_itself(few, number) for number in range(len(few))):
         problems.append((LABELS_ARE_PICTURES, f"{own} of {len(few)} that were compared"))
@@ -110,6 +119,15 @@ def check_labels_teach(
         raise ValueError(f"nothing can be learnt from these labels: {kind.what} ({detail}; {of}). {kind.cure}")
     for sentence in doubtful(pixels, id2label):
         logger.warning(f"{of}: {sentence}")
+
+
+def _as_the_models(pixels: np.ndarray, match: ClassMatch, num_labels: int) -> np.ndarray:
+    """Pixels of every class, and ignored ones, `int64` `[K + 1]`, by the classes of a model."""
+    counts = np.zeros(num_labels + 1, np.int64)
+    counts[-1] = pixels[-1]
+    for count, theirs in zip(pixels[:-1], match.model_ids, strict=True):
+        counts[theirs[0] if theirs else -1] += count
+    return counts
 
 
 def _spread(rows: "Dataset | Sequence[Mapping[str, Any]]", count: int) -> "Dataset | list[Mapping[str, Any]]":

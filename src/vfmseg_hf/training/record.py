@@ -1,0 +1,119 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""The record of a training: what it was really told, how that differs from the recipes, and on what it was done."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+
+from ..evaluation import software_versions
+from .recipes import MODEL_FIELDS, RECIPES, Recipe, Settings, get_recipe, plain
+from .trained_on import TrainedOn, describe_source, weights_digest
+
+
+OF_OPTIMIZER = ("learning_rate", "encoder_learning_rate", "optim", "adam_beta1", "adam_beta2", "weight_decay")
+OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+
+
+def training_settings(
+    arguments: TrainingArguments, model: nn.Module, dataset: Any, decided: Mapping[str, object]
+) -> Settings:
+    """
+    What a training was really told, in the parts and words of [`Recipe`]; parts that it does not have are empty.
+
+    Args:
+        dataset: what is trained on; its `augmentation` is a part of the settings.
+        decided: fields of `Recipe.training` as they hold, where the arguments do not decide them.
+    """
+    paper = get_recipe("paper")  # all recipes have the same fields
+    augmentation = getattr(dataset, "augmentation", None)
+    lora = next(iter(getattr(model, "peft_config", {}).values()), None)
+    training = {key: decided[key] if key in decided else getattr(arguments, key) for key in paper.training}
+    return {
+        "training": {key: plain(value) for key, value in training.items()},
+        "augmentation": asdict(augmentation) if augmentation else {},
+        "lora": {key: getattr(lora, key) for key in paper.lora} if lora else {},
+        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS},
+    }
+
+
+def differences(settings: Settings, recipe: Recipe, dataset_name: str | None) -> list[str]:
+    """
+    In words, where `settings` are not those of a recipe; a part that is empty differs as a whole.
+
+    Args:
+        dataset_name: what is trained on, which decides the size before the crop.
+    """
+    found = []
+    for part, expected in recipe.settings.items():
+        actual = settings[part]
+        if not actual:
+            found.append(f"no {part}")
+            continue
+        if part == "augmentation":
+            expected = {**expected, "resize": recipe.resize.get(dataset_name)}
+        for key, value in expected.items():
+            if plain(actual[key]) != plain(value):
+                found.append(f"{part}.{key} {plain(actual[key])} instead of {plain(value)}")
+    return found
+
+
+def dataset_name(dataset: Any) -> str:
+    """Name of the data set that is trained on, as it stands before the colon of its spec; empty where it says none."""
+    info = getattr(getattr(dataset, "dataset", None), "info", None)
+    return (getattr(info, "description", None) or "").partition(",")[0]
+
+
+def describe_training(settings: Settings, recipe: Recipe, dataset: Any) -> str:
+    """A sentence for the start of a training: the recipe, and in what the run differs from it."""
+    found = differences(settings, recipe, dataset_name(dataset))
+    return f"recipe {recipe.name}" + (", but " + ", ".join(found) if found else ", unchanged")
+
+
+def record_training(
+    arguments: TrainingArguments,
+    model: nn.Module,
+    dataset: Any,
+    state: TrainerState,
+    *,
+    settings: Settings,
+    trained_on: TrainedOn,
+    loss_name: str,
+    best_loaded: bool = False,
+    directory: str | None = None,
+) -> str:
+    """
+    JSON of what a model was trained with: all settings, how they differ from each named recipe, data, versions.
+
+    Args:
+        settings: from [`training_settings`].
+        trained_on: all that the model has been trained on, earlier trainings included.
+        loss_name: what both stages are trained with.
+        best_loaded: whether the weights are those of the best step, no longer of the last.
+        directory: where its weights have just been saved, so that the record can say which weights it is of; without
+            it, it is of none.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    whole_encoder = any("model.encoder." in name and ".lora_" not in name for name in trained)
+    record = {
+        "settings": settings,
+        "differences": {name: differences(settings, recipe, dataset_name(dataset)) for name, recipe in RECIPES.items()},
+        "data": None if dataset is None else describe_source(dataset),
+        "run": {
+            "seed": arguments.seed,
+            "epochs": arguments.num_train_epochs if arguments.num_train_epochs > 0 else None,
+            "loss_function": loss_name,
+            "step": state.best_global_step if best_loaded else state.global_step,
+            "tune": "lora" if settings["lora"] else "full" if whole_encoder else "heads",
+            "trained_parameters": sum(parameter.numel() for parameter in trained.values()),
+            "processes": arguments.world_size,
+            "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+            "gradient_checkpointing": arguments.gradient_checkpointing,
+        },
+        "versions": software_versions("peft", "accelerate"),
+        "trained_on": {"weights": weights_digest(directory) if directory else None, **trained_on.as_record()},
+    }
+    return json.dumps(record, indent=2, default=str) + "\n"
