@@ -19,12 +19,12 @@ test-slow: .venv/.installed
 	$(BIN)/python -m pytest -q -s -m slow
 
 style: .venv/.installed
-	$(BIN)/ruff check --fix src scripts tests
-	$(BIN)/ruff format src scripts tests
+	$(BIN)/ruff check --fix src benchmarks scripts tests
+	$(BIN)/ruff format src benchmarks scripts tests
 
 quality: .venv/.installed
-	$(BIN)/ruff check src scripts tests
-	$(BIN)/ruff format --check src scripts tests
+	$(BIN)/ruff check src benchmarks scripts tests
+	$(BIN)/ruff format --check src benchmarks scripts tests
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info

@@ -13,8 +13,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vfmseg_hf.benchmarks.measuring import PeakMemory
-from vfmseg_hf.benchmarks.reference_loop import reference_inference
+from benchmarks.measuring import PeakMemory
+from benchmarks.reference_loop import reference_inference
 from vfmseg_hf.model import inference as inference_vfmseg
 from vfmseg_hf.model.label_maps import label_map
 from vfmseg_hf.model.memory import choose_window_batch_size, inference_memory, window_memory

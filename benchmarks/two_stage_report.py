@@ -7,11 +7,12 @@ from statistics import median
 
 import torch
 
-from ..model.configuration_vfmseg import VFMSegConfig
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.resizing import coarse_size
-from ..model.windows import plan_windows
-from ..utils.plotting import new_figure
+from vfmseg_hf.model.configuration_vfmseg import VFMSegConfig
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.resizing import coarse_size
+from vfmseg_hf.model.windows import plan_windows
+from vfmseg_hf.utils.plotting import new_figure
+
 from .measuring import count_operations
 from .two_stage_modes import LOOP, Mode, Outcome
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.label_maps import label_map
-from ..model.memory import choose_window_batch_size, inference_memory
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.resizing import resize_bilinear
-from ..model.windows import plan_windows
-from ..prediction.predict import choose_device
+from vfmseg_hf.model.label_maps import label_map
+from vfmseg_hf.model.memory import choose_window_batch_size, inference_memory
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.resizing import resize_bilinear
+from vfmseg_hf.model.windows import plan_windows
+from vfmseg_hf.prediction.predict import choose_device
+
 from .measuring import PeakMemory, synchronize
 from .own_process import call_in_own_process
 from .random_models import small_model, spread_classes
