@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow style quality clean
+.PHONY: quickstart test test-slow style quality map clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,9 @@ style: .venv/.installed
 quality: .venv/.installed
 	$(BIN)/ruff check src benchmarks scripts tests
 	$(BIN)/ruff format --check src benchmarks scripts tests
+
+map: .venv/.installed
+	$(BIN)/python -m tests.support.import_graph
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info
