@@ -13,7 +13,7 @@ quickstart: .venv/.installed
 	$(BIN)/python scripts/quickstart.py
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -m 'not slow' -n logical --dist worksteal
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -q -s -m slow

@@ -436,7 +436,9 @@ def test_non_finite_pixels_are_counted(processor, value):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((0, 9, 3), np.uint8), torch.zeros(3, 8, 0), PIL.Image.new("RGB", (0, 5))], ids=str
+    "image",
+    [np.zeros((0, 9, 3), np.uint8), torch.zeros(3, 8, 0), PIL.Image.new("RGB", (0, 5))],
+    ids=["numpy", "torch", "Pillow"],
 )
 def test_pictures_without_pixels(processor, image):
     with pytest.raises(ValueError, match=r"Picture 0 has no pixels.*0"):

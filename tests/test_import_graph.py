@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from tests.support import REPOSITORY
 from tests.support.import_graph import (
     PACKAGE,
-    REPOSITORY,
     SOURCE,
     allowed_arrows,
     arrows_between_rooms,

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+
 SOURCE, PACKAGE = REPOSITORY / "src", "vfmseg_hf"
 BEGIN, END = "<!-- map: begin, written by `make map` -->", "<!-- map: end -->"
 
