@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow style quality clean
+.PHONY: quickstart test test-slow style quality map clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -13,18 +13,21 @@ quickstart: .venv/.installed
 	$(BIN)/python scripts/quickstart.py
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -m 'not slow' -n logical --dist worksteal
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -q -s -m slow
 
 style: .venv/.installed
-	$(BIN)/ruff check --fix src scripts tests
-	$(BIN)/ruff format src scripts tests
+	$(BIN)/ruff check --fix src benchmarks scripts tests
+	$(BIN)/ruff format src benchmarks scripts tests
 
 quality: .venv/.installed
-	$(BIN)/ruff check src scripts tests
-	$(BIN)/ruff format --check src scripts tests
+	$(BIN)/ruff check src benchmarks scripts tests
+	$(BIN)/ruff format --check src benchmarks scripts tests
+
+map: .venv/.installed
+	$(BIN)/python -m tests.support.import_graph
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,11 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models are tiny: one thread is as fast as two, and stays fast when other tests keep the cores busy. Processes that
+# tests start have it from the environment.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Tests in other processes may prepare the same data sets, and nothing is left in the home directory.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="vfmseg-tests-")
 
 import torch
 from tiny import BACKBONE, REFINER
@@ -16,11 +23,14 @@ from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
 
-# The models are tiny: one thread is as fast as two, and stays fast when something else keeps the cores busy.
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

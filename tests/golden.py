@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.reference_loop import reference_inference
 from vfmseg_hf import VFMSegForSemanticSegmentation
-from vfmseg_hf.benchmarks.reference_loop import reference_inference
 from vfmseg_hf.convert import convert_official, get_published_encoder
 from vfmseg_hf.convert.base import LORA_FACTOR, reason_to_drop
 from vfmseg_hf.convert.heads import rename_head

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import lively
 
-from vfmseg_hf.benchmarks import BENCHMARKS, training_step
-from vfmseg_hf.benchmarks.measuring import PeakMemory, matmul_peak, trim_heap
+from benchmarks import BENCHMARKS, training_step
+from benchmarks.measuring import PeakMemory, matmul_peak, trim_heap
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import torch
 from conftest import lively
 from torch import nn
 
-from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessorPil
-from vfmseg_hf.benchmarks import BENCHMARKS, two_stage, two_stage_modes
-from vfmseg_hf.benchmarks.measuring import ModuleClock, PeakMemory, count_operations, matmul_peak
-from vfmseg_hf.benchmarks.operators import (
+from benchmarks import BENCHMARKS, two_stage, two_stage_modes
+from benchmarks.measuring import ModuleClock, PeakMemory, count_operations, matmul_peak
+from benchmarks.operators import (
     ARITHMETIC,
     ATTENTION,
     BETWEEN,
@@ -23,7 +22,8 @@ from vfmseg_hf.benchmarks.operators import (
     LINEAR,
     profile_operators,
 )
-from vfmseg_hf.benchmarks.other_models import OTHER_MODELS, build_model, segment_with
+from benchmarks.other_models import OTHER_MODELS, build_model, segment_with
+from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessorPil
 from vfmseg_hf.model import inference as inference_vfmseg
 
 

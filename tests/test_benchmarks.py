@@ -2,6 +2,7 @@
 """Benchmarks in tiny: that they measure what they say, check what they compare, and keep what they found."""
 
 import argparse
+import importlib
 import json
 import math
 import re
@@ -15,8 +16,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from vfmseg_hf.benchmarks import BENCHMARKS, evaluation_memory, inference_memory, mean_iou, own_process
-from vfmseg_hf.benchmarks.report import describe_machine, format_rows, write_benchmark
+from benchmarks import BENCHMARKS, evaluation_memory, inference_memory, mean_iou, own_process
+from benchmarks.report import describe_machine, format_rows, write_benchmark
 from vfmseg_hf.metrics import load_mean_iou
 
 
@@ -59,7 +60,11 @@ def test_maps_are_label_maps_with_ignored_pixels_and_errors(monkeypatch):
         assert prediction.max() < 19 and 0.1 < (prediction == label).mean() < 0.95
 
 
-def test_a_call_in_a_process_of_its_own():
+def test_a_call_in_a_process_of_its_own(tmp_path, monkeypatch):
+    """Which finds modules where this process does: `benchmarks` is installed nowhere."""
+    (tmp_path / "only_here.py").write_text("def double(number):\n    return 2 * number\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert own_process.call_in_own_process(importlib.import_module("only_here").double, 3) == 6
     assert own_process.call_in_own_process(math.hypot, 3, 4) == 5
     with pytest.raises(ValueError, match=r"sqrt\(-1,\) failed in its own process: ValueError: "):
         own_process.call_in_own_process(math.sqrt, -1)

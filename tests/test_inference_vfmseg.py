@@ -12,8 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vfmseg_hf.benchmarks.measuring import PeakMemory
-from vfmseg_hf.benchmarks.reference_loop import reference_inference
+from benchmarks.measuring import PeakMemory
+from benchmarks.reference_loop import reference_inference
 from vfmseg_hf.model import inference as inference_vfmseg
 from vfmseg_hf.model.window_batches import choose_window_batch_size, inference_memory, run_windows, window_memory
 from vfmseg_hf.model.windows import label_map

@@ -98,7 +98,8 @@ def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, 
     arguments = ["--model", saved_model, "--flip", "--data"]
     arguments += ["night=streets:night?n=3&size=64x128", "streets:rain?n=2&size=64x128"]
     assert evaluate(monkeypatch, *arguments, "--output", tmp_path / "one.json", "--batch_size", 2) is None
-    launcher, script = ["-m", "torch.distributed.run", "--nproc_per_node", 2], REPOSITORY / "scripts" / "evaluate.py"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    script = REPOSITORY / "scripts" / "evaluate.py"
     command = [sys.executable, *launcher, script, *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     together = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)

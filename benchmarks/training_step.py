@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..data import load_corpus
-from ..model.configuration_vfmseg import nearest_multiple
-from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.objective import joint_objective, segmentation_loss
-from ..model.windows import Box
-from ..prediction.predict import choose_device
-from ..training import get_recipe
+from vfmseg_hf.data import load_corpus
+from vfmseg_hf.model.configuration_vfmseg import nearest_multiple
+from vfmseg_hf.model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.objective import joint_objective, segmentation_loss
+from vfmseg_hf.model.windows import Box
+from vfmseg_hf.prediction.predict import choose_device
+from vfmseg_hf.training import get_recipe
+
 from .measuring import PeakMemory, count_operations, matmul_peak, synchronize, trim_heap
 from .random_models import attach_random_lora, random_model
 

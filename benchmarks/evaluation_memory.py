@@ -10,10 +10,11 @@ import time
 
 import torch
 
-from ..data import load_corpus
-from ..evaluation import evaluate_domain
-from ..model.image_processing_vfmseg import VFMSegImageProcessor
-from ..training import EvaluationPictures
+from vfmseg_hf.data import load_corpus
+from vfmseg_hf.evaluation import evaluate_domain
+from vfmseg_hf.model.image_processing_vfmseg import VFMSegImageProcessor
+from vfmseg_hf.training import EvaluationPictures
+
 from .measuring import peak_resident_bytes
 from .own_process import call_in_own_process
 from .random_models import small_model

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation import software_versions
-from ..utils.files import write_file
+from vfmseg_hf.evaluation import software_versions
+from vfmseg_hf.utils.files import write_file
 
 
 def describe_machine() -> dict[str, object]:

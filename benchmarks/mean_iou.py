@@ -18,8 +18,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from ..data import load_corpus
-from ..metrics import confusion_matrix, iou_scores, load_mean_iou
+from vfmseg_hf.data import load_corpus
+from vfmseg_hf.metrics import confusion_matrix, iou_scores, load_mean_iou
 
 
 CLASSES, IGNORED = 19, 255

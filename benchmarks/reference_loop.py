@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.windows import coarse_size
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.windows import coarse_size
 
 
 @dataclass

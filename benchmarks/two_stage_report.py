@@ -7,10 +7,11 @@ from statistics import median
 
 import torch
 
-from ..model.configuration_vfmseg import VFMSegConfig
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.windows import coarse_size, plan_windows
-from ..utils.plotting import new_figure
+from vfmseg_hf.model.configuration_vfmseg import VFMSegConfig
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.windows import coarse_size, plan_windows
+from vfmseg_hf.utils.plotting import new_figure
+
 from .measuring import count_operations
 from .two_stage_modes import LOOP, Mode, Outcome
 

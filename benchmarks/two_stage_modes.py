@@ -9,12 +9,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..data import load_corpus
-from ..model.adapters import lora_config
-from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..prediction.predict import load_model
-from ..prediction.quantization import quantize_int8
+from vfmseg_hf.data import load_corpus
+from vfmseg_hf.model.adapters import lora_config
+from vfmseg_hf.model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.prediction.predict import load_model
+from vfmseg_hf.prediction.quantization import quantize_int8
+
 from .measuring import count_operations
 from .other_models import OTHER_MODELS, build_model, segment_with
 from .random_models import attach_random_lora, random_model

@@ -14,9 +14,10 @@ import time
 
 import torch
 
-from ..model.windows import plan_windows
-from ..prediction.predict import choose_device
-from ..utils.plotting import import_figure
+from vfmseg_hf.model.windows import plan_windows
+from vfmseg_hf.prediction.predict import choose_device
+from vfmseg_hf.utils.plotting import import_figure
+
 from .measuring import ModuleClock, PeakMemory, matmul_peak, synchronize, trim_heap
 from .operators import profile_operators
 from .two_stage_modes import (

@@ -3,9 +3,9 @@
 
 from torch import nn
 
-from ..model.adapters import lora_config
-from ..model.configuration_vfmseg import VFMSegConfig
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.adapters import lora_config
+from vfmseg_hf.model.configuration_vfmseg import VFMSegConfig
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
 
 
 def small_model(**settings: object) -> VFMSegForSemanticSegmentation:

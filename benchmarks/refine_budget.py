@@ -8,11 +8,11 @@ of the whole evaluation, with drawing or reading the pictures.
 import argparse
 import time
 
-from ..data import load_corpus
-from ..evaluation import evaluate_domain, mean_over_domains
-from ..prediction.predict import load_model
-from ..training import EvaluationPictures
-from ..utils.plotting import new_figure
+from vfmseg_hf.data import load_corpus
+from vfmseg_hf.evaluation import evaluate_domain, mean_over_domains
+from vfmseg_hf.prediction.predict import load_model
+from vfmseg_hf.training import EvaluationPictures
+from vfmseg_hf.utils.plotting import new_figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ def call_in_own_process(function: Callable[..., Any], *arguments: object) -> Any
     """
     name = function.__name__
     code = (
-        f"import json; from {function.__module__} import {name}; "
+        f"import json, sys; sys.path[:] = {sys.path!r}; from {function.__module__} import {name}; "
         f"print(json.dumps({name}(*json.loads({json.dumps(arguments)!r}))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

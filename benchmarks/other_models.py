@@ -18,7 +18,7 @@ from transformers import (
     SwinConfig,
 )
 
-from ..model.windows import resize_bilinear
+from vfmseg_hf.model.windows import resize_bilinear
 
 
 def segformer_b5(num_labels: int) -> SegformerConfig:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.window_batches import choose_window_batch_size, inference_memory
-from ..model.windows import label_map, plan_windows, resize_bilinear
-from ..prediction.predict import choose_device
+from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from vfmseg_hf.model.window_batches import choose_window_batch_size, inference_memory
+from vfmseg_hf.model.windows import label_map, plan_windows, resize_bilinear
+from vfmseg_hf.prediction.predict import choose_device
+
 from .measuring import PeakMemory, synchronize
 from .own_process import call_in_own_process
 from .random_models import small_model, spread_classes
