@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 
 from vfmseg_hf.cli.options import check_counts, check_output_file
 from vfmseg_hf.data import classes_of, corpus_info, load_corpus
-from vfmseg_hf.data.classes import read_class_maps
+from vfmseg_hf.data.class_names import read_class_maps
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes
 from vfmseg_hf.evaluation import (
     PROTOCOLS,

@@ -24,8 +24,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.cli.options import check_counts, check_output_folder
 from vfmseg_hf.data import classes_of, corpus_info, count_class_pixels, load_corpus
-from vfmseg_hf.data.classes import read_class_maps, renames
+from vfmseg_hf.data.class_names import read_class_maps
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
+from vfmseg_hf.evaluation.classes import renames
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,

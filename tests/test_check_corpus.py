@@ -639,13 +639,17 @@ class TestScript:
 # --- the chart ----------------------------------------------------------------------------------------------------
 
 
+TWO = {0: "a", 1: "b"}
+
+
 class TestChart:
     def test_a_bar_for_every_class_however_rare(self):
         """Bars are as wide as the logarithm of their shares says, in the colours of the classes."""
         shares = np.full(19, 1e-4)
         shares[0], shares[13], shares[16] = 0.5, 3e-9, 0
-        pixels = np.asarray(PIL.Image.open(BytesIO(class_chart({"train": shares}, CITYSCAPES_ID2LABEL, "a $ title"))))
         colours = class_colours(CITYSCAPES_ID2LABEL)
+        chart = class_chart({"train": shares}, CITYSCAPES_ID2LABEL, colours, "a $ title")
+        pixels = np.asarray(PIL.Image.open(BytesIO(chart)))
         widths = [int((pixels[..., :3] == colour).all(axis=2).sum(axis=1).max()) for colour in colours]
         assert widths[0] > 1.5 * widths[1] > 0 and 0 < widths[13] < widths[1] / 4 and widths[16] == 0
         assert len({widths[index] for index in (1, 2, 3, 7, 18)}) <= 2
@@ -653,17 +657,17 @@ class TestChart:
     def test_panels_and_other_classes(self):
         shares = {f"split {number}": np.array([0.6, 0.1]) for number in range(5)}
         sizes = [
-            PIL.Image.open(BytesIO(class_chart(dict(list(shares.items())[:count]), {0: "a", 1: "b"}, ""))).size
+            PIL.Image.open(BytesIO(class_chart(dict(list(shares.items())[:count]), TWO, class_colours(TWO), ""))).size
             for count in (1, 5)
         ]
         assert sizes[1][0] > 2 * sizes[0][0] and sizes[1][1] > 1.2 * sizes[0][1]
 
     def test_long_titles_stay_in_the_picture(self):
         title = f"train\n6996 of 7000 pairs without {', '.join(bdd100k.WRONG_VIEW)}"
-        chart = PIL.Image.open(BytesIO(class_chart({title: np.array([0.6, 0.1])}, {0: "a", 1: "b"}, "")))
+        chart = PIL.Image.open(BytesIO(class_chart({title: np.array([0.6, 0.1])}, TWO, class_colours(TWO), "")))
         assert (np.asarray(chart.convert("L"))[:, [0, -1]] == 255).all()
 
     def test_nothing_to_draw(self):
         for shares in ({}, {"train": np.zeros(2)}):
             with pytest.raises(ValueError, match="nothing to draw"):
-                class_chart(shares, {0: "a", 1: "b"}, "")
+                class_chart(shares, TWO, class_colours(TWO), "")

@@ -18,10 +18,9 @@ from transformers.utils.logging import warning_once
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
 from vfmseg_hf.data import EvaluationGroups, classes_of, corpus_info, load_corpus, match_classes, tables
-from vfmseg_hf.data.classes import read_class_map, read_class_maps, read_id2label
+from vfmseg_hf.data.class_names import read_class_map, read_class_maps, read_id2label
 from vfmseg_hf.data.domains import Domain, name_classes, parse_domain
-from vfmseg_hf.evaluation import evaluate_domain
-from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.evaluation import confusion_matrix, evaluate_domain, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.training import (
     Augmentation,

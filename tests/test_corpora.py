@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from vfmseg_hf.data import CORPORA, LabelMap, base, camvid, carla, columns, corpus_info, load_corpus, reading
 from vfmseg_hf.data.streets import corpus as streets
-from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 
 

@@ -29,11 +29,11 @@ from vfmseg_hf.evaluation import (
     evaluate_domain,
     format_classes,
     format_domains,
+    iou_scores,
     mean_over_domains,
     score_domain,
     write_scores,
 )
-from vfmseg_hf.metrics import iou_scores
 from vfmseg_hf.training import EvaluationPictures
 from vfmseg_hf.utils.processes import join_processes, process_rank
 

@@ -13,14 +13,14 @@ import torch
 from safetensors.numpy import load_file
 from several_processes import run_in_processes
 
-import vfmseg_hf.metrics
+import vfmseg_hf.evaluation
 from vfmseg_hf.data import EvaluationGroups
-from vfmseg_hf.metrics import confusion_matrix, iou_scores, load_mean_iou, merge_classes
-from vfmseg_hf.metrics.confusion import _count_on_device, count_pairs
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores, load_mean_iou, merge_classes
+from vfmseg_hf.evaluation.confusion import _count_on_device, count_pairs
 from vfmseg_hf.utils.processes import sum_over_processes
 
 
-MODULE = Path(vfmseg_hf.metrics.__file__).parent / "mean_iou"
+MODULE = Path(vfmseg_hf.evaluation.__file__).parent / "mean_iou"
 IGNORE = 255
 
 

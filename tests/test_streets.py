@@ -13,8 +13,8 @@ from vfmseg_hf.data.streets.canvas import CAMERA_HEIGHT, FAR, Canvas, Part
 from vfmseg_hf.data.streets.geometry import STREETS_VERSION, Scene, draw_scene
 from vfmseg_hf.data.streets.look import DOMAINS, render
 from vfmseg_hf.data.streets.sides import LAYOUTS
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores
 from vfmseg_hf.evaluation.baselines import ColourLookup
-from vfmseg_hf.metrics import confusion_matrix, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 
 

@@ -19,7 +19,7 @@ import evaluate
 import numpy as np
 
 from ..data import load_corpus
-from ..metrics import confusion_matrix, iou_scores, load_mean_iou
+from ..evaluation import confusion_matrix, iou_scores, load_mean_iou
 
 
 CLASSES, IGNORED = 19, 255

@@ -5,10 +5,12 @@ import os
 
 from datasets import Dataset
 
+from ..evaluation.classes import ClassMap, ClassMatch, match_classes
+from ..evaluation.groups import EvaluationGroups, each_class
 from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, synthia
-from .base import Corpus, CorpusInfo, EvaluationGroups, default_split, each_class, scored_split
+from .base import Corpus, CorpusInfo, default_split, scored_split
+from .class_names import classes_of
 from .class_statistics import count_class_pixels
-from .classes import ClassMap, ClassMatch, classes_of, match_classes
 from .columns import LabelMap
 from .streets import corpus as streets
 from .tables import load_table

@@ -5,16 +5,14 @@ A corpus is one small file: its table of ids, its layout, its `CORPUS`. One line
 """
 
 import csv
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import numpy as np
-import torch
 from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 
-from ..metrics.confusion import merge_classes
+from ..evaluation.groups import EvaluationGroups, each_class
 from ..model.labels import CITYSCAPES_ID2LABEL
 from ..utils.picture_files import clutter
 from .columns import LabelMap, id_table, label_cell, picture_column
@@ -32,68 +30,6 @@ TRAINING_SPLITS = ("train", "training")
 
 
 @dataclass(frozen=True)
-class EvaluationGroups:
-    """
-    The classes that a corpus is scored by, where its labels tell fewer classes apart than the model does.
-
-    Attributes:
-        names: name of every group; the result has one IoU for each.
-        groups: group of every id of `id2label`; `len(names)` for ids that the corpus knows nothing of.
-
-    Raises:
-        ValueError: two groups of one name, of which results by name would show one.
-    """
-
-    names: tuple[str, ...]
-    groups: tuple[int, ...]
-
-    def __post_init__(self):
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise ValueError(f"scores are told by the classes' names, but {twice[0]!r} is the name of two; rename one")
-
-    @classmethod
-    def of(cls, members: Mapping[str, Iterable[int]], num_labels: int = len(CITYSCAPES_ID2LABEL)) -> "EvaluationGroups":
-        """From `{group name: ids}`; ids up to `num_labels` that are in no group belong to none."""
-        groups = [len(members)] * num_labels
-        for group, ids in enumerate(members.values()):
-            for index in ids:
-                groups[index] = group
-        return cls(tuple(members), tuple(groups))
-
-    def for_model(self, model_ids: Sequence[Collection[int]], num_labels: int) -> "EvaluationGroups":
-        """
-        The same rule over the ids of a model. Groups that share a class of the model are scored as one, `car + truck`.
-
-        Args:
-            model_ids: for every id of this rule those of the model that stand for it, as `ClassMatch` has them.
-            num_labels: K of the model.
-        """
-        members: dict[str, set[int]] = {}
-        for group, name in enumerate(self.names):
-            ids = {i for own, theirs in zip(self.groups, model_ids, strict=True) if own == group for i in theirs}
-            for other in [other for other, taken in members.items() if taken & ids]:
-                name, ids = f"{other} + {name}", ids | members.pop(other)
-            members[name] = ids
-        return EvaluationGroups.of(members, num_labels)
-
-    def merge(self, confusion: "np.ndarray | torch.Tensor") -> "np.ndarray | torch.Tensor":
-        """
-        A confusion matrix `[K, K]` of ids as one of groups `[G, G + 1]`, ready for `metrics.iou_scores`.
-
-        Predictions outside every group come into the last column: wrong for the labelled group, a false alarm of none.
-
-        Raises:
-            `ValueError`: another number of classes, or labelled pixels of a class that is in no group.
-        """
-        return merge_classes(confusion, self.groups, len(self.names))
-
-
-def each_class(id2label: Mapping[int, str] = CITYSCAPES_ID2LABEL) -> EvaluationGroups:
-    """The plain rule: every class is a group of its own."""
-    return EvaluationGroups(tuple(id2label[index] for index in range(len(id2label))), tuple(range(len(id2label))))
-
-
-@dataclass(frozen=True)
 class CorpusInfo:
     """
     What is known of a corpus without opening it.
@@ -103,7 +39,7 @@ class CorpusInfo:
         splits: what `load_corpus` takes as `split`; its default is that of [`default_split`].
         id2label: names of the ids that labels are mapped to; None where the data set itself has to be opened for them
             (`classes_of`), which is so for those that are not registered.
-        evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus. None
+        evaluation: rule for the score; `evaluation.merge(confusion)` and `iou_scores` serve every corpus. None
             where `id2label` is: every class by itself.
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this corpus looks.

@@ -6,8 +6,9 @@ Layout: `{train,val}/images/<name>.jpg`, `{train,val}/labels/<name>.png`, `frame
 
 from datasets import Dataset
 
+from ..evaluation.groups import EvaluationGroups
 from ..model.labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, EvaluationGroups, dataset_of_frames, frames_of_folders, open_folder, read_rows
+from .base import Corpus, CorpusInfo, dataset_of_frames, frames_of_folders, open_folder, read_rows
 
 
 # Original id to the one train id to learn from.

@@ -20,8 +20,9 @@ from datasets import Dataset, Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
+from ..evaluation.classes import UNKNOWN
 from ..model.image_inputs import as_stored, to_rgb, turn_upright, unreadable
-from .reading import RESTORE, UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
+from .reading import RESTORE, as_ids, read_header, read_label, read_pixels, translate_label
 from .storage import base_name, is_upright, plain_location, read_bytes, split_location, upright_location
 
 

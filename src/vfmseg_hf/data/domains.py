@@ -59,7 +59,7 @@ def name_classes(domains: list[Domain], id2label: str | None) -> list[Domain]:
     The same domains; data sets whose classes are not known by their spec, and without a query, have `id2label`'s.
 
     Args:
-        id2label: as for [`classes.read_id2label`]; None changes nothing.
+        id2label: as for [`class_names.read_id2label`]; None changes nothing.
 
     Raises:
         ValueError: no domain takes it.

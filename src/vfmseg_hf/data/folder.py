@@ -26,6 +26,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..evaluation.groups import each_class
 from ..model.labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
 from ..utils.files import read_settings
 from ..utils.picture_files import (
@@ -37,7 +38,7 @@ from ..utils.picture_files import (
     picture_suffixes,
     summarise,
 )
-from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
+from .base import Corpus, CorpusInfo, dataset_of_frames, pair
 from .findings import notify
 from .reading import ANY_COLOUR, COLOURS, find_turned
 from .storage import Storage, base_name, upright_location

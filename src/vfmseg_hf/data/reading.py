@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from ..evaluation.classes import UNKNOWN
 from ..model.image_inputs import as_stored, exif_orientation, stored_size, unreadable
 from ..model.labels import IGNORE_INDEX
 from .findings import TURNED, complain, notify
@@ -19,7 +20,6 @@ from .storage import is_upright, open_location, read_bytes
 
 
 RESTORE = "Restore the file from the owner's."  # what to do with a broken one
-UNKNOWN = -1  # in tables: an id that the corpus does not have
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
 STRETCHED = {"L;2": 85, "L;4": 17}
 

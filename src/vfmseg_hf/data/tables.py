@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .base import HELD_OUT_SPLITS, TRAINING_SPLITS, default_split, first_named, is_held_out
-from .classes import read_id2label
+from .class_names import read_id2label
 from .columns import LabelMap, LazyPicture, Picture, picture_column, turn_column
 from .findings import notify
 from .reading import find_turned

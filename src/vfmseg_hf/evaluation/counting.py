@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..metrics import confusion_matrix
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.outputs import VFMSegSemanticSegmenterOutput
 from ..model.resizing import resize_bilinear
+from .confusion import confusion_matrix
 
 
 STAGES = ("coarse", "final")

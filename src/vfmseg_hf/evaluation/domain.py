@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..data import EvaluationGroups
-from ..metrics import iou_scores
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.processes import process_rank, sum_over_processes
+from .confusion import iou_scores
 from .counting import STAGES, count_pictures
+from .groups import EvaluationGroups
 
 
 @dataclass
@@ -25,7 +25,7 @@ class DomainScores:
 
     Attributes:
         classes: names of what is scored, from the corpus's rule.
-        scores: `{"coarse": ..., "final": ...}`, each as `metrics.iou_scores` returns it (fractions).
+        scores: `{"coarse": ..., "final": ...}`, each as `iou_scores` returns it (fractions).
         pictures: how many were scored.
         refined: share of the windows that were refined, 0..1.
         seconds: from the first picture's loading to the last one's count, where it was measured.
@@ -147,5 +147,5 @@ def _batches(items: Iterable[dict], size: int) -> Iterator[list[dict]]:
 
 
 def mean_over_domains(domains: Mapping[str, DomainScores], stage: str = "final", key: str = "mean_iou") -> float:
-    """Unweighted mean over the domains of a score that `metrics.iou_scores` gives: by default the mean IoU."""
+    """Unweighted mean over the domains of a score that `iou_scores` gives: by default the mean IoU."""
     return float(np.mean([domain.scores[stage][key] for domain in domains.values()]))

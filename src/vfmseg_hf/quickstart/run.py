@@ -17,9 +17,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, p
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import load_corpus
-from ..evaluation import evaluate_domain
+from ..evaluation import confusion_matrix, evaluate_domain, iou_scores
 from ..evaluation.baselines import ColourLookup, PositionPrior
-from ..metrics import confusion_matrix, iou_scores
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..model.labels import CITYSCAPES_ID2LABEL
@@ -133,7 +132,7 @@ def reload_model(
 
 
 def score_references(rows: Sequence[Row], references: Mapping[str, PositionPrior | ColourLookup]) -> dict:
-    """`metrics.iou_scores` of each reference on a domain."""
+    """`iou_scores` of each reference on a domain."""
     count = len(CITYSCAPES_ID2LABEL)
     return {
         name: iou_scores(

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data import classes_of, corpus_info, load_corpus
-from ..data.classes import read_class_maps
+from ..data.class_names import read_class_maps
 from ..data.domains import Domain, name_classes
+from ..evaluation import confusion_matrix, iou_scores
 from ..evaluation.baselines import PositionPrior
-from ..metrics import confusion_matrix, iou_scores
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from ..utils.files import write_file
 from .data import EvaluationPictures

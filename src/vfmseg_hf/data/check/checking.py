@@ -12,12 +12,13 @@ import datasets
 import numpy as np
 import PIL.Image
 
+from ...evaluation.classes import ClassMap, match_classes
 from ...model.image_inputs import is_above_limit
 from ...model.labels import IGNORE_INDEX
 from .. import CorpusInfo, corpus_info, load_corpus
 from ..base import UndefinedSplit
+from ..class_names import classes_of
 from ..class_statistics import MIN_PIXELS, class_pixels_file, read_class_pixels, write_class_pixels
-from ..classes import ClassMap, classes_of, match_classes
 from ..columns import LabelMap, Picture
 from ..findings import (
     ABOVE_LIMIT,

@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from PIL.Image import Resampling
 
-from ..data import ClassMatch
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.files import write_file
+from .classes import ClassMatch
 from .counting import STAGES
 from .domain import DomainScores, mean_over_domains
 from .protocols import Protocol
@@ -136,7 +136,7 @@ def software_versions(*more: str) -> dict[str, str]:
 
 
 def plain_scores(classes: Sequence[str], scores: Mapping[str, object]) -> dict[str, object]:
-    """`metrics.iou_scores` as JSON has it: fractions by class name, `None` for classes that do not occur."""
+    """`iou_scores` as JSON has it: fractions by class name, `None` for classes that do not occur."""
     plain = {key: _or_none(scores[key]) for key in MEANS.values()}
     for title, key in (("iou", "per_category_iou"), ("accuracy", "per_category_accuracy")):
         plain[title] = {name: _or_none(value) for name, value in zip(classes, scores[key], strict=True)}

@@ -11,7 +11,7 @@ import evaluate
 import numpy as np
 import torch
 
-from vfmseg_hf.metrics.confusion import NUM_IDS, count_pairs, iou_scores, select_classes
+from vfmseg_hf.evaluation.confusion import NUM_IDS, count_pairs, iou_scores, select_classes
 
 
 _DESCRIPTION = """
@@ -62,7 +62,7 @@ class MeanIoU(evaluate.Metric):
         if num_process != 1:
             raise ValueError(
                 "mean_iou keeps its counts in one process. With several, sum the confusion matrices "
-                "(vfmseg_hf.metrics.confusion_matrix) over the processes and pass the sum to iou_scores."
+                "(vfmseg_hf.evaluation.confusion_matrix) over the processes and pass the sum to iou_scores."
             )
         of_evaluate = inspect.signature(evaluate.EvaluationModule.__init__).parameters
         self.settings = _known_settings({name: kwargs.pop(name) for name in list(kwargs) if name not in of_evaluate})
