@@ -9,9 +9,7 @@ from pathlib import Path
 
 from vfmseg_hf import VFMSegConfig
 from vfmseg_hf.cli.options import check_output_file, whole_number
-from vfmseg_hf.data.check.chart import class_chart
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import format_report, report_as_dict
+from vfmseg_hf.data.check import check_corpus, class_chart, format_report, report_as_dict
 from vfmseg_hf.data.class_names import read_class_map
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, Domain, name_classes, parse_place
 from vfmseg_hf.model.foundation import read_config

@@ -22,10 +22,7 @@ from corpus_copies import IGNORE, LAYOUTS, TREES, Layout, write_frame
 from datasets import Dataset, Features, Image
 
 from vfmseg_hf.data import bdd100k, cityscapes, class_statistics, count_class_pixels, load_corpus
-from vfmseg_hf.data.check import checking
-from vfmseg_hf.data.check.chart import class_chart
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import format_report, report_as_dict
+from vfmseg_hf.data.check import check_corpus, checking, class_chart, format_report, report_as_dict
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.prediction.visualization import class_colours
 

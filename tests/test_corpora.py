@@ -22,7 +22,7 @@ from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
 
 from vfmseg_hf.data import CORPORA, LabelMap, base, camvid, carla, columns, corpus_info, load_corpus, reading
-from vfmseg_hf.data.streets import corpus as streets
+from vfmseg_hf.data import street_scenes as streets
 from vfmseg_hf.evaluation import confusion_matrix, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 
@@ -660,9 +660,9 @@ class TestStreets:
         def render(scene, domain, seed):
             return np.repeat(scene.labels[..., None] + 10 * ("game", "city").index(domain), 3, axis=2)
 
-        monkeypatch.setattr(streets.streets_geometry, "draw_scene", draw_scene)
-        monkeypatch.setattr(streets.streets_look, "render", render)
-        monkeypatch.setattr(streets.streets_look, "DOMAINS", ("game", "city"))
+        monkeypatch.setattr(streets.geometry, "draw_scene", draw_scene)
+        monkeypatch.setattr(streets.look, "render", render)
+        monkeypatch.setattr(streets.look, "DOMAINS", ("game", "city"))
         for cached in (streets._scene, streets._labels):
             cached.cache_clear()
         yield drawn
@@ -744,8 +744,8 @@ class TestStreets:
         load_corpus("streets:game?n=2&size=8x8").save_to_disk(tmp_path / "stored")
         stored = load_from_disk(tmp_path / "stored")
         self.check(stored[0])
-        version = streets.streets_geometry.STREETS_VERSION
-        monkeypatch.setattr(streets.streets_geometry, "STREETS_VERSION", version + 1)
+        version = streets.geometry.STREETS_VERSION
+        monkeypatch.setattr(streets.geometry, "STREETS_VERSION", version + 1)
         for column in ("image", "label"):
             with pytest.raises(ValueError, match=f"version {version} of the streets.*draws version {version + 1}"):
                 stored[column][0]
@@ -778,7 +778,7 @@ class TestStreets:
     def test_the_generator(self):
         """The real one: sizes agree, only known ids, every domain renders."""
         expected = None
-        for domain in streets.streets_look.DOMAINS:
+        for domain in streets.look.DOMAINS:
             row = load_corpus(f"streets:{domain}?n=1&size=96x160&seed=7", "validation")[0]
             assert row["image"].size == row["label"].size == (160, 96)
             ids = np.asarray(row["label"])

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
 from vfmseg_hf.data import CORPORA, class_statistics, findings, load_corpus, storage
-from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data.check import check_corpus
 from vfmseg_hf.model import image_inputs as image_inputs_vfmseg
 from vfmseg_hf.training import EvaluationPictures, TrainingPictures
 

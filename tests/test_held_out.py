@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
 from vfmseg_hf.data import corpus_info, each_class, load_corpus
-from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data.check import check_corpus
 from vfmseg_hf.data.domains import evaluation_domains
 from vfmseg_hf.data.frames import frame_keys
 from vfmseg_hf.model.records import RECORD_NAME

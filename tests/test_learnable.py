@@ -11,8 +11,7 @@ from transformers.utils import logging
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
 from vfmseg_hf.data import count_class_pixels, load_corpus
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import format_report, report_as_dict
+from vfmseg_hf.data.check import check_corpus, format_report, report_as_dict
 from vfmseg_hf.training import Augmentation, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
 
 

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
 from vfmseg_hf.data import findings, load_corpus
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import report_as_dict
+from vfmseg_hf.data.check import check_corpus, report_as_dict
 from vfmseg_hf.model.image_inputs import open_picture
 from vfmseg_hf.prediction.predict import PictureFiles, find_pictures
 from vfmseg_hf.prediction.visualization import overlay_image

@@ -7,12 +7,11 @@ from datasets import Dataset
 
 from ..evaluation.classes import ClassMap, ClassMatch, match_classes
 from ..evaluation.groups import EvaluationGroups, each_class
-from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, synthia
+from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, street_scenes, synthia
 from .base import Corpus, CorpusInfo, default_split, scored_split
 from .class_names import classes_of
 from .class_statistics import count_class_pixels
 from .columns import LabelMap
-from .streets import corpus as streets
 from .tables import load_table
 
 
@@ -25,7 +24,7 @@ CORPORA: dict[str, Corpus] = {
     "folder": folder.CORPUS,
     "gtav": gtav.CORPUS,
     "mapillary": mapillary.CORPUS,
-    "streets": streets.CORPUS,
+    "streets": street_scenes.CORPUS,
     "synthia": synthia.CORPUS,
 }
 

@@ -16,7 +16,7 @@ from ..evaluation.groups import EvaluationGroups, each_class
 from ..model.labels import CITYSCAPES_ID2LABEL
 from ..utils.picture_files import clutter
 from .columns import LabelMap, id_table, label_cell, picture_column
-from .findings import NO_FILES, NO_LABELS, NO_PICTURE, complain, notify
+from .findings import NO_FILES, NO_LABELS, NO_PICTURE, notify, report_problem
 from .reading import COLOURS
 from .storage import Storage
 
@@ -221,7 +221,7 @@ def pair(
                 f"{name}: {len(alone)} of {len(present)} files have no {missing}: {shown}. Complete the copy, or move "
                 "the files without a partner elsewhere."
             )
-            complain(kind, dict.fromkeys(alone, ""), FileNotFoundError(message))
+            report_problem(kind, dict.fromkeys(alone, ""), FileNotFoundError(message))
     return [Frame(named(key), images[key], labels[key]) for key in sorted(images) if key in labels]
 
 
@@ -257,7 +257,7 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
                     kind, location = NO_PICTURE, frames[name].labels
                 else:
                     kind, location = NO_FILES, frames[name].image
-                complain(kind, {location: ""}, FileNotFoundError(message))
+                report_problem(kind, {location: ""}, FileNotFoundError(message))
     return [frame for name, frame in frames.items() if name in in_images and name in in_labels]
 
 

@@ -39,9 +39,10 @@ def register(feature: type) -> type:
 @dataclass
 class LazyPicture:
     """
-    Base of column types. A cell is a struct of `pa_type`: either a recipe, or `data`, the bytes of a finished picture.
+    Base of column types. A cell is a struct of `pa_type`: it says where its picture comes from, or holds the bytes of a
+    finished one in `data`.
 
-    Subclasses say how a recipe becomes a picture (`cook`) and which finished pictures are welcome (`check`).
+    Subclasses say how a picture is had from there (`read`) and which finished pictures are welcome (`check`).
     """
 
     id: str | None = field(default=None, repr=False)
@@ -51,7 +52,7 @@ class LazyPicture:
     def __call__(self) -> pa.DataType:
         return self.pa_type
 
-    def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
+    def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
         raise NotImplementedError
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
@@ -63,7 +64,7 @@ class LazyPicture:
 
     def encode_example(self, value: Any) -> dict[str, Any]:
         """
-        Takes recipes as they are; finished pictures as PIL images, arrays, or `{"bytes", "path"}` of `datasets.Image`.
+        Takes cells as they are; finished pictures as PIL images, arrays, or `{"bytes", "path"}` of `datasets.Image`.
 
         Raises:
             `TypeError`: anything else; `map` then takes the column for one of another type.
@@ -85,7 +86,7 @@ class LazyPicture:
             return value
         if value["data"] is not None:
             return PIL.Image.fromarray(self.check(read_pixels(BytesIO(value["data"]), "A stored picture")))
-        return self.cook(value)
+        return self.read(value)
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
         """Cells from arrow arrays of cells, of nested lists of pixels, or of `datasets.Image`."""
@@ -153,7 +154,7 @@ class LabelMap(LazyPicture):
         }
     )
 
-    def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
+    def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
         """
         Raises:
             `ValueError`: ids or colours that the table does not know, a file in another coding, or another size than
@@ -191,7 +192,7 @@ class LabelMap(LazyPicture):
         cells = []
         for cell in storage.to_pylist():
             if cell is not None and cell["data"] is None:
-                data = _png(np.asarray(self.cook(cell)))
+                data = _png(np.asarray(self.read(cell)))
                 cell = {**self._empty(), "file": base_name(cell["file"]), "data": data}
             cells.append(cell)
         return pa.array(cells, self.pa_type)

@@ -26,13 +26,13 @@ class Kind:
     Attributes:
         name: in files for programs.
         what: the files that have it, in the plural.
-        cure: what to do.
+        remedy: what to do.
         notice: whether a corpus that has it is clean all the same.
     """
 
     name: str
     what: str
-    cure: str
+    remedy: str
     notice: bool = False
 
 
@@ -144,7 +144,7 @@ def collect_findings() -> Iterator[Findings]:
         _collecting.reset(token)
 
 
-def complain(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
+def report_problem(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
     """
     Reports files that cannot be used, with details; where findings are collected, the caller goes on to other ones.
 
@@ -158,7 +158,7 @@ def complain(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
 
 
 def warn(kind: Kind, files: Mapping[str, str], text: str) -> None:
-    """As `complain` for files that a corpus can be opened without: where nothing is collected, `text` is a warning."""
+    """As `report_problem` for files that a corpus opens without: where nothing is collected, `text` is a warning."""
     findings = _collecting.get()
     if findings is None:
         logger.warning_once(text)

@@ -27,7 +27,7 @@ from .base import (
     without_converted,
 )
 from .cityscapes import TRAIN_IDS as CITYSCAPES_TRAIN_IDS
-from .findings import FOREIGN, complain, notify
+from .findings import FOREIGN, notify, report_problem
 from .reading import read_header
 
 
@@ -79,7 +79,7 @@ def load(rest: str, split: str) -> Dataset:
     frames = [frame for frame in frames if frame.name not in left_out]
     if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
         message = f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}."
-        complain(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
+        report_problem(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
         frames = [frame for frame in frames if frame.name.isdecimal()]
     wanted, source = set(range(1, COUNT + 1)), ""
     if settings["split_file"] is not None:

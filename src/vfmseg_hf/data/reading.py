@@ -15,7 +15,7 @@ import torch
 from ..evaluation.classes import UNKNOWN
 from ..model.image_inputs import as_stored, exif_orientation, stored_size, unreadable
 from ..model.labels import IGNORE_INDEX
-from .findings import TURNED, complain, notify
+from .findings import TURNED, notify, report_problem
 from .storage import is_upright, open_location, read_bytes
 
 
@@ -48,7 +48,7 @@ def read_label(cell: Mapping[str, Any]) -> np.ndarray:
     What the label file of a `LabelMap` cell holds, `[H, W]`: original ids (`uint8`), or colours as in `read_colours`.
 
     Raises:
-        As `LabelMap.cook`, but for values that are not in the table and for the size.
+        As `LabelMap.read`, but for values that are not in the table and for the size.
     """
     path, coding = cell["file"], cell["coding"]
     return read_colours(path) if coding == COLOURS else as_ids(READERS[coding](path), path)
@@ -360,9 +360,9 @@ def find_turned(frames: Iterable[tuple[str, Any, Any]], corpus: str, mixed: bool
         message = (
             f"{corpus}: {len(doubtful)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
             "tells whether their label maps are for the stored pixels or for what the tag makes of them. "
-            f"{told}{TURNED.cure}"
+            f"{told}{TURNED.remedy}"
         )
-        complain(TURNED, dict.fromkeys(doubtful, ""), ValueError(message))
+        report_problem(TURNED, dict.fromkeys(doubtful, ""), ValueError(message))
     if (stored or turned) and not refused:
         notify(f"{corpus}: {len(stored) + len(turned)} pictures have an EXIF tag that asks to turn them; {counts}.")
     return [] if refused else list(turned)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from ..utils.picture_files import clutter, list_files, suffix_of, summarise
-from .findings import BROKEN_ARCHIVES, TWICE, complain, warn
+from .findings import BROKEN_ARCHIVES, TWICE, report_problem, warn
 
 
 SCHEME = "zip://"
@@ -251,7 +251,7 @@ class Storage:
     def _add(self, found: dict[str, str], key: str, location: str) -> None:
         if key in found:
             message = f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
-            complain(TWICE, {location: f"also {found[key]}"}, ValueError(message))
+            report_problem(TWICE, {location: f"also {found[key]}"}, ValueError(message))
         found.setdefault(key, location)
 
 

@@ -197,7 +197,7 @@ class VFMSegTrainer(ScoringTrainer):
     def _check_labels(self) -> None:
         """Raises `ValueError` for labels that no model can learn from, before the first step."""
         if self.model.config.num_labels == 1:
-            raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.cure}")
+            raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.remedy}")
         data = self.train_dataset
         if isinstance(data, TrainingPictures) and self.is_world_process_zero():
             own = data.unmatched  # as the data set numbers its classes

@@ -36,7 +36,7 @@ def hopeless(pixels: np.ndarray, id2label: Mapping[int, str]) -> Iterator[tuple[
 
 
 def doubtful(pixels: np.ndarray, id2label: Mapping[int, str]) -> Iterator[str]:
-    """What is not learnt from labels, in sentences with cures; arguments as for `hopeless`."""
+    """What is not learnt from labels, in sentences with remedies; arguments as for `hopeless`."""
     names = list(id2label.values())
     present = np.flatnonzero(pixels[:-1])
     if len(names) == 1 or not len(present):
@@ -107,7 +107,7 @@ def check_labels_teach(
     of = f"of {len(rows)} label maps" if count == len(rows) else f"of {count} label maps looked at"
     if problems:
         kind, detail = problems[0]
-        raise ValueError(f"nothing can be learnt from these labels: {kind.what} ({detail}; {of}). {kind.cure}")
+        raise ValueError(f"nothing can be learnt from these labels: {kind.what} ({detail}; {of}). {kind.remedy}")
     for sentence in doubtful(pixels, id2label):
         logger.warning(f"{of}: {sentence}")
 

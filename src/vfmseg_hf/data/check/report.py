@@ -84,7 +84,7 @@ def _format_kind(kind: Kind, files: Mapping[str, str], findings: Findings) -> li
     lines += [f"    {entry}" for entry in entries[:SHOWN]]
     if len(entries) > SHOWN:
         lines.append(f"    and {len(entries) - SHOWN:,} more")
-    return [*lines, f"    -> {kind.cure}"]
+    return [*lines, f"    -> {kind.remedy}"]
 
 
 def _entry(file: str, detail: str) -> str:
