@@ -3,7 +3,7 @@
 
 from .classes import ClassMap, ClassMatch, match_classes
 from .confusion import confusion_matrix, iou_scores, merge_classes
-from .counting import STAGES, count_outputs, count_pictures
+from .counting import STAGES, PictureCounts, count_outputs, count_pictures
 from .domain import DomainScores, evaluate_domain, mean_over_domains, score_domain
 from .groups import EvaluationGroups, each_class
 from .mean_iou import load_mean_iou
@@ -26,6 +26,7 @@ __all__ = [
     "ClassMatch",
     "DomainScores",
     "EvaluationGroups",
+    "PictureCounts",
     "Protocol",
     "confusion_matrix",
     "count_outputs",
