@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vfmseg_hf import VFMSegConfig
 from vfmseg_hf.cli.options import check_output_file, whole_number
-from vfmseg_hf.data.check import check_corpus, class_chart, format_report, report_as_dict
+from vfmseg_hf.data.check import check_dataset, class_chart, format_report, report_as_dict
 from vfmseg_hf.data.class_names import read_class_map
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, Domain, name_classes, parse_place
 from vfmseg_hf.model.foundation import read_config
@@ -85,7 +85,7 @@ def main() -> int:
         if arguments.chart:
             import_figure()  # else it would be missed after an hour of reading
         (corpus,) = name_classes([Domain("", arguments.corpus, arguments.split)], arguments.id2label)
-        report = check_corpus(
+        report = check_dataset(
             corpus.spec,
             corpus.split,
             arguments.num_proc,

@@ -18,14 +18,14 @@ from several_processes import run_in_processes
 from waits import CountWaits, count_copies
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
-from vfmseg_hf.data import corpus_info, each_class, load_corpus
+from vfmseg_hf.data import describe_dataset, each_class, open_dataset
 from vfmseg_hf.data.domains import evaluation_domains
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
     DomainScores,
     count_pictures,
     counting,
-    describe_corpus,
+    describe_domain,
     describe_protocol,
     evaluate_domain,
     format_classes,
@@ -430,7 +430,7 @@ def test_domains_are_scored_on_the_split_that_is_held_out(spec, split):
 def test_own_corpora_hold_out_what_they_call_so(tmp_path, splits, expected):
     folders = {split: {"images": f"{split}/photos", "labels": f"{split}/masks"} for split in splits}
     (tmp_path / "corpus.json").write_text(json.dumps({"splits": folders, "ids": {"road": 7}, "ignore": "rest"}))
-    assert corpus_info(f"folder:{tmp_path / 'corpus.json'}").evaluation_split == expected
+    assert describe_dataset(f"folder:{tmp_path / 'corpus.json'}").evaluation_split == expected
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -471,8 +471,8 @@ def test_tables_are_percent_with_two_decimals():
 
 def test_results_hold_what_it_takes_to_repeat_them(tiny_model, tmp_path):
     model, processor = PROTOCOLS["published"].apply(tiny_model(confidence_threshold=0.9), VFMSegImageProcessor())
-    dataset = load_corpus("streets:night?n=2&size=64x128", "test")
-    corpora = {name: describe_corpus("streets:night?n=2&size=64x128", dataset) for name in ("day", "night")}
+    dataset = open_dataset("streets:night?n=2&size=64x128", "test")
+    corpora = {name: describe_domain("streets:night?n=2&size=64x128", dataset) for name in ("day", "night")}
     about = {"protocol": describe_protocol(PROTOCOLS["published"], model, processor, "all", True)}
     path = tmp_path / "scores.json"
     write_scores(path, {"day": made_up(0.5, 0.625)}, corpora, about)

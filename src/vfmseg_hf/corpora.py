@@ -1,24 +1,27 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The old name of `vfmseg_hf.data`."""
+"""The old name of `vfmseg_hf.data`, with the old names of what is in it."""
 
 import warnings
 
 from .data import (
-    CORPORA,
+    DATASETS,
     ClassMap,
     ClassMatch,
-    Corpus,
-    CorpusInfo,
+    DatasetDescription,
     EvaluationGroups,
     LabelMap,
+    NamedDataset,
     classes_of,
-    corpus_info,
     count_class_pixels,
+    describe_dataset,
     each_class,
-    load_corpus,
     match_classes,
+    open_dataset,
 )
 
+
+CORPORA, Corpus, CorpusInfo = DATASETS, NamedDataset, DatasetDescription
+corpus_info, load_corpus = describe_dataset, open_dataset
 
 __all__ = [
     "CORPORA",

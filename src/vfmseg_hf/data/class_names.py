@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Names of classes where data has them: in a data set, and in the files that name classes or match them."""
+"""Names of classes where data has them: in a dataset, and in the files that name classes or match them."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ..utils.files import read_settings
 
 
 def classes_of(dataset: Any) -> dict[int, str] | None:
-    """Names of the ids in the column `label` of what `load_corpus` returns; None for a data set that has none."""
+    """Names of the ids in the column `label` of what `open_dataset` returns; None for a dataset that has none."""
     names = getattr((getattr(dataset, "features", None) or {}).get("label"), "names", None)
     return dict(enumerate(names)) if names else None
 
@@ -36,10 +36,10 @@ def read_class_map(path: str | Path) -> dict[str, Any]:
 
 def read_class_maps(path: str | Path | None, classes: Mapping[str, Mapping[int, str]]) -> dict[str, ClassMap | None]:
     """
-    The class map of each of several data sets: the entries of one file for its classes. All None without a file.
+    The class map of each of several datasets: the entries of one file for its classes. All None without a file.
 
     Args:
-        classes: names of the ids of every data set, by its name.
+        classes: names of the ids of every dataset, by its name.
 
     Raises:
         FileNotFoundError, ValueError: as [`read_class_map`], or an entry for a class that none of them has.

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Column types of `datasets` whose pictures are worked out when a row is read.
 
-What a cell means travels with the cell, not with a transform of the data set: `map`, `save_to_disk`,
+What a cell means travels with the cell, not with a transform of the dataset: `map`, `save_to_disk`,
 `concatenate_datasets` and workers of a DataLoader drop transforms in places, and would then hand out original ids.
 """
 
@@ -27,7 +27,7 @@ from .storage import base_name, is_upright, plain_location, read_bytes, split_lo
 
 
 def register(feature: type) -> type:
-    """Class decorator: makes stored data sets with this column type readable wherever the library is imported."""
+    """Class decorator: makes stored datasets with this column type readable wherever the library is imported."""
     name = feature._type
     if _FEATURE_TYPES.get(name) is not feature:
         with warnings.catch_warnings():
@@ -82,7 +82,7 @@ class LazyPicture:
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
         """The picture of a cell."""
-        if isinstance(value, PIL.Image.Image):  # iterable data sets decode what is decoded already
+        if isinstance(value, PIL.Image.Image):  # iterable datasets decode what is decoded already
             return value
         if value["data"] is not None:
             return PIL.Image.fromarray(self.check(read_pixels(BytesIO(value["data"]), "A stored picture")))
@@ -111,7 +111,7 @@ class LazyPicture:
             for missing, path in zip(data.is_null().to_pylist(), paths, strict=True)
         ]
         columns = {f.name: pa.array([cell[f.name] for cell in cells], f.type) for f in self.pa_type}
-        # Bytes in the table are not copied where possible: they may be all pictures of a large data set.
+        # Bytes in the table are not copied where possible: they may be all pictures of a large dataset.
         read = columns["data"]
         columns["data"] = data if read.null_count == len(read) else pc.coalesce(data, read)
         return pa.StructArray.from_arrays(list(columns.values()), fields=list(self.pa_type), mask=storage.is_null())
@@ -130,13 +130,13 @@ class LazyPicture:
 @dataclass
 class LabelMap(LazyPicture):
     """
-    Label maps: PIL images of mode L holding the ids of the corpus's `id2label`, 255 = ignore.
+    Label maps: PIL images of mode L holding the ids of the dataset's `id2label`, 255 = ignore.
 
-    A cell is either a file in the corpus's own coding with the table that translates it, or a finished map in `data`.
+    A cell is either a file in the dataset's own coding with the table that translates it, or a finished map in `data`.
     Pictures, arrays and files that the user puts in count as finished: they hold final ids.
 
     Attributes:
-        names: of the ids, as `datasets.ClassLabel` has them; they are stored with the data set.
+        names: of the ids, as `datasets.ClassLabel` has them; they are stored with the dataset.
     """
 
     names: list[str] | None = None
@@ -218,8 +218,8 @@ class Picture(Image):
 
     An EXIF tag that asks for turning or mirroring is followed in cells whose path says so (see `storage`), and in no
     others, as nothing would turn their label maps. No picture that is handed out has such a tag. Members of zip
-    archives are read through the handle of this process. All corpora of files have this type, in folders and in
-    archives, so that their data sets can be concatenated.
+    archives are read through the handle of this process. All datasets of files have this type, in folders and in
+    archives, so that their datasets can be concatenated.
     """
 
     _type: str = field(default="VfmsegPicture", init=False, repr=False)
@@ -235,7 +235,7 @@ class Picture(Image):
             `OSError`: the file or member is missing or cannot be read; the message names it.
             `ValueError`: a picture that the image processor refuses, such as one of floats.
         """
-        if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
+        if not isinstance(value, Mapping):  # iterable datasets decode what is decoded already
             return value
         content, upright = value["bytes"], is_upright(value["path"] or "")
         path = plain_location(value["path"] or "") or None
@@ -299,7 +299,7 @@ class _MarkedPicture(Picture):
 
 
 def turn_column(dataset: Dataset, column: str) -> Dataset:
-    """The data set with a column of pictures that are turned as their EXIF tags ask for."""
+    """The dataset with a column of pictures that are turned as their EXIF tags ask for."""
     return dataset.cast_column(column, _MarkedPicture(mode="RGB")).cast_column(column, picture_column())
 
 

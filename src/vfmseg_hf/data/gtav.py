@@ -12,9 +12,9 @@ from datasets import Dataset
 from ..model.labels import IGNORE_INDEX
 from ..utils.files import read_settings
 from .base import (
-    Corpus,
-    CorpusInfo,
+    DatasetDescription,
     Frame,
+    NamedDataset,
     UndefinedSplit,
     dataset_of_frames,
     enumeration,
@@ -44,7 +44,7 @@ SPLITS = ("train", "val", "test")
 # Cityscapes' ids, and 34: the owners number the license plate, which is -1 there, last.
 TRAIN_IDS = {index: CITYSCAPES_TRAIN_IDS[index] for index in range(34)} | {34: IGNORE_INDEX}
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="gtav",
     splits=SPLITS,
     licence="Playing for Data, Richter et al. 2016; research and educational use, see its page at TU Darmstadt",
@@ -135,4 +135,4 @@ def _report_missing(frames: list[Frame], wanted: set[int], total: int) -> None:
         notify(f"gtav: {len(missing)} of {total} pairs are not in this copy: {shown}")
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Procedural street scenes as a corpus: `streets:<domain>?n=200&size=512x1024&seed=0`. Nothing is stored but seeds."""
+"""Procedural street scenes as a dataset: `streets:<domain>?n=200&size=512x1024&seed=0`. Nothing is stored but seeds."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
-from .base import Corpus, CorpusInfo, make_dataset, parse_query
+from .base import DatasetDescription, NamedDataset, make_dataset, parse_query
 from .columns import LazyPicture, register
 from .reading import as_ids
 from .streets import geometry, look
@@ -22,7 +22,7 @@ MAX_SEED = 10**9
 MAX_SIDE = 16384
 DEFAULTS = {"n": "200", "size": "512x1024", "seed": "0"}
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="streets",
     splits=("train", "validation", "test"),
     licence="made by this library, Apache-2.0",
@@ -50,9 +50,9 @@ class _OfScene(LazyPicture):
     def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
         if cell["version"] != geometry.STREETS_VERSION:
             raise ValueError(
-                f"This data set was stored with version {cell['version']} of the streets, this library draws version "
+                f"This dataset was stored with version {cell['version']} of the streets, this library draws version "
                 f"{geometry.STREETS_VERSION}: the same seeds now give other scenes. Make it again with "
-                "load_corpus, or install the library version that it was made with."
+                "open_dataset, or install the library version that it was made with."
             )
         return PIL.Image.fromarray(self.draw(cell["domain"], cell["seed"], cell["height"], cell["width"]))
 
@@ -101,12 +101,12 @@ def _scene(seed: int, height: int, width: int) -> Any:
     return geometry.draw_scene(seed, height, width)
 
 
-@lru_cache(maxsize=16)  # data sets read a batch column by column
+@lru_cache(maxsize=16)  # datasets read a batch column by column
 def _labels(seed: int, height: int, width: int) -> np.ndarray:
     return _scene(seed, height, width).labels
 
 
-# --- corpus -------------------------------------------------------------------------------------------------------
+# --- dataset -------------------------------------------------------------------------------------------------------
 
 
 def scene_seed(split: str, seed: int, index: int) -> int:
@@ -156,4 +156,4 @@ def _number(values: dict[str, str], key: str, low: int, high: int) -> int:
     return int(values[key])
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

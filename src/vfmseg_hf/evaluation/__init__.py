@@ -9,7 +9,7 @@ from .groups import EvaluationGroups, each_class
 from .mean_iou import load_mean_iou
 from .protocols import PROTOCOLS, Protocol
 from .results import (
-    describe_corpus,
+    describe_domain,
     describe_protocol,
     format_classes,
     format_domains,
@@ -31,7 +31,7 @@ __all__ = [
     "confusion_matrix",
     "count_outputs",
     "count_pictures",
-    "describe_corpus",
+    "describe_domain",
     "describe_protocol",
     "each_class",
     "evaluate_domain",

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Classes are compared by their names: those of a data set with those of a model."""
+"""Classes are compared by their names: those of a dataset with those of a model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..model.labels import IGNORE_INDEX, fold
 
 
-ClassMap = Mapping[str, "str | list[str] | None"]  # class of a data set: class or classes of a model, None = ignored
+ClassMap = Mapping[str, "str | list[str] | None"]  # class of a dataset: class or classes of a model, None = ignored
 LISTED = 30  # names in a message
 UNKNOWN = -1  # in tables of ids: a value that stands for no class, not even for ignored pixels
 
@@ -15,10 +15,10 @@ UNKNOWN = -1  # in tables of ids: a value that stands for no class, not even for
 @dataclass(frozen=True)
 class ClassMatch:
     """
-    Which classes of a model the classes of a data set are.
+    Which classes of a model the classes of a dataset are.
 
     Attributes:
-        model_ids: for every id of the data set the ids of the model that stand for it; none where it is ignored.
+        model_ids: for every id of the dataset the ids of the model that stand for it; none where it is ignored.
         mapping: the same in names, as a class map has it.
         said: what was assumed, in a sentence; None where both have the same names in the same order.
     """
@@ -29,7 +29,7 @@ class ClassMatch:
 
     @property
     def changes_ids(self) -> bool:
-        """Whether a class has another id in the model than in the data set."""
+        """Whether a class has another id in the model than in the dataset."""
         return any(ids != (index,) for index, ids in enumerate(self.model_ids))
 
     @property
@@ -73,16 +73,16 @@ def match_classes(
     model_id2label: Mapping[int, str], data_id2label: Mapping[int, str], class_map: ClassMap | None = None
 ) -> ClassMatch:
     """
-    Which classes of a model the classes of a data set are, by their names.
+    Which classes of a model the classes of a dataset are, by their names.
 
     Args:
         model_id2label, data_id2label: names of the ids 0, 1, ...
         class_map: `{data class: model class}` for classes with different names; a list of model classes that are
             together the data class; None for a class that is ignored. Classes that it does not name are matched by
-            their own names. With it the model may have classes that the data set does not have.
+            their own names. With it the model may have classes that the dataset does not have.
 
     Raises:
-        ValueError: a class of one side has no partner on the other (without `class_map`; with it, of the data set), a
+        ValueError: a class of one side has no partner on the other (without `class_map`; with it, of the dataset), a
             name of `class_map` is unknown, or two classes of one side have the same name.
 
     Example:
@@ -94,12 +94,12 @@ def match_classes(
     if not class_map and by_number(model_id2label, data_id2label):
         said = (
             f"the {len(data_id2label)} classes are matched by number, as those of "
-            f"{'the model' if is_generic(model_id2label) else 'the data set'} are called LABEL_0, LABEL_1, ..."
+            f"{'the model' if is_generic(model_id2label) else 'the dataset'} are called LABEL_0, LABEL_1, ..."
         )
         return _match(model_id2label, data_id2label, [(index,) for index in data_id2label], said)
     partners: list[tuple[int, ...] | None] = [
         None if index is None else (index,)
-        for index in same_classes(model_id2label, data_id2label, ("model", "data set"))
+        for index in same_classes(model_id2label, data_id2label, ("model", "dataset"))
     ]
     for index, ids in _resolve(class_map or {}, model_id2label, data_id2label).items():
         partners[index] = ids
@@ -155,7 +155,7 @@ def _resolve(
     class_map: ClassMap, model_id2label: Mapping[int, str], data_id2label: Mapping[int, str]
 ) -> dict[int, tuple[int, ...]]:
     """A class map in ids."""
-    model, data = _by_name(model_id2label, "model"), _by_name(data_id2label, "data set")
+    model, data = _by_name(model_id2label, "model"), _by_name(data_id2label, "dataset")
     resolved = {}
     for name, partners in class_map.items():
         partners = [] if partners is None else [partners] if isinstance(partners, str) else list(partners)

@@ -81,7 +81,7 @@ def count_pairs(
         # Rare: ignore_index is -100, say, or the predictions on ignored pixels are.
         valid = labels != ignore_index
         predictions, labels = predictions[valid], labels[valid]
-        _check_range(predictions, labels, _fits)
+        _check_range(predictions, labels)
     # One 16-bit number per pair: half the time of int64 arithmetic, a fifth of masking the ignored pixels first.
     pairs = labels.astype(np.uint16) << 8
     pairs |= predictions.astype(np.uint8, copy=False)
@@ -175,15 +175,13 @@ def _check_whole_numbers(ids: Any, whole: bool) -> None:
         raise TypeError(f"Label maps hold whole numbers, got {ids.dtype}. Take the argmax of logits over the classes.")
 
 
-def _fits(ids: Any) -> bool:
-    narrow = ids.dtype in (np.uint8, np.bool_, torch.uint8, torch.bool)
-    count = ids.numel() if isinstance(ids, torch.Tensor) else ids.size
-    return narrow or count == 0 or (int(ids.min()) >= 0 and int(ids.max()) < NUM_IDS)
+def _fits(ids: np.ndarray) -> bool:
+    return ids.dtype in (np.uint8, np.bool_) or ids.size == 0 or (ids.min() >= 0 and ids.max() < NUM_IDS)
 
 
-def _check_range(predictions: Any, labels: Any, fits: Any) -> None:
+def _check_range(predictions: np.ndarray, labels: np.ndarray) -> None:
     for what, ids in (("Labels", labels), ("Predictions", predictions)):
-        if not fits(ids):
+        if not _fits(ids):
             raise ValueError(
                 f"{what} hold ids from {int(ids.min())} to {int(ids.max())}, known are 0..{NUM_IDS - 1} and the "
                 "ignore_index of labels. If these are ignored pixels, pass their id as ignore_index."
@@ -247,7 +245,7 @@ def merge_classes(
     if counts.ndim != 2 or counts.shape[0] != len(groups) or counts.shape[1] < len(groups):
         raise ValueError(
             f"The confusion matrix has shape {counts.shape}, but the groups are of {len(groups)} classes. Use the "
-            "rule of the corpus that the matrix was counted on."
+            "rule of the dataset that the matrix was counted on."
         )
     targets = np.full(counts.shape[1], num_groups)
     targets[: len(groups)] = [group if 0 <= group < num_groups else num_groups for group in groups]
@@ -257,7 +255,7 @@ def merge_classes(
         classes = np.flatnonzero((targets[: len(groups)] == num_groups) & counts.any(axis=1))
         raise ValueError(
             f"{merged[num_groups].sum()} pixels are labelled with classes {classes.tolist()}, which belong to no group "
-            "of this rule. Use the rule of the corpus that the labels come from."
+            "of this rule. Use the rule of the dataset that the labels come from."
         )
     merged = merged[:num_groups]
     return torch.from_numpy(merged).to(confusion.device) if isinstance(confusion, torch.Tensor) else merged
@@ -265,7 +263,7 @@ def merge_classes(
 
 def iou_scores(confusion: "np.ndarray | torch.Tensor") -> dict[str, Any]:
     """
-    Scores of a confusion matrix `[K, P]`, P >= K, summed over all pictures of a data set.
+    Scores of a confusion matrix `[K, P]`, P >= K, summed over all pictures of a dataset.
 
     Columns from K on count predictions of no class.
 

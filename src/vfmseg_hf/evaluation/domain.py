@@ -24,7 +24,7 @@ class DomainScores:
     Scores of one domain.
 
     Attributes:
-        classes: names of what is scored, from the corpus's rule.
+        classes: names of what is scored, from the dataset's rule.
         scores: `{"coarse": ..., "final": ...}`, each as `iou_scores` returns it (fractions).
         pictures: how many were scored.
         refined: share of the windows that were refined, 0..1.

@@ -14,11 +14,11 @@ from .confusion import merge_classes
 @dataclass(frozen=True)
 class EvaluationGroups:
     """
-    The classes that a corpus is scored by, where its labels tell fewer classes apart than the model does.
+    The classes that a dataset is scored by, where its labels tell fewer classes apart than the model does.
 
     Attributes:
         names: name of every group; the result has one IoU for each.
-        groups: group of every id of `id2label`; `len(names)` for ids that the corpus knows nothing of.
+        groups: group of every id of `id2label`; `len(names)` for ids that the dataset knows nothing of.
 
     Raises:
         ValueError: two groups of one name, of which results by name would show one.

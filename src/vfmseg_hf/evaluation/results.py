@@ -106,9 +106,9 @@ def describe_protocol(
     }
 
 
-def describe_corpus(spec: str, dataset: Dataset, match: ClassMatch | None = None) -> dict[str, object]:
+def describe_domain(spec: str, dataset: Dataset, match: ClassMatch | None = None) -> dict[str, object]:
     """
-    Which pictures were scored: the spec, the split, and what the corpus says of itself, with its mapping of ids.
+    Which pictures were scored: the spec, the split, and what the dataset says of itself, with its mapping of ids.
 
     Args:
         match: how its classes became the model's; None where they are the same in the same order.
@@ -150,7 +150,7 @@ def _or_none(fraction: float) -> float | None:
 def write_scores(
     path: str | os.PathLike,
     domains: Mapping[str, DomainScores],
-    corpora: Mapping[str, Mapping[str, object]],
+    datasets: Mapping[str, Mapping[str, object]],
     about: Mapping[str, object],
 ) -> None:
     """
@@ -160,11 +160,11 @@ def write_scores(
 
     Args:
         domains: the scores so far.
-        corpora: of all domains of the run, by name, from [`describe_corpus`]; and with it, under `trained_on`, how many
-            of the pictures the model was trained on, None where that is not known.
+        datasets: of all domains of the run, by name, from [`describe_domain`]; and with it, under `trained_on`, how
+            many of the pictures the model was trained on, None where that is not known.
         about: what else belongs to the result: the model, [`describe_protocol`], ...
     """
-    complete = set(domains) == set(corpora)
+    complete = set(domains) == set(datasets)
     result = {
         "complete": complete,
         **about,
@@ -175,7 +175,7 @@ def write_scores(
         else None,
         "domains": {
             name: {
-                **corpora[name],
+                **datasets[name],
                 "pictures": domain.pictures,
                 "num_classes": domain.num_classes,
                 "refined": domain.refined,

@@ -260,7 +260,7 @@ class VFMSegTrainer(ScoringTrainer):
         if not isinstance(dataset, TrainingPictures) or dataset.class_pixels is None:
             raise ValueError(
                 "rare_class_sampling needs to know which picture shows which class: train on TrainingPictures(..., "
-                "class_pixels=corpora.count_class_pixels(dataset, num_classes))"
+                "class_pixels=data.count_class_pixels(dataset, num_classes))"
             )
         height, width = dataset.augmentation.crop_size
         needed = args.rare_class_min_pixels * args.rare_class_crop_ratio

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Charts of what is in a corpus."""
+"""Charts of what is in a dataset."""
 
 import math
 import textwrap

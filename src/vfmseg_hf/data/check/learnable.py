@@ -81,7 +81,7 @@ def check_labels_teach(
     Looks at labels before a training, and warns of what will not be learnt from them.
 
     Args:
-        rows: with `image` and `label`, from `load_corpus` or a list of such.
+        rows: with `image` and `label`, from `open_dataset` or a list of such.
         id2label: names of the model's classes.
         class_pixels: `int64` `[N, K]`, from `count_class_pixels`, if they have been counted; otherwise at most
             `LABEL_MAPS` evenly spaced label maps are counted.

@@ -36,7 +36,7 @@ Args:
     reduce_labels (`bool`, *optional*, defaults to `False`):
         Only `False`: labels are never shifted silently. `label_map` does the same in plain sight.
     groups (*optional*):
-        A rule that scores classes as groups, such as `corpus_info("camvid").evaluation`: anything with
+        A rule that scores classes as groups, such as `describe_dataset("camvid").evaluation`: anything with
         `merge(confusion [K, K]) -> [G, G + 1]`. Results are then per group.
 
 Returns:
