@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from vfmseg_hf.data import load_corpus
+from vfmseg_hf.data import open_dataset
 from vfmseg_hf.evaluation import evaluate_domain
 from vfmseg_hf.model.image_processing_vfmseg import VFMSegImageProcessor
 from vfmseg_hf.training import EvaluationPictures
@@ -46,6 +46,6 @@ def evaluate_and_measure(spec: str) -> dict[str, float]:
     model = small_model(coarse_size=128, window_size=256, window_stride=256)
     processor = VFMSegImageProcessor(do_resize=False)
     before, start = peak_resident_bytes(), time.perf_counter()
-    evaluate_domain(model, EvaluationPictures(load_corpus(spec), processor), "night")
+    evaluate_domain(model, EvaluationPictures(open_dataset(spec), processor), "night")
     seconds = time.perf_counter() - start
     return {"peak MiB": peak_resident_bytes() / 2**20, "of it before": before / 2**20, "seconds": seconds}

@@ -18,8 +18,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from vfmseg_hf.data import load_corpus
-from vfmseg_hf.metrics import confusion_matrix, iou_scores, load_mean_iou
+from vfmseg_hf.data import open_dataset
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores, load_mean_iou
 
 
 CLASSES, IGNORED = 19, 255
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def draw_maps(count: int) -> Maps:
     """`count` pairs of prediction and labels, `uint8` `[1024, 2048]`."""
-    rows = load_corpus(f"streets:game?n={count + 1}&size={SIZE[0]}x{SIZE[1]}")
+    rows = open_dataset(f"streets:game?n={count + 1}&size={SIZE[0]}x{SIZE[1]}")
     labels = [np.array(row["label"]) for row in rows]
     return [(np.where(first == IGNORED, 0, first).astype(np.uint8), second) for first, second in pairwise(labels)]
 

@@ -8,7 +8,7 @@ of the whole evaluation, with drawing or reading the pictures.
 import argparse
 import time
 
-from vfmseg_hf.data import load_corpus
+from vfmseg_hf.data import open_dataset
 from vfmseg_hf.evaluation import evaluate_domain, mean_over_domains
 from vfmseg_hf.prediction.predict import load_model
 from vfmseg_hf.training import EvaluationPictures
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     domains = {}
     for item in arguments.data:
         spec, _, split = item.partition("@")
-        domains[item] = EvaluationPictures(load_corpus(spec, split=split) if split else load_corpus(spec), processor)
+        domains[item] = EvaluationPictures(open_dataset(spec, split=split) if split else open_dataset(spec), processor)
     rows = []
     for budget in arguments.budgets:
         model.config.max_window_share = budget

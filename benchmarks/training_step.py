@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vfmseg_hf.data import load_corpus
+from vfmseg_hf.data import open_dataset
 from vfmseg_hf.model.configuration_vfmseg import nearest_multiple
 from vfmseg_hf.model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
@@ -187,7 +187,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 def draw_batch(count: int, size: int, device: torch.device) -> Batch:
     """Street scenes as a model sees them, with the crop in the middle that is half as high and wide."""
-    rows = list(load_corpus(f"streets:night?n={count}&size={size}x{size}"))
+    rows = list(open_dataset(f"streets:night?n={count}&size={size}x{size}"))
     pixel_values = VFMSegImageProcessorPil(do_resize=False)([row["image"] for row in rows], return_tensors="pt")
     labels = torch.stack([torch.from_numpy(np.array(row["label"])).long() for row in rows])
     start, end = size // 4, size // 4 + size // 2

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from vfmseg_hf.data import load_corpus
+from vfmseg_hf.data import open_dataset
 from vfmseg_hf.model.adapters import lora_config
 from vfmseg_hf.model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from vfmseg_hf.model.modeling_vfmseg import VFMSegForSemanticSegmentation
@@ -83,7 +83,7 @@ class Mode:
 def draw_pictures(count: int, size: str, device: torch.device) -> list[torch.Tensor]:
     """Street scenes as a model sees them, `[1, 3, height, width]` each."""
     processor = VFMSegImageProcessorPil(do_resize=False)
-    rows = load_corpus(f"streets:night?n={count}&size={size}")
+    rows = open_dataset(f"streets:night?n={count}&size={size}")
     return [processor(row["image"], return_tensors="pt")["pixel_values"].to(device) for row in rows]
 
 

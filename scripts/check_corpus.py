@@ -9,12 +9,11 @@ from pathlib import Path
 
 from vfmseg_hf import VFMSegConfig
 from vfmseg_hf.cli.options import check_output_file, whole_number
-from vfmseg_hf.data.check.chart import class_chart
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import format_report, report_as_dict
-from vfmseg_hf.data.classes import read_class_map
+from vfmseg_hf.data.check import check_dataset, class_chart, format_report, report_as_dict
+from vfmseg_hf.data.class_names import read_class_map
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, Domain, name_classes, parse_place
 from vfmseg_hf.model.foundation import read_config
+from vfmseg_hf.prediction.visualization import class_colours
 from vfmseg_hf.utils.files import write_file
 from vfmseg_hf.utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from vfmseg_hf.utils.plotting import import_figure
@@ -86,7 +85,7 @@ def main() -> int:
         if arguments.chart:
             import_figure()  # else it would be missed after an hour of reading
         (corpus,) = name_classes([Domain("", arguments.corpus, arguments.split)], arguments.id2label)
-        report = check_corpus(
+        report = check_dataset(
             corpus.spec,
             corpus.split,
             arguments.num_proc,
@@ -103,7 +102,8 @@ def main() -> int:
                 if split.classes
             }
             title = f"{report.info.name}: share of all pixels"
-            write_file(arguments.chart, class_chart(shares, report.info.id2label, title))
+            names = report.info.id2label
+            write_file(arguments.chart, class_chart(shares, names, class_colours(names), title))
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

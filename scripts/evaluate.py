@@ -20,12 +20,12 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from vfmseg_hf.cli.options import check_counts, check_output_file
-from vfmseg_hf.data import classes_of, corpus_info, load_corpus
-from vfmseg_hf.data.classes import read_class_maps
+from vfmseg_hf.data import classes_of, describe_dataset, open_dataset
+from vfmseg_hf.data.class_names import read_class_maps
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
-    describe_corpus,
+    describe_domain,
     describe_protocol,
     evaluate_domain,
     format_classes,
@@ -88,14 +88,14 @@ def main() -> None:
     pictures, corpora, results = {}, {}, {}
     domains = name_classes(evaluation_domains(arguments.data), arguments.id2label)
     # All are opened before hours go into the first.
-    datasets = {name: load_corpus(spec, split, held_out=True) for name, spec, split in domains}
+    datasets = {name: open_dataset(spec, split, held_out=True) for name, spec, split in domains}
     maps = read_class_maps(arguments.class_map, {name: classes_of(dataset) for name, dataset in datasets.items()})
     for name, spec, _ in domains:
-        dataset, rule = datasets[name], corpus_info(spec).evaluation
+        dataset, rule = datasets[name], describe_dataset(spec).evaluation
         pictures[name] = EvaluationPictures(dataset, processor, rule, class_map=maps[name])
         pictures[name] = pictures[name].for_model(model.config.id2label, name)
         corpora[name] = {
-            **describe_corpus(spec, dataset, pictures[name].class_match),
+            **describe_domain(spec, dataset, pictures[name].class_match),
             "trained_on": trained_on.overlap(pictures[name]),
         }
     seen = {name: attention(name, domain, trained_on) for name, domain in pictures.items()}

@@ -23,9 +23,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vfmseg_hf import VFMSegImageProcessor, image_constants
 from vfmseg_hf.cli.options import check_counts, check_output_folder
-from vfmseg_hf.data import classes_of, corpus_info, count_class_pixels, load_corpus
-from vfmseg_hf.data.classes import read_class_maps, renames
+from vfmseg_hf.data import classes_of, count_class_pixels, describe_dataset, open_dataset
+from vfmseg_hf.data.class_names import read_class_maps
 from vfmseg_hf.data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
+from vfmseg_hf.evaluation.classes import renames
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,
@@ -152,7 +153,7 @@ def main() -> None:
     set_seed(arguments.seed)
     size = evaluation_size(own.size)
     source, *domains = name_classes([parse_domain(own.train), *evaluation_domains(own.domains)], own.id2label)
-    info = corpus_info(source.spec)
+    info = describe_dataset(source.spec)
     augmentation = Augmentation(
         tuple(own.crop_size),
         tuple(own.resize) if own.resize else recipe.resize.get(info.name),
@@ -161,13 +162,14 @@ def main() -> None:
         recipe.augmentation["flip_probability"],
         own.photometric,
     )
-    corpus, class_pixels = load_corpus(source.spec, source.split), None
+    corpus, class_pixels = open_dataset(source.spec, source.split), None
     classes = classes_of(corpus)
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
             class_pixels = count_class_pixels(corpus, len(classes))
     watched = {
-        name: (load_corpus(spec, split, held_out=True), corpus_info(spec).evaluation) for name, spec, split in domains
+        name: (open_dataset(spec, split, held_out=True), describe_dataset(spec).evaluation)
+        for name, spec, split in domains
     }
     known = {name: classes_of(rows) for name, (rows, _) in watched.items()}
     maps = read_class_maps(own.class_map, {"the training set": classes, **known})

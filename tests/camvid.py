@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """CamVid's day frames for the tests: reading, training crops, and the score over CamVid's own classes.
 
-It reads and scores without `vfmseg_hf.data` and `vfmseg_hf.metrics`, so that its figures check theirs.
+It reads and scores without `vfmseg_hf.data` and `vfmseg_hf.evaluation`, so that its figures check theirs.
 """
 
 import csv

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 from datasets import Dataset
 
-from vfmseg_hf.data import acdc, bdd100k, cityscapes, gtav, load_corpus, mapillary, synthia
+from vfmseg_hf.data import acdc, bdd100k, cityscapes, gtav, mapillary, open_dataset, synthia
 
 
 IGNORE = 255
@@ -32,7 +32,7 @@ class Tree:
     expected: dict[str, np.ndarray]
 
     def load(self, split: str) -> Dataset:
-        return load_corpus(self.spec, split)
+        return open_dataset(self.spec, split)
 
 
 def write_frame(image: Path, labels: Path, ids: np.ndarray, palette: list[int] | None) -> None:
@@ -246,7 +246,7 @@ class Copy:
     expected: dict[str, np.ndarray]
 
     def load(self, split: str | None = None, query: str = "") -> Dataset:
-        return load_corpus(self.spec + query, split)
+        return open_dataset(self.spec + query, split)
 
     def check(self, row: dict) -> None:
         assert row["image"].mode == "RGB" and row["label"].mode == "L"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from vfmseg_hf.data import load_corpus
+from vfmseg_hf.data import open_dataset
 from vfmseg_hf.data.domains import parse_domain, parse_domains
 from vfmseg_hf.training.ablation import Run, execute, plan_runs, prior_scores, summarise
 
@@ -90,10 +90,10 @@ def test_the_table_in_numbers(tmp_path):
 
 def test_the_prior_is_the_majority_at_each_position():
     train, domain = parse_domain("streets:game?n=3&size=32x64"), parse_domains(["streets:night?n=2&size=32x64"])
-    labels = np.stack([np.array(row["label"]) for row in load_corpus(train.spec)])
+    labels = np.stack([np.array(row["label"]) for row in open_dataset(train.spec)])
     counts = np.stack([(labels == index).sum(0) for index in range(19)])
     guess = counts.argmax(0)
-    truth = np.stack([np.array(row["label"]) for row in load_corpus(domain[0].spec)])
+    truth = np.stack([np.array(row["label"]) for row in open_dataset(domain[0].spec)])
     valid = truth != 255
     guesses = np.broadcast_to(guess, truth.shape)
     ious = []

@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 
 from benchmarks import BENCHMARKS, evaluation_memory, inference_memory, mean_iou, own_process
 from benchmarks.report import describe_machine, format_rows, write_benchmark
-from vfmseg_hf.metrics import load_mean_iou
+from vfmseg_hf.evaluation import load_mean_iou
 
 
 def run_script(monkeypatch, *arguments):

@@ -21,11 +21,8 @@ from conftest import REPOSITORY
 from corpus_copies import IGNORE, LAYOUTS, TREES, Layout, write_frame
 from datasets import Dataset, Features, Image
 
-from vfmseg_hf.data import bdd100k, cityscapes, class_statistics, count_class_pixels, load_corpus
-from vfmseg_hf.data.check import checking
-from vfmseg_hf.data.check.chart import class_chart
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import format_report, report_as_dict
+from vfmseg_hf.data import bdd100k, cityscapes, class_statistics, count_class_pixels, open_dataset
+from vfmseg_hf.data.check import check_dataset, checking, class_chart, format_report, report_as_dict
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.prediction.visualization import class_colours
 
@@ -51,7 +48,7 @@ def counted(monkeypatch):
 
 
 def check(spec: str, split: str | None = None, num_proc: int = 1):
-    return check_corpus(spec, split, num_proc)
+    return check_dataset(spec, split, num_proc)
 
 
 def problems(report, split: str) -> dict[str, dict[str, str]]:
@@ -125,7 +122,7 @@ class TestClean:
                 (split,) = report.splits
                 assert split.classes.pixels.tolist() == pixels and split.classes.ignored == ignored
             for split in report.splits:
-                dataset = load_corpus(spec, split.name if len(splits) > 1 else None)
+                dataset = open_dataset(spec, split.name if len(splits) > 1 else None)
                 counts = count_class_pixels(dataset, len(report.info.id2label))
                 assert np.array_equal(counts.sum(axis=0), split.classes.pixels)
         assert counted == []
@@ -246,7 +243,7 @@ class TestProblems:
         assert not report.clean and problems(report, "val") == {} and len(list(cache.iterdir())) == 1
         assert val.statistics is not None and check(damaged, "val").clean
         with pytest.raises(FileNotFoundError, match="1 of 11 files have no label map"):
-            load_corpus(damaged, "train")
+            open_dataset(damaged, "train")
 
     def test_the_text_says_it_all(self, damaged):
         text = format_report(check(damaged))
@@ -255,7 +252,7 @@ class TestProblems:
             r"  problem: pictures without label map: 1\n    \S*ulm_0_left\S*\n    -> Complete the copy, or move",
             r"  problem: pictures that cannot be read, or not to their end: 3",
             r"    \S*ulm_3_leftImg8bit.png\S*: an empty file",
-            r"  problem: label maps with ids or colours that this corpus does not have: 4\n    200 in 2, such as \S*7_",
+            r"  problem: label maps with ids or colours that this dataset does not have: 4\n    200 in 2, such as \S*7",
             r"  notice: label maps without a pixel of any class: 1",
             r"  class statistics for rare class sampling: not kept, because of the problems",
             r"problems: train 13, val none",
@@ -593,13 +590,13 @@ class TestScript:
     def test_nothing_to_check(self, runs):
         output, errors, status = runs.done["nowhere"]
         assert status == 2 and output == "" and not (runs.folder / "nowhere.json").exists()
-        assert re.fullmatch(r"error: No folder .*/nowhere for the corpus camvid\. .*\n", errors)
+        assert re.fullmatch(r"error: No folder .*/nowhere for the dataset camvid\. .*\n", errors)
 
     def test_it_could_not_run(self, tmp_path, main):
         tree = TREES["camvid"](tmp_path / "camvid")
         (tmp_path / "bad.yaml").write_text("a: [\n b")
         for arguments, message in (
-            (["kamvid:/x"], "Unknown corpus 'kamvid'"),
+            (["kamvid:/x"], "Unknown dataset 'kamvid'"),
             ([f"{tree.spec}@dusk"], "camvid has no split 'dusk', only train, val"),
             ([tree.spec, "--split", "dusk"], "camvid has no split 'dusk', only train, val"),
             ([f"mapillary:{tmp_path}?version=3"], "no version '3'"),
@@ -639,13 +636,17 @@ class TestScript:
 # --- the chart ----------------------------------------------------------------------------------------------------
 
 
+TWO = {0: "a", 1: "b"}
+
+
 class TestChart:
     def test_a_bar_for_every_class_however_rare(self):
         """Bars are as wide as the logarithm of their shares says, in the colours of the classes."""
         shares = np.full(19, 1e-4)
         shares[0], shares[13], shares[16] = 0.5, 3e-9, 0
-        pixels = np.asarray(PIL.Image.open(BytesIO(class_chart({"train": shares}, CITYSCAPES_ID2LABEL, "a $ title"))))
         colours = class_colours(CITYSCAPES_ID2LABEL)
+        chart = class_chart({"train": shares}, CITYSCAPES_ID2LABEL, colours, "a $ title")
+        pixels = np.asarray(PIL.Image.open(BytesIO(chart)))
         widths = [int((pixels[..., :3] == colour).all(axis=2).sum(axis=1).max()) for colour in colours]
         assert widths[0] > 1.5 * widths[1] > 0 and 0 < widths[13] < widths[1] / 4 and widths[16] == 0
         assert len({widths[index] for index in (1, 2, 3, 7, 18)}) <= 2
@@ -653,17 +654,17 @@ class TestChart:
     def test_panels_and_other_classes(self):
         shares = {f"split {number}": np.array([0.6, 0.1]) for number in range(5)}
         sizes = [
-            PIL.Image.open(BytesIO(class_chart(dict(list(shares.items())[:count]), {0: "a", 1: "b"}, ""))).size
+            PIL.Image.open(BytesIO(class_chart(dict(list(shares.items())[:count]), TWO, class_colours(TWO), ""))).size
             for count in (1, 5)
         ]
         assert sizes[1][0] > 2 * sizes[0][0] and sizes[1][1] > 1.2 * sizes[0][1]
 
     def test_long_titles_stay_in_the_picture(self):
         title = f"train\n6996 of 7000 pairs without {', '.join(bdd100k.WRONG_VIEW)}"
-        chart = PIL.Image.open(BytesIO(class_chart({title: np.array([0.6, 0.1])}, {0: "a", 1: "b"}, "")))
+        chart = PIL.Image.open(BytesIO(class_chart({title: np.array([0.6, 0.1])}, TWO, class_colours(TWO), "")))
         assert (np.asarray(chart.convert("L"))[:, [0, -1]] == 255).all()
 
     def test_nothing_to_draw(self):
         for shares in ({}, {"train": np.zeros(2)}):
             with pytest.raises(ValueError, match="nothing to draw"):
-                class_chart(shares, {0: "a", 1: "b"}, "")
+                class_chart(shares, TWO, class_colours(TWO), "")

@@ -18,11 +18,10 @@ from torch.utils.data import ConcatDataset, Subset
 from transformers.utils.logging import warning_once
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.data import EvaluationGroups, classes_of, corpus_info, load_corpus, match_classes, tables
-from vfmseg_hf.data.classes import read_class_map, read_class_maps, read_id2label
+from vfmseg_hf.data import EvaluationGroups, classes_of, describe_dataset, match_classes, open_dataset, tables
+from vfmseg_hf.data.class_names import read_class_map, read_class_maps, read_id2label
 from vfmseg_hf.data.domains import Domain, name_classes, parse_domain
-from vfmseg_hf.evaluation import evaluate_domain
-from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.evaluation import confusion_matrix, evaluate_domain, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.training import (
     Augmentation,
@@ -75,7 +74,7 @@ def processor():
         (
             ["LABEL_0", "LABEL_1", "LABEL_2"],
             [0, 1, 2],
-            "matched by number, as those of the data set are called LABEL_0",
+            "matched by number, as those of the dataset are called LABEL_0",
         ),
     ],
 )
@@ -96,7 +95,7 @@ def test_the_same_names(names, ids, words):
         (ABC, {**ABC, 3: "car"}, "only in the data: car. Say"),
         (ABC, {0: "LABEL_0", 1: "LABEL_1"}, "only in the data: LABEL_0, LABEL_1"),
         ({0: "LABEL_1", 1: "LABEL_0"}, {0: "a", 1: "b"}, "only in the model: LABEL_1, LABEL_0"),
-        (ABC, {0: "road", 1: "Road", 2: "person"}, "'road' and 'Road' of the data set have one name"),
+        (ABC, {0: "road", 1: "Road", 2: "person"}, "'road' and 'Road' of the dataset have one name"),
         ({0: "road", 1: "traffic light", 2: "traffic_light"}, ABC, "'traffic light' and 'traffic_light' of the model"),
         (dict(enumerate(map(str, range(99)))), ABC, r"29 and 69 more; only in the data: road"),
     ],
@@ -187,10 +186,10 @@ NAMES = ClassLabel(names=["ground", "thing"])
 )
 def test_a_class_label_names_the_classes(features, value, table, tmp_path, said):
     table(features, value).save_to_disk(tmp_path / "data")
-    dataset = load_corpus(str(tmp_path / "data"))
+    dataset = open_dataset(str(tmp_path / "data"))
     assert classes_of(dataset) == {0: "ground", 1: "thing"} and dataset.column_names == ["image", "label", "file_name"]
     assert f"taken for the 2 classes of its column {next(iter(features))!r}" in said()
-    assert corpus_info(str(tmp_path / "data")).id2label is None, "never 19 by assumption"
+    assert describe_dataset(str(tmp_path / "data")).id2label is None, "never 19 by assumption"
 
 
 def test_what_names_no_class_is_refused(table, tmp_path):
@@ -198,22 +197,22 @@ def test_what_names_no_class_is_refused(table, tmp_path):
     place = str(tmp_path / "data")
     table({"scene_category": NAMES}, 0).save_to_disk(place)
     with pytest.raises(ValueError, match=r"data does not say which classes .*data\?id2label=FILE .*--id2label FILE"):
-        load_corpus(place)
+        open_dataset(place)
     (tmp_path / "names.json").write_text('{"0": "a", "1": "b"}')
-    assert classes_of(load_corpus(f"{place}?id2label={tmp_path}/names.json")) == {0: "a", 1: "b"}
-    assert classes_of(load_corpus(f"{place}?id2label=cityscapes")) == CITYSCAPES_ID2LABEL
+    assert classes_of(open_dataset(f"{place}?id2label={tmp_path}/names.json")) == {0: "a", 1: "b"}
+    assert classes_of(open_dataset(f"{place}?id2label=cityscapes")) == CITYSCAPES_ID2LABEL
     for query in ("names=x", "id2label=", "id2label=a&id2label=b", "id2label=a&n=1"):
         with pytest.raises(ValueError, match=r"has no setting but \?id2label=FILE"):
-            load_corpus(f"{place}?{query}")
+            open_dataset(f"{place}?{query}")
     table({"classes": NAMES, "labels": ClassLabel(names=["x", "y"])}, 0).save_to_disk(tmp_path / "two")
     with pytest.raises(ValueError, match="the columns 'classes' and 'labels' of .* name different classes"):
-        load_corpus(str(tmp_path / "two"))
+        open_dataset(str(tmp_path / "two"))
 
 
 def test_a_file_beside_the_data_names_the_classes(table, tmp_path, said, monkeypatch):
     table().save_to_disk(tmp_path / "data")
     (tmp_path / "data" / "id2label.json").write_text('{"0": "a", "1": "b"}')
-    assert classes_of(load_corpus(str(tmp_path / "data"))) == {0: "a", 1: "b"} and "its file id2label.json" in said()
+    assert classes_of(open_dataset(str(tmp_path / "data"))) == {0: "a", 1: "b"} and "its file id2label.json" in said()
     asked = []
 
     def download(place, name, repo_type):
@@ -222,10 +221,10 @@ def test_a_file_beside_the_data_names_the_classes(table, tmp_path, said, monkeyp
 
     monkeypatch.setattr(tables, "hf_hub_download", download)
     monkeypatch.setattr(tables, "_open", lambda spec, split: table())
-    assert classes_of(load_corpus("user/data")) == {0: "a", 1: "b"}
+    assert classes_of(open_dataset("user/data")) == {0: "a", 1: "b"}
     assert asked == [("user/data", "id2label.json", "dataset")]
     with pytest.raises(ValueError, match=r"user/other does not say which classes"):
-        load_corpus("user/other")
+        open_dataset("user/other")
 
 
 def test_stored_data_sets_know_their_classes_again(tmp_path):
@@ -233,8 +232,8 @@ def test_stored_data_sets_know_their_classes_again(tmp_path):
         (tmp_path / folder).mkdir()
         Pillow.new("L", (8, 8)).save(tmp_path / folder / "a.png")
     (tmp_path / "own.yaml").write_text("images: photos\nlabels: masks\nids: {floor: 0, shelf: 1}\n")
-    own = load_corpus(f"folder:{tmp_path}/own.yaml")
-    streets = load_corpus("streets:night?n=2&size=16x32")
+    own = open_dataset(f"folder:{tmp_path}/own.yaml")
+    streets = open_dataset("streets:night?n=2&size=16x32")
     for name, dataset, expected in (
         ("own", own, {0: "floor", 1: "shelf"}),
         ("streets", streets, CITYSCAPES_ID2LABEL),
@@ -246,7 +245,7 @@ def test_stored_data_sets_know_their_classes_again(tmp_path):
         (tmp_path / f"{name}-files").mkdir()
         dataset.to_parquet(tmp_path / f"{name}-files" / "data.parquet")
         for stored in (name, f"{name}-parts", f"{name}-files"):
-            assert classes_of(load_corpus(str(tmp_path / stored))) == expected
+            assert classes_of(open_dataset(str(tmp_path / stored))) == expected
         assert classes_of(load_from_disk(tmp_path / name).select([0]).shuffle()) == expected
         yaml = dataset.features._to_yaml_list()  # as a card on the Hub has it
         assert Features._from_yaml_list(yaml) == dataset.features
@@ -275,8 +274,8 @@ def test_names_from_the_command_line():
 def test_ids_beyond_the_classes_are_an_error(table, tmp_path, processor, tiny_model):
     table(ids=(0, 2)).save_to_disk(tmp_path / "data")
     (tmp_path / "names.yaml").write_text("[a, b]")
-    dataset = load_corpus(f"{tmp_path}/data?id2label={tmp_path}/names.yaml")
-    message = r"holds ids \[2\], which this corpus does not have; it has \[0, 1, 255\]"
+    dataset = open_dataset(f"{tmp_path}/data?id2label={tmp_path}/names.yaml")
+    message = r"holds ids \[2\], which this dataset does not have; it has \[0, 1, 255\]"
     with pytest.raises(ValueError, match=message):
         TrainingPictures(dataset, processor, Augmentation((32, 32)))[0]
     pictures = EvaluationPictures(dataset, processor, class_map={"a": "road", "b": "person"})
@@ -317,7 +316,7 @@ def test_classes_in_another_order_score_the_same(tiny_model, processor, said):
     with pytest.raises(ValueError, match="own: the classes of the data are not the model's; only in the model: shelf"):
         evaluate_domain(tiny_model(id2label={0: "road", 1: "person", 2: "shelf"}), pictures, "own")
     with pytest.raises(ValueError, match="the rule for scores is for 19 classes, but the labels have 3"):
-        EvaluationPictures(frames, processor, corpus_info("camvid").evaluation, id2label=ABC)
+        EvaluationPictures(frames, processor, describe_dataset("camvid").evaluation, id2label=ABC)
     with pytest.raises(ValueError, match="a class map needs the names"):
         EvaluationPictures(frames, processor, class_map={"a": "b"})
 
@@ -329,7 +328,7 @@ def test_nothing_known_takes_the_models_names(tiny_model, processor):
 
 def test_groups_of_a_corpus_follow_the_models_order(tiny_model, processor):
     """camvid's rule, for a model with Cityscapes' classes in another order."""
-    rule = corpus_info("camvid").evaluation
+    rule = describe_dataset("camvid").evaluation
     frames = [{**frame, "label": np.where(np.isin(frame["label"], (16, 17)), 255, frame["label"])} for frame in rows(3)]
     frames = [{**frame, "label": Pillow.fromarray(frame["label"].astype(np.uint8))} for frame in frames]
     pictures = EvaluationPictures(frames, processor, rule, id2label=CITYSCAPES_ID2LABEL)

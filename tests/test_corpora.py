@@ -21,9 +21,26 @@ from datasets import Dataset, Image, concatenate_datasets, interleave_datasets, 
 from datasets.table import embed_table_storage
 from torch.utils.data import DataLoader
 
-from vfmseg_hf.data import CORPORA, LabelMap, base, camvid, carla, columns, corpus_info, load_corpus, reading
-from vfmseg_hf.data.streets import corpus as streets
-from vfmseg_hf.metrics import confusion_matrix, iou_scores
+from vfmseg_hf.data import (
+    DATASETS,
+    DatasetDescription,
+    LabelMap,
+    NamedDataset,
+    base,
+    camvid,
+    carla,
+    classes_of,
+    columns,
+    dataset_of_frames,
+    describe_dataset,
+    open_dataset,
+    reading,
+    register_dataset,
+    registry,
+)
+from vfmseg_hf.data import street_scenes as streets
+from vfmseg_hf.data.domains import Domain, evaluation_domains, parse_domain
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID2LABEL
 
 
@@ -48,7 +65,7 @@ def check_row(row: dict, expected: dict[str, np.ndarray]) -> None:
 
 class TestLayouts:
     def test_splits(self, tree):
-        info = corpus_info(tree.spec)
+        info = describe_dataset(tree.spec)
         assert set(info.splits) == set(tree.counts)
         for split, count in tree.counts.items():
             dataset = tree.load(split)
@@ -57,7 +74,7 @@ class TestLayouts:
             assert dataset.split == split and dataset.info.license == info.licence
             for row in dataset:
                 check_row(row, tree.expected)
-        assert load_corpus(tree.spec).split == info.splits[0]
+        assert open_dataset(tree.spec).split == info.splits[0]
 
     def test_image_and_label_are_of_the_same_frame(self, tree):
         table = (camvid if "camvid" in tree.spec else carla).TRAIN_IDS
@@ -85,7 +102,7 @@ class TestLayouts:
         monkeypatch.chdir(tree.folder.parent)
         monkeypatch.setenv("HOME", str(tree.folder.parent))
         for spec in ("camvid:camvid", "camvid:~/camvid"):
-            dataset = load_corpus(spec, "val")
+            dataset = open_dataset(spec, "val")
             monkeypatch.chdir("/")
             check_row(dataset[0], tree.expected)
             monkeypatch.chdir(tree.folder.parent)
@@ -204,20 +221,20 @@ class TestOperations:
 
     @pytest.mark.parametrize("kind, as_array", [("numpy", np.asarray), ("torch", lambda label: label[0].numpy())])
     def test_formats(self, tree, kind, as_array):
-        dataset = tree.load(corpus_info(tree.spec).splits[0])
+        dataset = tree.load(describe_dataset(tree.spec).splits[0])
         for row in dataset.with_format(kind):
             np.testing.assert_array_equal(as_array(row["label"]), tree.expected[row["file_name"]])
 
     def test_a_table_of_files_is_no_map(self, tree):
         """Formats that show the storage itself show files, which nobody takes for pixels."""
-        dataset = tree.load(corpus_info(tree.spec).splits[0])
+        dataset = tree.load(describe_dataset(tree.spec).splits[0])
         cell = dataset.with_format("arrow")[0]["label"][0].as_py()
         assert cell["file"].endswith(".png") and cell["data"] is None
         again = Dataset.from_list([{"label": cell}])
         assert again[0]["label"] == cell
 
     def test_casts_away_from_the_type_raise(self, tree):
-        dataset = tree.load(corpus_info(tree.spec).splits[0])
+        dataset = tree.load(describe_dataset(tree.spec).splits[0])
         with pytest.raises(ValueError, match="path"):
             dataset.cast_column("label", Image())[0]
         with pytest.raises((TypeError, ValueError)):
@@ -225,7 +242,7 @@ class TestOperations:
 
     def test_two_corpora_in_one(self, make_tree, tmp_path):
         trees = [make_tree(name) for name in TREES]
-        parts = [tree.load(corpus_info(tree.spec).splits[0]) for tree in trees]
+        parts = [tree.load(describe_dataset(tree.spec).splits[0]) for tree in trees]
         expected = {**trees[0].expected, **trees[1].expected}
         for dataset in (
             concatenate_datasets(parts),
@@ -403,28 +420,28 @@ class TestLabelFiles:
 class TestBadSpecs:
     def test_missing_folder(self, tmp_path):
         with pytest.raises(
-            FileNotFoundError, match=rf"No folder {tmp_path}/nowhere for the corpus camvid.*camvid:/path"
+            FileNotFoundError, match=rf"No folder {tmp_path}/nowhere for the dataset camvid.*camvid:/path"
         ):
-            load_corpus(f"camvid:{tmp_path}/nowhere", "train")
+            open_dataset(f"camvid:{tmp_path}/nowhere", "train")
         for spec in ("carla", "carla:"):
             with pytest.raises(ValueError, match="carla needs the folder.*carla:/path"):
-                load_corpus(spec, "clear")
+                open_dataset(spec, "clear")
 
     def test_not_the_layout(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/train/images is missing"):
-            load_corpus(f"camvid:{tmp_path}", "train")
+            open_dataset(f"camvid:{tmp_path}", "train")
         with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/frames.csv is missing"):
-            load_corpus(f"camvid:{tmp_path}", "target_dusk")
+            open_dataset(f"camvid:{tmp_path}", "target_dusk")
 
     def test_unknown_names(self, tree):
-        with pytest.raises(ValueError, match="Unknown corpus 'kamvid'.*camvid:/path.*streets:<domain>"):
-            load_corpus("kamvid:/somewhere")
+        with pytest.raises(ValueError, match="Unknown dataset 'kamvid'.*camvid:/path.*streets:<domain>"):
+            open_dataset("kamvid:/somewhere")
         with pytest.raises(ValueError, match="no split 'dusk', only"):
             tree.load("dusk")
         with pytest.raises(FileNotFoundError, match="'no/such_corpus' is neither"):
-            load_corpus("no/such_corpus", "train")
-        with pytest.raises(ValueError, match="Unknown corpus"):
-            corpus_info("kamvid:/somewhere")
+            open_dataset("no/such_corpus", "train")
+        with pytest.raises(ValueError, match="Unknown dataset"):
+            describe_dataset("kamvid:/somewhere")
 
     @pytest.mark.parametrize("split", ["train", "source_train"])
     def test_an_image_without_its_label(self, make_tree, split):
@@ -466,7 +483,7 @@ class TestBadSpecs:
 
 class TestRules:
     def test_camvid(self):
-        rule = corpus_info("camvid").evaluation
+        rule = describe_dataset("camvid").evaluation
         assert len(rule.names) == 11 and rule.groups[16] == rule.groups[17] == 11
         # Wall is part of Building; train is of no group; a truck is a Car.
         labels, predictions = np.array([2, 2, 2, 13, 13]), np.array([3, 2, 16, 14, 2])
@@ -478,15 +495,15 @@ class TestRules:
 
     def test_others_are_scored_class_by_class(self):
         for spec in ("carla", "streets:game"):
-            rule = corpus_info(spec).evaluation
+            rule = describe_dataset(spec).evaluation
             assert rule.names == tuple(CITYSCAPES_ID2LABEL.values())
             matrix = np.random.default_rng(0).integers(0, 9, (19, 19))
             np.testing.assert_array_equal(rule.merge(matrix)[:, :19], matrix)
 
-    @pytest.mark.parametrize("name", [name for name, corpus in CORPORA.items() if corpus.describe is None])
+    @pytest.mark.parametrize("name", [name for name, corpus in DATASETS.items() if corpus.describe is None])
     def test_infos(self, name):
-        info = corpus_info(name)
-        assert info is corpus_info(f"{name}:/anywhere") and info.name == name
+        info = describe_dataset(name)
+        assert info is describe_dataset(f"{name}:/anywhere") and info.name == name
         assert info.usage.startswith(f"{name}:") and info.licence and info.id2label == CITYSCAPES_ID2LABEL
         assert set(info.evaluation.groups) <= set(range(len(info.evaluation.names) + 1))
         pickle.loads(pickle.dumps(info))
@@ -529,7 +546,7 @@ class TestOnTheOwnersData:
         for row in self.classes(shared, folder):
             table[int(row["id"])] = int(row["cityscapes_train_id"])
         for split, count in counts.items():
-            dataset = load_corpus(f"{name}:{shared}/data/{folder}", split)
+            dataset = open_dataset(f"{name}:{shared}/data/{folder}", split)
             assert len(dataset) == count
             for index in {0, count // 2, count - 1}:
                 row = dataset[index]
@@ -539,14 +556,14 @@ class TestOnTheOwnersData:
 
     def test_dusk_is_dark(self, shared):
         means = {
-            split: np.asarray(load_corpus(f"camvid:{shared}/data/camvid", split)[0]["image"]).mean()
+            split: np.asarray(open_dataset(f"camvid:{shared}/data/camvid", split)[0]["image"]).mean()
             for split in ("source_train", "target_dusk")
         }
         assert means["target_dusk"] < 80 < means["source_train"]
 
     def test_every_map_of_camvid_is_known(self, shared):
         seen = set()
-        for label in load_corpus(f"camvid:{shared}/data/camvid", "val")["label"]:
+        for label in open_dataset(f"camvid:{shared}/data/camvid", "val")["label"]:
             seen.update(np.flatnonzero(np.bincount(np.asarray(label).ravel(), minlength=256)).tolist())
         assert seen == set(camvid.TRAIN_IDS.values())
 
@@ -579,7 +596,7 @@ class TestTables:
 
     def test_stored(self, own, tmp_path):
         own.save_to_disk(tmp_path / "stored")
-        self.check(load_corpus(f"{tmp_path}/stored?id2label=cityscapes"), ["picture0", "picture1", "picture2"])
+        self.check(open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), ["picture0", "picture1", "picture2"])
 
     def test_parquet_with_the_pictures_inside(self, own, tmp_path, monkeypatch):
         (tmp_path / "parquet").mkdir()
@@ -588,19 +605,21 @@ class TestTables:
             path.unlink()
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
         for split in (None, "train"):
-            self.check(load_corpus(f"{tmp_path}/parquet?id2label=cityscapes", split), [f"picture{i}" for i in range(3)])
-        assert len(load_corpus(f"{tmp_path}/parquet?id2label=cityscapes", "train[1:]")) == 2
+            self.check(
+                open_dataset(f"{tmp_path}/parquet?id2label=cityscapes", split), [f"picture{i}" for i in range(3)]
+            )
+        assert len(open_dataset(f"{tmp_path}/parquet?id2label=cityscapes", "train[1:]")) == 2
 
     def test_palettes_are_not_looked_up(self, own, tmp_path):
         own = own.cast_column("label", Image(mode="L"))
         assert np.asarray(own[0]["label"]).max() == 124  # what a palette makes of ids
         own.save_to_disk(tmp_path / "stored")
-        self.check(load_corpus(f"{tmp_path}/stored?id2label=cityscapes"), ["picture0", "picture1", "picture2"])
+        self.check(open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), ["picture0", "picture1", "picture2"])
 
     def test_a_stored_corpus(self, make_tree, tmp_path):
         tree = make_tree("camvid")
         tree.load("train").save_to_disk(tmp_path / "stored")
-        rows = rows_of(load_corpus(str(tmp_path / "stored")))
+        rows = rows_of(open_dataset(str(tmp_path / "stored")))
         assert len(rows) == 3
         for row in rows:
             check_row(row, tree.expected)
@@ -608,7 +627,7 @@ class TestTables:
     def test_beside_another_corpus(self, own, make_tree, tmp_path):
         own.save_to_disk(tmp_path / "stored")
         tree = make_tree("camvid")
-        both = concatenate_datasets([load_corpus(f"{tmp_path}/stored?id2label=cityscapes"), tree.load("val")])
+        both = concatenate_datasets([open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), tree.load("val")])
         self.check(both.select(range(3)), ["picture0", "picture1", "picture2"])
         check_row(both[3], tree.expected)
 
@@ -620,27 +639,27 @@ class TestTables:
         dataset = Dataset.from_list(rows, features=own.features)
         (embedded(dataset) if inside else dataset).save_to_disk(tmp_path / "stored")
         with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag .*turned.*exif_transpose"):
-            load_corpus(f"{tmp_path}/stored?id2label=cityscapes")
+            open_dataset(f"{tmp_path}/stored?id2label=cityscapes")
 
     def test_bad_tables(self, own, tmp_path):
         own.rename_column("label", "mask").save_to_disk(tmp_path / "renamed")
         with pytest.raises(ValueError, match="'label' is missing.*mask"):
-            load_corpus(str(tmp_path / "renamed"))
+            open_dataset(str(tmp_path / "renamed"))
         rows = [own[0], {**own[1], "label": None}]
         Dataset.from_list(rows, features=own.features).save_to_disk(tmp_path / "gaps")
         with pytest.raises(ValueError, match=r"1 rows of .* have no label"):
-            load_corpus(str(tmp_path / "gaps"))
+            open_dataset(str(tmp_path / "gaps"))
         parts = datasets.DatasetDict({"a": own, "b": own})
         parts.save_to_disk(tmp_path / "parts")
         with pytest.raises(ValueError, match="has the splits a, b"):
-            load_corpus(str(tmp_path / "parts"))
-        assert len(load_corpus(f"{tmp_path}/parts?id2label=cityscapes", "b")) == 3
+            open_dataset(str(tmp_path / "parts"))
+        assert len(open_dataset(f"{tmp_path}/parts?id2label=cityscapes", "b")) == 3
         (tmp_path / "empty").mkdir()
         with pytest.raises(FileNotFoundError, match=f"{tmp_path}/empty.* is neither"):
-            load_corpus(str(tmp_path / "empty"))
+            open_dataset(str(tmp_path / "empty"))
         own.select([]).save_to_disk(tmp_path / "none")
         with pytest.raises(ValueError, match=f"{tmp_path}/none.* empty"):
-            load_corpus(str(tmp_path / "none"))
+            open_dataset(str(tmp_path / "none"))
 
 
 # --- streets ------------------------------------------------------------------------------------------------------
@@ -660,9 +679,9 @@ class TestStreets:
         def render(scene, domain, seed):
             return np.repeat(scene.labels[..., None] + 10 * ("game", "city").index(domain), 3, axis=2)
 
-        monkeypatch.setattr(streets.streets_geometry, "draw_scene", draw_scene)
-        monkeypatch.setattr(streets.streets_look, "render", render)
-        monkeypatch.setattr(streets.streets_look, "DOMAINS", ("game", "city"))
+        monkeypatch.setattr(streets.geometry, "draw_scene", draw_scene)
+        monkeypatch.setattr(streets.look, "render", render)
+        monkeypatch.setattr(streets.look, "DOMAINS", ("game", "city"))
         for cached in (streets._scene, streets._labels):
             cached.cache_clear()
         yield drawn
@@ -678,7 +697,7 @@ class TestStreets:
         np.testing.assert_array_equal(np.asarray(row["image"])[..., 1], expected + offset)
 
     def test_rows(self, drawn):
-        dataset = load_corpus("streets:city?n=13&size=12x20")
+        dataset = open_dataset("streets:city?n=13&size=12x20")
         assert len(dataset) == 13 and drawn == []
         assert dataset[12]["file_name"] == "streets-city-000012"
         assert dataset[3]["image"].size == (20, 12)
@@ -686,14 +705,14 @@ class TestStreets:
             self.check(row, 10)
 
     def test_defaults(self, drawn):
-        dataset = load_corpus("streets:game", "test")
+        dataset = open_dataset("streets:game", "test")
         assert len(dataset) == 200
         row = dataset[0]
         assert row["image"].size == (1024, 512)
         self.check(row)
 
     def test_each_scene_is_drawn_once(self, drawn):
-        dataset = load_corpus("streets:game?n=6&size=8x8")
+        dataset = open_dataset("streets:game?n=6&size=8x8")
         for row in dataset:
             self.check(row)
         batch = dataset[0:6]
@@ -702,14 +721,14 @@ class TestStreets:
 
     @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "map arrow tables"])
     def test_operations(self, drawn, tmp_path, operation):
-        dataset = load_corpus("streets:game?n=3&size=8x12")
+        dataset = open_dataset("streets:game?n=3&size=8x12")
         rows = OPERATIONS[operation](dataset, tmp_path / "stored")
         assert {row["file_name"] for row in rows} == set(dataset["file_name"])
         for row in rows:
             self.check(row)
 
     def test_pictures_may_be_replaced(self, drawn):
-        dataset = load_corpus("streets:game?n=3&size=8x12").map(lambda row: {"image": np.asarray(row["image"]) // 2})
+        dataset = open_dataset("streets:game?n=3&size=8x12").map(lambda row: {"image": np.asarray(row["image"]) // 2})
         image = np.asarray(dataset[2]["image"])
         np.testing.assert_array_equal(image[..., 0], np.asarray(dataset[2]["label"]) // 2)
 
@@ -720,11 +739,11 @@ class TestStreets:
             PIL.Image.new("RGB", (12, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
             return {"image": PIL.Image.open(tmp_path / f"{index}.png")}
 
-        dataset = load_corpus("streets:game?n=3&size=8x12").map(replace, with_indices=True)
+        dataset = open_dataset("streets:game?n=3&size=8x12").map(replace, with_indices=True)
         assert [row["image"].getpixel((3, 3)) for row in dataset] == [(0, 0, 0), (1, 2, 3), (2, 0, 0)]
 
     def test_domains_share_their_label_maps(self, drawn):
-        game, city = (load_corpus(f"streets:{domain}?n=2&size=8x8&seed=3") for domain in ("game", "city"))
+        game, city = (open_dataset(f"streets:{domain}?n=2&size=8x8&seed=3") for domain in ("game", "city"))
         for one, other in zip(game, city, strict=True):
             assert one["label"].tobytes() == other["label"].tobytes()
             assert one["image"].tobytes() != other["image"].tobytes()
@@ -741,11 +760,11 @@ class TestStreets:
         assert streets.scene_seed("test", streets.MAX_SEED, last) < 2**63
 
     def test_another_version_of_the_scenes(self, drawn, tmp_path, monkeypatch):
-        load_corpus("streets:game?n=2&size=8x8").save_to_disk(tmp_path / "stored")
+        open_dataset("streets:game?n=2&size=8x8").save_to_disk(tmp_path / "stored")
         stored = load_from_disk(tmp_path / "stored")
         self.check(stored[0])
-        version = streets.streets_geometry.STREETS_VERSION
-        monkeypatch.setattr(streets.streets_geometry, "STREETS_VERSION", version + 1)
+        version = streets.geometry.STREETS_VERSION
+        monkeypatch.setattr(streets.geometry, "STREETS_VERSION", version + 1)
         for column in ("image", "label"):
             with pytest.raises(ValueError, match=f"version {version} of the streets.*draws version {version + 1}"):
                 stored[column][0]
@@ -769,17 +788,17 @@ class TestStreets:
     )
     def test_bad_queries(self, drawn, rest, message):
         with pytest.raises(ValueError, match=message):
-            load_corpus(f"streets:{rest}")
+            open_dataset(f"streets:{rest}")
 
     def test_unknown_split(self, drawn):
         with pytest.raises(ValueError, match="no split 'val', only train, validation, test"):
-            load_corpus("streets:game", "val")
+            open_dataset("streets:game", "val")
 
     def test_the_generator(self):
         """The real one: sizes agree, only known ids, every domain renders."""
         expected = None
-        for domain in streets.streets_look.DOMAINS:
-            row = load_corpus(f"streets:{domain}?n=1&size=96x160&seed=7", "validation")[0]
+        for domain in streets.look.DOMAINS:
+            row = open_dataset(f"streets:{domain}?n=1&size=96x160&seed=7", "validation")[0]
             assert row["image"].size == row["label"].size == (160, 96)
             ids = np.asarray(row["label"])
             assert set(np.unique(ids)) <= {*range(len(CITYSCAPES_CLASSES)), IGNORE}
@@ -790,18 +809,56 @@ class TestStreets:
 # --- registration -------------------------------------------------------------------------------------------------
 
 
-def test_a_corpus_is_one_file_and_one_line(tmp_path, monkeypatch):
-    """What a file of a new corpus has to hold: a table, a layout, a `CORPUS`."""
-    info = base.CorpusInfo(name="mine", splits=("all",), licence="none", usage="mine:/path")
+@pytest.fixture
+def own(monkeypatch):
+    """A data set of one's own: what its file has to hold is a table, a layout, and a `NamedDataset` of them."""
+    info = DatasetDescription(
+        "mine", splits=("train", "dusk", "val"), licence="none", usage="mine:/path", id2label={0: "a"}
+    )
 
     def load(path, split):
-        folder = base.open_folder(path, info)
-        return base.dataset_of_frames(base.frames_of_folders(folder, folder), {7: 0, 9: IGNORE}, info, split)
+        folder = base.open_folder(path, info) / split
+        return dataset_of_frames(base.frames_of_folders(folder, folder), {7: 0, 9: IGNORE}, info, split)
 
-    monkeypatch.setitem(CORPORA, "mine", base.Corpus(info, load))
-    write_frame(tmp_path / "a.jpg", tmp_path / "a.png", np.array([[7, 9]], np.uint8), None)
-    dataset = load_corpus(f"mine:{tmp_path}")
-    np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), [[0, IGNORE]])
+    monkeypatch.setattr(registry, "DATASETS", dict(DATASETS))
+    return NamedDataset(info, load)
+
+
+def test_a_registered_dataset_opens_wherever_a_spec_is_taken(own, tmp_path):
+    with pytest.raises(ValueError, match="Unknown dataset 'mine'"):
+        open_dataset(f"mine:{tmp_path}")
+    register_dataset("mine", own)
+    for number, split in enumerate(own.info.splits):
+        labels = np.array([[7, 9, 9]], np.uint8)[:, : number + 1]
+        write_frame(tmp_path / split / f"{split}.jpg", tmp_path / split / f"{split}.png", labels, None)
+    dataset = open_dataset(f"mine:{tmp_path}")
+    np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), [[0]])
+    assert dataset[0]["file_name"] == "train" and classes_of(dataset) == {0: "a"}
+    assert open_dataset(f"mine:{tmp_path}", held_out=True)[0]["file_name"] == "val"
+    assert describe_dataset(f"mine:{tmp_path}") is own.info
+    assert evaluation_domains([f"mine:{tmp_path}", f"night=mine:{tmp_path}@dusk"]) == [
+        Domain("mine", f"mine:{tmp_path}", "val"),
+        Domain("night", f"mine:{tmp_path}", "dusk"),
+    ]
+    assert parse_domain(f"mine:{tmp_path}@dusk") == Domain("dusk", f"mine:{tmp_path}", "dusk")
+    with pytest.raises(ValueError, match="Unknown dataset 'other'.*mine:/path"):
+        open_dataset("other:/data")
+
+
+def test_what_cannot_be_registered(own):
+    register_dataset("mine", own)
+    register_dataset("mine", own)  # a module may run twice
+    other = NamedDataset(own.info, own.load, own.load)
+    with pytest.raises(ValueError, match="'mine' already; .*exist_ok=True"):
+        register_dataset("mine", other)
+    register_dataset("mine", other, exist_ok=True)
+    assert registry.DATASETS["mine"] is other
+    with pytest.raises(ValueError, match="'yours', but its info has the name 'mine'"):
+        register_dataset("yours", own)
+    with pytest.raises(ValueError, match="letters, digits, - and _, got 'my:own'"):
+        register_dataset("my:own", own)
+    with pytest.raises(TypeError, match=r"is a \w+\(info, load\), got function"):
+        register_dataset("mine", own.load)
 
 
 def test_tables_translate_every_byte():

@@ -26,11 +26,11 @@ from vfmseg_hf.data import (
     acdc,
     bdd100k,
     cityscapes,
-    corpus_info,
+    describe_dataset,
     findings,
     gtav,
-    load_corpus,
     mapillary,
+    open_dataset,
     storage,
     synthia,
 )
@@ -64,7 +64,7 @@ class TestLayouts:
     @pytest.mark.parametrize("name", list(LAYOUTS))
     def test_rows(self, make_copy, name, packed):
         copy = make_copy(name, packed)
-        assert copy.layout.splits <= set(corpus_info(copy.spec).splits)
+        assert copy.layout.splits <= set(describe_dataset(copy.spec).splits)
         for split in copy.layout.splits:
             dataset = copy.load(split)
             assert dataset.column_names == ["image", "label", "file_name"]
@@ -163,7 +163,7 @@ class TestOperations:
             lambda d, p: d.map(lambda row: {"seen": 1}, num_proc=2),
             lambda d, p: d.to_iterable_dataset().shuffle(seed=0, buffer_size=2),
             lambda d, p: d.save_to_disk(p) or load_from_disk(p),
-            lambda d, p: d.save_to_disk(p) or load_corpus(str(p)),
+            lambda d, p: d.save_to_disk(p) or open_dataset(str(p)),
             lambda d, p: d.to_parquet(f"{p}.parquet") and Dataset.from_parquet(f"{p}.parquet", cache_dir=f"{p}.cache"),
             lambda d, p: pickle.loads(pickle.dumps(d)),
             lambda d, p: concatenate_datasets([d, d]).select([0, 3]),
@@ -326,9 +326,9 @@ class TestArchives:
         path = tmp_path / "SYNTHIA_RAND_CITYSCAPES.rar"
         path.write_bytes(b"Rar!")
         with pytest.raises(FileNotFoundError, match=r"Unpack SYNTHIA_RAND_CITYSCAPES.rar: only zip archives"):
-            load_corpus(f"synthia:{tmp_path}")
+            open_dataset(f"synthia:{tmp_path}")
         with pytest.raises(ValueError, match=r"RAND_CITYSCAPES.rar is no zip archive. Unpack it, and pass the folder"):
-            load_corpus(f"synthia:{path}")
+            open_dataset(f"synthia:{path}")
 
     def test_suffixes_in_capitals(self, make_copy):
         copy = make_copy("cityscapes", packed=True)
@@ -340,9 +340,9 @@ class TestArchives:
         copy = make_copy("gtav")
         (copy.folder / "images" / "00002.png").write_bytes(b"no picture")
         with pytest.raises(OSError, match=r"Cannot read the picture .*images/00002.png: "):
-            load_corpus(f"gtav:{copy.folder}")[1]["image"]
+            open_dataset(f"gtav:{copy.folder}")[1]["image"]
         copy.layout.pack(copy.folder, copy.folder.parent / "zips")
-        dataset = load_corpus(f"gtav:{copy.folder.parent}/zips")
+        dataset = open_dataset(f"gtav:{copy.folder.parent}/zips")
         with pytest.raises(OSError, match=r"Cannot read the picture zip://images/00002.png::.*01_images.zip"):
             dataset["image"][1]
 
@@ -360,11 +360,11 @@ class TestErrors:
     @pytest.mark.parametrize("name", ["cityscapes", "gtav", "bdd100k", "mapillary", "synthia", "acdc"])
     def test_not_the_layout(self, tmp_path, name):
         with pytest.raises(FileNotFoundError, match=r"read as its owners ship it: .*(/|\*)"):
-            load_corpus(f"{name}:{tmp_path}")
-        with pytest.raises(FileNotFoundError, match=f"No folder {tmp_path}/nowhere for the corpus {name}"):
-            load_corpus(f"{name}:{tmp_path}/nowhere")
+            open_dataset(f"{name}:{tmp_path}")
+        with pytest.raises(FileNotFoundError, match=f"No folder {tmp_path}/nowhere for the dataset {name}"):
+            open_dataset(f"{name}:{tmp_path}/nowhere")
         with pytest.raises(ValueError, match=f"{name} needs the folder"):
-            load_corpus(f"{name}:")
+            open_dataset(f"{name}:")
 
     @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
     @pytest.mark.parametrize("name", list(LAYOUTS))
@@ -596,16 +596,16 @@ class TestFolder:
             "ids:\n  way: [7, 24]\n  car: 26\nignore: [0, 255]\n",
             np.array([[0, 7, 24, 26, 255]], np.uint8),
         )
-        info = corpus_info(spec)
+        info = describe_dataset(spec)
         assert info.id2label == {0: "way", 1: "car"} and info.splits == ("all",)
         assert info.evaluation.names == ("way", "car")
-        for dataset in (load_corpus(spec), load_corpus(spec, "all")):
+        for dataset in (open_dataset(spec), open_dataset(spec, "all")):
             (row,) = dataset
             assert row["file_name"] == "a/1"
             np.testing.assert_array_equal(np.asarray(row["label"]), [[255, 0, 0, 1, 255]])
         PIL.Image.fromarray(np.array([[9, 0, 0, 0, 0]], np.uint8)).save(tmp_path / "masks/a/1_gt.png")
         with pytest.raises(ValueError, match=r"1_gt.png holds ids \[9\]"):
-            load_corpus(spec)[0]
+            open_dataset(spec)[0]
 
     @pytest.mark.parametrize("palette", [False, True])
     def test_colours(self, write, tmp_path, palette):
@@ -614,27 +614,27 @@ class TestFolder:
         spec = write({**self.FILES, "colours": colours, "ignore": [9, 9, 9]}, pixels, "corpus.json")
         if palette:
             PIL.Image.fromarray(pixels).quantize(4).save(tmp_path / "masks/a/1_gt.png")
-        dataset = load_corpus(spec)
+        dataset = open_dataset(spec)
         dataset.save_to_disk(tmp_path / "stored")
         for rows in (dataset, load_from_disk(tmp_path / "stored")):
             np.testing.assert_array_equal(np.asarray(rows[0]["label"]), [[0, 1, 1, 255]])
         pixels[0, 3] = 10
         PIL.Image.fromarray(pixels).save(tmp_path / "masks/a/1_gt.png")
         with pytest.raises(ValueError, match=r"1_gt.png holds colours \['#0a0a0a'\].*it has \['#804080'"):
-            load_corpus(spec)[0]
+            open_dataset(spec)[0]
 
     def test_the_rest_may_be_ignored(self, write):
         spec = write({**self.FILES, "ids": {"way": 7}, "ignore": "rest"}, np.array([[7, 0, 201]], np.uint8))
-        np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), [[0, 255, 255]])
+        np.testing.assert_array_equal(np.asarray(open_dataset(spec)[0]["label"]), [[0, 255, 255]])
         pixels = np.array([[[1, 2, 3], [3, 2, 1]]], np.uint8)
         spec = write({**self.FILES, "colours": {"way": [1, 2, 3]}, "ignore": "rest"}, pixels)
-        np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), [[0, 255]])
+        np.testing.assert_array_equal(np.asarray(open_dataset(spec)[0]["label"]), [[0, 255]])
 
     def test_classes_of_cityscapes(self, write):
         plan = {**self.FILES, "ids": {"car": 1, "road": 2}, "classes": "cityscapes"}
         spec = write(plan, np.array([[1, 2]], np.uint8))
-        assert corpus_info(spec).id2label == CITYSCAPES_ID2LABEL
-        np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), [[13, 0]])
+        assert describe_dataset(spec).id2label == CITYSCAPES_ID2LABEL
+        np.testing.assert_array_equal(np.asarray(open_dataset(spec)[0]["label"]), [[13, 0]])
 
     def test_splits_and_archives(self, write, tmp_path):
         part = {"images": "photos", "labels": "masks"}
@@ -645,19 +645,19 @@ class TestFolder:
             for path in ("photos/a/1_left.jpg", "masks/a/1_gt.png"):
                 archive.write(tmp_path / path, path)
                 (tmp_path / path).unlink()
-        assert corpus_info(spec).splits == ("fit", "check")
-        assert np.asarray(load_corpus(spec, "check")[0]["label"]).tolist() == [[0]]
+        assert describe_dataset(spec).splits == ("fit", "check")
+        assert np.asarray(open_dataset(spec, "check")[0]["label"]).tolist() == [[0]]
         with pytest.raises(ValueError, match="no split 'test', only fit, check"):
-            load_corpus(spec, "test")
+            open_dataset(spec, "test")
 
     def test_full_paths(self, write, tmp_path):
         plan = {**self.FILES, "ids": {"way": 7}, "images": f"{tmp_path}/photos/", "labels": f"{tmp_path}/masks"}
         (tmp_path / "elsewhere").mkdir()
         spec = write(plan, np.array([[7]], np.uint8), "elsewhere/corpus.json")
-        assert len(load_corpus(spec)) == 1
+        assert len(open_dataset(spec)) == 1
         spec = write({**plan, "images": f"{tmp_path}/nowhere"}, np.array([[7]], np.uint8), "elsewhere/corpus.json")
         with pytest.raises(FileNotFoundError, match=f"No {tmp_path}/nowhere/"):
-            load_corpus(spec)
+            open_dataset(spec)
 
     def test_one_name_in_two_folders(self, write, tmp_path):
         spec = write({**self.FILES, "ids": {"way": 7}}, np.array([[7]], np.uint8))
@@ -665,27 +665,27 @@ class TestFolder:
             (tmp_path / kind / "b").mkdir()
             for path in (tmp_path / kind / "a").iterdir():
                 (tmp_path / kind / "b" / path.name).write_bytes(path.read_bytes())
-        assert list(load_corpus(spec)["file_name"]) == ["a/1", "b/1"]
+        assert list(open_dataset(spec)["file_name"]) == ["a/1", "b/1"]
 
     def test_suffixes(self, write, tmp_path):
         plan = {"images": "photos", "labels": "masks", "ids": {"way": 7}}
         spec = write(plan, np.array([[7]], np.uint8))
         (tmp_path / "photos/a/1_left.jpg").rename(tmp_path / "photos/a/1.JPG")
         (tmp_path / "masks/a/1_gt.png").rename(tmp_path / "masks/a/1.PNG")
-        assert list(load_corpus(spec)["file_name"]) == ["a/1"]
+        assert list(open_dataset(spec)["file_name"]) == ["a/1"]
         (tmp_path / "photos/a/1.png").write_bytes((tmp_path / "masks/a/1.PNG").read_bytes())
         with pytest.raises(ValueError, match=r"one file twice: .*a/1.*Or say with `image_suffix` in .*corpus.yaml"):
-            load_corpus(spec)
+            open_dataset(spec)
         write({**plan, "image_suffix": ".JPG"}, np.array([[7]], np.uint8))
         (tmp_path / "photos/a/1_left.jpg").unlink()
         (tmp_path / "masks/a/1_gt.png").unlink()
-        assert len(load_corpus(spec)) == 1
+        assert len(open_dataset(spec)) == 1
 
     @pytest.mark.parametrize("value", ["upright", True, ["stored"]])
     def test_exif_is_one_of_two_words(self, write, value):
         spec = write({**self.FILES, "ids": {"way": 7}, "exif": value}, np.array([[7]], np.uint8))
         with pytest.raises(ValueError, match="corpus.yaml: `exif` is .*`stored` or `turned`"):
-            load_corpus(spec)
+            open_dataset(spec)
 
     @pytest.mark.parametrize(
         "change, message",
@@ -707,18 +707,18 @@ class TestFolder:
     def test_mistakes(self, write, change, message):
         spec = write({**self.FILES, "ids": {"way": 7}, **change}, np.array([[7]], np.uint8))
         with pytest.raises(ValueError, match=message):
-            load_corpus(spec)
+            open_dataset(spec)
 
     def test_bad_files(self, write, tmp_path):
-        with pytest.raises(FileNotFoundError, match="nowhere.yaml for the corpus folder"):
-            load_corpus(f"folder:{tmp_path}/nowhere.yaml")
+        with pytest.raises(FileNotFoundError, match="nowhere.yaml for the dataset folder"):
+            open_dataset(f"folder:{tmp_path}/nowhere.yaml")
         with pytest.raises(FileNotFoundError, match="No file given"):
-            load_corpus("folder:")
+            open_dataset("folder:")
         for text, message in (("a: [", "cannot be read as YAML"), ("- a", "holds no keys")):
             with pytest.raises(ValueError, match=message):
-                load_corpus(write(text, np.array([[7]], np.uint8)))
+                open_dataset(write(text, np.array([[7]], np.uint8)))
         with pytest.raises(ValueError, match=r"way is a colour \[red, green, blue\]"):
-            load_corpus(write({**self.FILES, "colours": {"way": [[1, 2]]}}, np.array([[7]], np.uint8)))
+            open_dataset(write({**self.FILES, "colours": {"way": [[1, 2]]}}, np.array([[7]], np.uint8)))
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

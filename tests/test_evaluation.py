@@ -15,25 +15,26 @@ import torch
 import torch.nn.functional as F
 from golden import GoldenCase
 from several_processes import run_in_processes
+from waits import CountWaits, count_copies
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
-from vfmseg_hf.data import corpus_info, each_class, load_corpus
+from vfmseg_hf.data import describe_dataset, each_class, open_dataset
 from vfmseg_hf.data.domains import evaluation_domains
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
     DomainScores,
     count_pictures,
     counting,
-    describe_corpus,
+    describe_domain,
     describe_protocol,
     evaluate_domain,
     format_classes,
     format_domains,
+    iou_scores,
     mean_over_domains,
     score_domain,
     write_scores,
 )
-from vfmseg_hf.metrics import iou_scores
 from vfmseg_hf.training import EvaluationPictures
 from vfmseg_hf.utils.processes import join_processes, process_rank
 
@@ -155,7 +156,7 @@ def test_both_stages_are_counted_at_the_labels_size(lively_model):
     sizes = [(96, 128), (96, 128), (64, 80)]
     pictures = [torch.randn(3, *size) for size in sizes]
     labels = [random_label(*size, seed=seed) for seed, size in enumerate([(50, 61), (96, 128), (130, 90)])]
-    matrices, windows = count_pictures(model, pictures, labels, 19, 255)
+    matrices, windows, _ = count_pictures(model, pictures, labels, 19, 255)
     for picture, label, pair, (refined, count) in zip(pictures, labels, matrices, windows.tolist(), strict=True):
         with torch.no_grad():
             output = model(picture[None])
@@ -169,7 +170,7 @@ def test_both_stages_are_counted_at_the_labels_size(lively_model):
 def test_flip_averages_the_probabilities_of_both_directions(lively_model):
     model = lively_model
     picture, label = torch.randn(3, 64, 112), random_label(64, 112)
-    matrices, windows = count_pictures(model, [picture], [label], 19, 255, flip=True)
+    matrices, windows, _ = count_pictures(model, [picture], [label], 19, 255, flip=True)
     with torch.no_grad():
         plain, mirrored = model(picture[None]), model(picture.flip(-1)[None])
     mean = (plain.logits.softmax(1) + mirrored.logits.softmax(1).flip(-1)) / 2
@@ -177,7 +178,7 @@ def test_flip_averages_the_probabilities_of_both_directions(lively_model):
     assert windows.tolist() == [[int(plain.refined.sum() + mirrored.refined.sum()), 2 * plain.refined.numel()]]
     assert not torch.equal(matrices[0, 1], brute_force(plain.logits[0], label, 19))
     # Whoever averages both directions cannot tell them apart.
-    turned, _ = count_pictures(model, [picture.flip(-1)], [label.flip(-1)], 19, 255, flip=True)
+    turned, *_ = count_pictures(model, [picture.flip(-1)], [label.flip(-1)], 19, 255, flip=True)
     assert torch.equal(turned[:, 1], matrices[:, 1])
 
 
@@ -213,7 +214,7 @@ def test_a_domain_is_the_sum_of_its_pictures(scored):
     counts = count_pictures(
         model, [item["pixel_values"] for item in items], [item["labels"] for item in items], 19, 255
     )
-    expected = score_domain(*(part.numpy() for part in counts), each_class(), "noise")
+    expected = score_domain(counts.matrices.numpy(), counts.windows.numpy(), each_class(), "noise")
     state = torch.get_rng_state()
     domain = evaluate_domain(model, pictures, "noise")
     same_scores(domain, expected)
@@ -325,10 +326,46 @@ def test_both_roads_score_the_same(wrap, together, scored, monkeypatch):
 
 def test_a_subclass_with_its_own_forward_is_called(scored):
     model, pictures = scored
-    matrices, _ = count_pictures(
+    matrices, *_ = count_pictures(
         as_subclass(model, Certain), [pictures[0]["pixel_values"]], [pictures[0]["labels"]], 19, 255
     )
     assert matrices[0, 1, :, 3].sum() == matrices[0, 1].sum() > matrices[0, 0, :, 3].sum()
+
+
+def test_counting_waits_for_the_device_once_a_domain(scored, monkeypatch):
+    """Beside the one wait of a batch that inference takes for its decisions."""
+    model, pictures = scored
+    many = EvaluationPictures(pictures.dataset * 4, pictures.processor)
+    copies, taken = count_copies(monkeypatch), []
+    for dataset in (pictures, many):
+        copies.clear()
+        with CountWaits() as waits:
+            evaluate_domain(model, dataset, "noise", batch_size=5)
+        batches = len(dataset) // 5
+        # `tolist` is inference's; matrices, windows and unknown ids come to the host as arrays.
+        assert copies.count("tolist") == batches
+        taken.append([name for name in copies if name != "tolist"])
+        assert waits.names == ["_local_scalar_dense"]
+    # The item is the seed that a loader draws on the host.
+    assert taken[0] == taken[1] == ["item", *["cpu", "numpy"] * 3]
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_unknown_labels_are_found_when_all_is_counted(workers, scored):
+    model, pictures = scored
+    items = [{**pictures[index], "labels": pictures[index]["labels"].clone()} for index in range(len(pictures))]
+    items[1]["labels"][0, :3] = 77
+
+    class Own(torch.utils.data.Dataset):
+        evaluation = each_class()
+        for_model = lambda self, *names: self  # noqa: E731
+        __len__ = lambda self: len(items)  # noqa: E731
+        __getitem__ = lambda self, index: items[index]  # noqa: E731
+
+    with pytest.raises(
+        ValueError, match=r"Labels hold unknown ids: 77 \(3 pixels\); known are 0\.\.18 and ignore_index"
+    ):
+        evaluate_domain(model, Own(), "own", num_workers=2 * workers)
 
 
 def test_nothing_is_kept_of_a_picture(scored):
@@ -393,7 +430,7 @@ def test_domains_are_scored_on_the_split_that_is_held_out(spec, split):
 def test_own_corpora_hold_out_what_they_call_so(tmp_path, splits, expected):
     folders = {split: {"images": f"{split}/photos", "labels": f"{split}/masks"} for split in splits}
     (tmp_path / "corpus.json").write_text(json.dumps({"splits": folders, "ids": {"road": 7}, "ignore": "rest"}))
-    assert corpus_info(f"folder:{tmp_path / 'corpus.json'}").evaluation_split == expected
+    assert describe_dataset(f"folder:{tmp_path / 'corpus.json'}").evaluation_split == expected
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -434,8 +471,8 @@ def test_tables_are_percent_with_two_decimals():
 
 def test_results_hold_what_it_takes_to_repeat_them(tiny_model, tmp_path):
     model, processor = PROTOCOLS["published"].apply(tiny_model(confidence_threshold=0.9), VFMSegImageProcessor())
-    dataset = load_corpus("streets:night?n=2&size=64x128", "test")
-    corpora = {name: describe_corpus("streets:night?n=2&size=64x128", dataset) for name in ("day", "night")}
+    dataset = open_dataset("streets:night?n=2&size=64x128", "test")
+    corpora = {name: describe_domain("streets:night?n=2&size=64x128", dataset) for name in ("day", "night")}
     about = {"protocol": describe_protocol(PROTOCOLS["published"], model, processor, "all", True)}
     path = tmp_path / "scores.json"
     write_scores(path, {"day": made_up(0.5, 0.625)}, corpora, about)

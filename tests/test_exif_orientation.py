@@ -17,8 +17,8 @@ from datasets.table import embed_table_storage
 from PIL.PngImagePlugin import PngInfo
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
-from vfmseg_hf.data import CORPORA, class_statistics, findings, load_corpus, storage
-from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data import DATASETS, class_statistics, findings, open_dataset, storage
+from vfmseg_hf.data.check import check_dataset
 from vfmseg_hf.model import image_inputs as image_inputs_vfmseg
 from vfmseg_hf.training import Augmentation, EvaluationPictures, TrainingPictures
 
@@ -69,7 +69,7 @@ def notices(monkeypatch):
 
 def test_every_corpus_of_files_is_tried():
     tried = {name.split()[0] for name in LAYOUTS} | set(TREES)
-    assert set(CORPORA) - tried == {"folder", "streets"}  # own data, which is below, and scenes without files
+    assert set(DATASETS) - tried == {"folder", "streets"}  # own data, which is below, and scenes without files
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
@@ -144,7 +144,7 @@ def test_forms_of_the_tag(form, tmp_path):
     assert upright.shape == (16, 12, 3)
     for exif, pixels in (("stored", stored), ("turned", upright)):
         spec = own_data(tmp_path / exif, [(tmp_path / "p" / name, pixels.shape[1::-1])], exif=exif)
-        for rows in forms_of(load_corpus(spec), tmp_path / f"forms_{exif}"):
+        for rows in forms_of(open_dataset(spec), tmp_path / f"forms_{exif}"):
             image = rows[0]["image"]
             np.testing.assert_array_equal(np.asarray(image), pixels)
             for view in (image, image.copy(), image.convert("L").convert("RGB"), pickle.loads(pickle.dumps(image))):
@@ -189,7 +189,7 @@ def forms_of(dataset: Dataset, place: Path) -> list[Dataset]:
 def test_tags_that_mean_nothing(orientation, tmp_path, notices):
     save_turned(corners(16, 12), tmp_path / "a.jpg", orientation)
     for keys in ({}, {"exif": "turned"}, {"exif": "stored"}):
-        dataset = load_corpus(own_data(tmp_path / "own", [(tmp_path / "a.jpg", (16, 12))], **keys))
+        dataset = open_dataset(own_data(tmp_path / "own", [(tmp_path / "a.jpg", (16, 12))], **keys))
         check_both_ways(dataset, [stored_pixels(tmp_path / "a.jpg")])
     assert not notices
 
@@ -206,7 +206,7 @@ def test_tags_that_cannot_be_read(tmp_path, notices):
     assert PIL.Image.open(tmp_path / "text.png").getexif()[0x0112] == "6"
     for name in ("broken.png", "text.png"):
         for keys in ({}, {"exif": "turned"}):
-            dataset = load_corpus(own_data(tmp_path / name[:-4], [(tmp_path / name, (16, 12))], **keys))
+            dataset = open_dataset(own_data(tmp_path / name[:-4], [(tmp_path / name, (16, 12))], **keys))
             check_both_ways(dataset, [corners(16, 12)])
         for backend in BACKENDS:
             inputs = backend(do_resize=False)(str(tmp_path / name), np.zeros((12, 16), np.uint8))
@@ -225,20 +225,20 @@ def test_own_data(orientation, size, tmp_path, notices):
     for exif, pixels in pictures.items():
         spec = own_data(tmp_path / exif, [(tmp_path / "a.jpg", size)], exif=exif)
         if pixels.shape[1::-1] == size:
-            check_both_ways(load_corpus(spec), [pixels])
-            report = check_corpus(spec, num_proc=1, cache_dir=tmp_path / "cache")
+            check_both_ways(open_dataset(spec), [pixels])
+            report = check_dataset(spec, num_proc=1, cache_dir=tmp_path / "cache")
             assert report.clean and not report.splits[0].findings.notices
         else:
             with pytest.raises(ValueError, match=f"label map .* is {size[0]}x{size[1]} pixels, its picture /.*0.jpg"):
-                load_corpus(spec)[0]
+                open_dataset(spec)[0]
     assert not notices
     spec = own_data(tmp_path / "open", [(tmp_path / "a.jpg", size)])
     if orientation < 5:
         with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag .*0.jpg.*`exif: stored` or `exif: turned`"):
-            load_corpus(spec)
+            open_dataset(spec)
     else:
         exif = "stored" if size == (16, 12) else "turned"
-        dataset = load_corpus(spec)
+        dataset = open_dataset(spec)
         check_both_ways(dataset, [pictures[exif]])
         (text,) = notices
         assert text.endswith(f"{int(exif == 'stored')} are read as stored and {int(exif == 'turned')} turned.")
@@ -250,7 +250,7 @@ def test_own_data_of_both_kinds(tmp_path, notices):
         save_turned(corners(16, 12), tmp_path / f"{name}.jpg", orientation)
     pairs = [(tmp_path / "a.jpg", (16, 12)), (tmp_path / "b.jpg", (12, 16)), (tmp_path / "c.jpg", (16, 12))]
     pixels = [stored_pixels(pairs[0][0]), upright_pixels(pairs[1][0]), stored_pixels(pairs[2][0])]
-    dataset = load_corpus(own_data(tmp_path / "own", pairs))
+    dataset = open_dataset(own_data(tmp_path / "own", pairs))
     check_both_ways(dataset, pixels)
     check_both_ways(concatenate_datasets([dataset, dataset.map(lambda row: {**row})]), pixels * 2)
     (text,) = notices
@@ -258,7 +258,7 @@ def test_own_data_of_both_kinds(tmp_path, notices):
                          "stored and 1 turned.")  # fmt: skip
     save_turned(corners(16, 16), tmp_path / "square.jpg", 6)
     with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag that asks to turn or mirror them \(\S*3.jpg\)"):
-        load_corpus(own_data(tmp_path / "own", [*pairs, (tmp_path / "square.jpg", (16, 16))]))
+        open_dataset(own_data(tmp_path / "own", [*pairs, (tmp_path / "square.jpg", (16, 16))]))
 
 
 @pytest.mark.parametrize("exif", ["stored", "turned", None])
@@ -270,9 +270,9 @@ def test_own_data_in_archives(exif, tmp_path):
         for path in ("photos/0.jpg", "masks/0.png"):
             archive.write(tmp_path / "own" / path, path)
             (tmp_path / "own" / path).unlink()
-    for rows in forms_of(load_corpus(spec), tmp_path / "forms"):
+    for rows in forms_of(open_dataset(spec), tmp_path / "forms"):
         check_both_ways(rows, [pixels])
-    assert check_corpus(spec, num_proc=1, cache_dir=tmp_path / "cache").clean
+    assert check_dataset(spec, num_proc=1, cache_dir=tmp_path / "cache").clean
 
 
 @pytest.mark.parametrize("location", ["/a/b.jpg", "zip://a/b.jpg::/c.zip"])
@@ -296,15 +296,15 @@ def test_label_maps_with_a_tag(tmp_path):
     for orientation in (3, 6, 1):
         save_turned(ids, tmp_path / "own/masks/0.png", orientation)
         if orientation == 3:
-            dataset = load_corpus(spec)
+            dataset = open_dataset(spec)
             check_both_ways(dataset, [stored_pixels(tmp_path / "a.jpg")])
             np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), ids)
         else:
             with pytest.raises(ValueError, match="1 pictures have an EXIF tag"):
-                load_corpus(spec)
+                open_dataset(spec)
     save_turned(corners(16, 12), tmp_path / "own/photos/0.jpg", 1)
     save_turned(ids, tmp_path / "own/masks/0.png", 3)
-    np.testing.assert_array_equal(np.asarray(load_corpus(spec)[0]["label"]), ids)
+    np.testing.assert_array_equal(np.asarray(open_dataset(spec)[0]["label"]), ids)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -333,9 +333,9 @@ def test_tables(orientation, inside, tmp_path, notices):
         spec = table(folder, [(orientation, size), (1, (16, 12))], inside)
         if orientation < 5:
             with pytest.raises(ValueError, match="1 pictures have an EXIF tag .*exif_transpose"):
-                load_corpus(spec)
+                open_dataset(spec)
             continue
-        dataset = load_corpus(spec)
+        dataset = open_dataset(spec)
         assert dataset["file_name"][:] == ["p0", "p1"]
         pixels = [pixels_of(folder / "p0.jpg"), stored_pixels(folder / "p1.jpg")]
         for rows in forms_of(dataset, tmp_path / f"forms{size[0]}")[:-1] if orientation == 6 else [dataset]:
@@ -347,7 +347,7 @@ def test_tables(orientation, inside, tmp_path, notices):
 def test_tables_of_both_kinds(tmp_path):
     spec = table(tmp_path / "both", [(6, (16, 12)), (6, (12, 16)), (1, (16, 12))], True)
     with pytest.raises(ValueError, match=r"2 pictures have an EXIF tag .*\(Of all, by .* 1 are .* stored and 1 turned"):
-        load_corpus(spec)
+        open_dataset(spec)
 
 
 # --- the image processor ------------------------------------------------------------------------------------------

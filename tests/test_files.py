@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from vfmseg_hf.data import corpus_info
+from vfmseg_hf.data import describe_dataset
 from vfmseg_hf.training.model import start_model
 from vfmseg_hf.utils import files
 
@@ -63,7 +63,7 @@ def test_what_would_be_lost_or_changed_is_refused_in_one_line(name, text, messag
 def test_nothing_stands_twice_in_the_file_of_a_corpus(text, message, tmp_path):
     (tmp_path / "c.yaml").write_text(f"images: p\nlabels: m\n{text}")
     with pytest.raises(ValueError, match=message):
-        corpus_info(f"folder:{tmp_path}/c.yaml")
+        describe_dataset(f"folder:{tmp_path}/c.yaml")
 
 
 def test_every_file_that_users_hand_in_is_read_so(tmp_path):

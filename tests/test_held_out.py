@@ -20,8 +20,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.data import corpus_info, each_class, load_corpus
-from vfmseg_hf.data.check.checking import check_corpus
+from vfmseg_hf.data import describe_dataset, each_class, open_dataset
+from vfmseg_hf.data.check import check_dataset
 from vfmseg_hf.data.domains import evaluation_domains
 from vfmseg_hf.data.frames import frame_keys
 from vfmseg_hf.model.records import RECORD_NAME
@@ -69,16 +69,16 @@ def test_a_held_out_split_is_scored_and_not_trained_on(own, held_out):
     """Wherever it is in the list."""
     for training in ("train", "Training", "mine"):
         spec = own(f"{held_out}-{training}", held_out, training)
-        assert corpus_info(spec).evaluation_split == evaluation_domains([spec])[0].split == held_out
-        assert load_corpus(spec).split == training and load_corpus(spec, held_out=True).split == held_out
+        assert describe_dataset(spec).evaluation_split == evaluation_domains([spec])[0].split == held_out
+        assert open_dataset(spec).split == training and open_dataset(spec, held_out=True).split == held_out
 
 
 def test_what_is_held_out_is_never_trained_on_in_silence(own, loading_log):
     several = own("several", "test", "val")
     with pytest.raises(ValueError, match=r"splits test, val, which are all held out.*own.yaml@test"):
-        load_corpus(several)
-    assert load_corpus(several, "val").split == "val" and "held out" not in loading_log.text
-    assert load_corpus(own("single", "test")).split == "test" and "only split is 'test'" in loading_log.text
+        open_dataset(several)
+    assert open_dataset(several, "val").split == "val" and "held out" not in loading_log.text
+    assert open_dataset(own("single", "test")).split == "test" and "only split is 'test'" in loading_log.text
 
 
 def test_a_training_split_is_never_scored_in_silence(own, loading_log):
@@ -92,13 +92,13 @@ def test_tables_with_splits(tmp_path, loading_log, held_out):
     table = Dataset.from_list([{"image": row["image"], "label": row["label"]} for row in rows(2)])
     spec = f"{tmp_path / held_out}?id2label=cityscapes"
     DatasetDict({held_out: table, "train": table.select([0])}).save_to_disk(tmp_path / held_out)
-    assert len(load_corpus(spec)) == 1 and f"splits {held_out}, train; 'train' is taken" in loading_log.text
-    assert len(load_corpus(spec, held_out=True)) == 2 and f"{held_out!r} is taken" in loading_log.text
-    assert [split.pairs for split in check_corpus(spec, num_proc=1).splits] == [2, 1]
+    assert len(open_dataset(spec)) == 1 and f"splits {held_out}, train; 'train' is taken" in loading_log.text
+    assert len(open_dataset(spec, held_out=True)) == 2 and f"{held_out!r} is taken" in loading_log.text
+    assert [split.pairs for split in check_dataset(spec, num_proc=1).splits] == [2, 1]
     other = str(tmp_path / "other")
     DatasetDict({"train": table, "more": table}).save_to_disk(other)
     with pytest.raises(ValueError, match="has the splits train, more; choose one"):
-        load_corpus(other, held_out=True)
+        open_dataset(other, held_out=True)
 
 
 # --- pictures that are known again --------------------------------------------------------------------------------
@@ -106,19 +106,19 @@ def test_tables_with_splits(tmp_path, loading_log, held_out):
 
 def test_pictures_are_known_wherever_they_lie(own, tmp_path):
     spec = own("here", "train", "test", count=4)
-    train, test = (frame_keys(load_corpus(spec, split)) for split in ("train", "test"))
+    train, test = (frame_keys(open_dataset(spec, split)) for split in ("train", "test"))
     assert len(set(train) | set(test)) == 8, "files of one name are not one picture"
     shutil.copytree(tmp_path / "here", tmp_path / "there")
-    assert np.array_equal(frame_keys(load_corpus(f"folder:{tmp_path / 'there/own.yaml'}", "train")), train)
+    assert np.array_equal(frame_keys(open_dataset(f"folder:{tmp_path / 'there/own.yaml'}", "train")), train)
     (tmp_path / "packed").mkdir()
     shutil.copy(tmp_path / "here/own.yaml", tmp_path / "packed")
     with zipfile.ZipFile(tmp_path / "packed/all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in (tmp_path / "here").rglob("*.png"):
             archive.write(path, path.relative_to(tmp_path / "here"))
-    assert np.array_equal(frame_keys(load_corpus(f"folder:{tmp_path / 'packed/own.yaml'}", "train")), train)
-    stored = load_corpus(spec, "train").select([2, 0])
+    assert np.array_equal(frame_keys(open_dataset(f"folder:{tmp_path / 'packed/own.yaml'}", "train")), train)
+    stored = open_dataset(spec, "train").select([2, 0])
     stored.save_to_disk(tmp_path / "stored")
-    assert frame_keys(load_corpus(str(tmp_path / "stored"))).tolist() == train[[2, 0]].tolist()
+    assert frame_keys(open_dataset(str(tmp_path / "stored"))).tolist() == train[[2, 0]].tolist()
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif", ".png"])
@@ -142,7 +142,7 @@ def test_rows_without_pictures_have_no_keys():
 
 def test_scenes_are_known_by_domain_and_seed():
     game, larger, night, other = (
-        set(frame_keys(load_corpus(f"streets:{text}", split)).tolist())
+        set(frame_keys(open_dataset(f"streets:{text}", split)).tolist())
         for text, split in (
             ("game?n=3&size=64x128", "train"),
             ("game?n=5&size=32x64", "train"),
@@ -161,7 +161,7 @@ def test_rows_in_memory_and_rows_without_pictures():
 
 def test_splits_of_camvid_share_pictures(shared):
     keys = {
-        split: frame_keys(load_corpus(f"camvid:{shared}/data/camvid", split))
+        split: frame_keys(open_dataset(f"camvid:{shared}/data/camvid", split))
         for split in ("train", "source_train", "source_val", "target_dusk")
     }
     overlap = {split: int(np.isin(keys[split], keys["train"]).sum()) for split in keys}
@@ -216,7 +216,7 @@ def evaluate(monkeypatch, capsys, tmp_path):
 
 def test_the_record_says_what_was_trained_on(own, model, tmp_path):
     spec = own("data", "train", count=3)
-    train(model(), tmp_path / "m", load_corpus(spec))
+    train(model(), tmp_path / "m", open_dataset(spec))
     record = json.loads((tmp_path / "m" / RECORD_NAME).read_text())
     (source,) = record["trained_on"]["sources"]
     assert source == record["data"]
@@ -227,7 +227,7 @@ def test_the_record_says_what_was_trained_on(own, model, tmp_path):
 def test_scored_pictures_that_were_trained_on_are_said(own, model, tmp_path, evaluate):
     """Under another name of the split, of a part, and by a copy in another place."""
     spec = own("data", "train", "val", count=3)
-    checkpoint = train(model(), tmp_path / "m", load_corpus(spec, "train").select([0, 2]))
+    checkpoint = train(model(), tmp_path / "m", open_dataset(spec, "train").select([0, 2]))
     shutil.copytree(tmp_path / "data/train", tmp_path / "copy/everything")
     plan = {"ids": {label: index for index, label in CLASSES.items()}, "images": "photos", "labels": "masks"}
     (tmp_path / "copy/everything/c.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -241,7 +241,7 @@ def test_scored_pictures_that_were_trained_on_are_said(own, model, tmp_path, eva
 
 def test_what_is_not_known_is_said(own, model, tmp_path, evaluate, loading_log):
     spec = own("data", "train", "val")
-    checkpoint = train(model(), tmp_path / "m", load_corpus(spec, "train"))
+    checkpoint = train(model(), tmp_path / "m", open_dataset(spec, "train"))
     record = tmp_path / "m" / RECORD_NAME
     content = json.loads(record.read_text())
     del content["trained_on"]
@@ -257,7 +257,7 @@ def test_what_is_not_known_is_said(own, model, tmp_path, evaluate, loading_log):
 def test_a_plain_trainer_makes_it_unknown(own, model, tmp_path):
     """It saves with the record that the model came with, which is not of the new weights."""
     spec = own("data", "train")
-    checkpoint = train(model(), tmp_path / "m", load_corpus(spec))
+    checkpoint = train(model(), tmp_path / "m", open_dataset(spec))
     loaded = VFMSegForSemanticSegmentation.from_pretrained(checkpoint)
     loaded.save_pretrained(tmp_path / "copy")
     loaded.to(dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
@@ -278,23 +278,23 @@ def test_a_plain_trainer_makes_it_unknown(own, model, tmp_path):
 @pytest.mark.parametrize("lora", [False, True])
 def test_what_came_before_a_fine_tuning_counts(own, model, tmp_path, lora):
     spec = own("data", "first", "second", "third")
-    first = train(model(), tmp_path / "one", load_corpus(spec, "first"))
+    first = train(model(), tmp_path / "one", open_dataset(spec, "first"))
     tuned = VFMSegForSemanticSegmentation.from_pretrained(first)
     if lora:
         tuned.add_adapter(lora_config(tuned.config))
-    second = train(tuned, tmp_path / "two", load_corpus(spec, "second"))
+    second = train(tuned, tmp_path / "two", open_dataset(spec, "second"))
     if lora:
         VFMSegForSemanticSegmentation.from_pretrained(second).merge_and_unload().save_pretrained(tmp_path / "merged")
         second = tmp_path / "merged"
     known = read_trained_on(second)
     assert known.complete and [source["split"] for source in known.sources] == ["first", "second"]
-    shares = [known.overlap(load_corpus(spec, split))["share"] for split in ("first", "second", "third")]
+    shares = [known.overlap(open_dataset(spec, split))["share"] for split in ("first", "second", "third")]
     assert shares == [1, 1, 0]
 
 
 def test_the_trainer_says_it_and_has_it_among_its_metrics(own, model, tmp_path, loading_log):
     spec = own("data", "train", "val")
-    domains = {"day": load_corpus(spec, "train"), "dusk": load_corpus(spec, "val")}
+    domains = {"day": open_dataset(spec, "train"), "dusk": open_dataset(spec, "val")}
     trainer = make_trainer(model(), tmp_path / "run", domains["day"], domains)
     before = trainer.evaluate()
     assert "eval_day_trained_on" not in before and "ATTENTION" not in loading_log.text
@@ -305,6 +305,6 @@ def test_the_trainer_says_it_and_has_it_among_its_metrics(own, model, tmp_path, 
     after = trainer.evaluate()
     assert (after["eval_day_trained_on"], after["eval_dusk_trained_on"]) == (1, 0)
     assert loading_log.text.count(line) == 2 and "'dusk'" not in loading_log.text
-    again = make_trainer(model(), tmp_path / "run", load_corpus(spec, "val"))
+    again = make_trainer(model(), tmp_path / "run", open_dataset(spec, "val"))
     again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
     assert again.trained_on.complete and len(again.trained_on.keys) == 4, "what the checkpoint was trained on as well"

@@ -10,7 +10,7 @@ import torch
 from conftest import disagreement, lively
 from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import CountWaits, count_copies
 
 from benchmarks.measuring import PeakMemory
 from benchmarks.reference_loop import reference_inference
@@ -136,23 +136,6 @@ def test_gradients_flow_in_eval_mode(tiny_model):
 # ------------------------------------------------------------------------------------------- one wait for the device
 
 
-class CountWaits(TorchDispatchMode):
-    """Counts the operations that make the host wait for a device, or copy to or from it."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "item")
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        boolean_index = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
-        if any(wait in name for wait in self.WAITS) or boolean_index:
-            self.names.append(name)
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("refine", [None, False, "all"])
 def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
     pictures = torch.randn(3, 3, 112, 160)
@@ -160,14 +143,7 @@ def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
     reads = []
     read = inference_vfmseg.read_decisions
     monkeypatch.setattr(inference_vfmseg, "read_decisions", lambda plans: reads.append(len(plans)) or read(plans))
-    copies = []
-    for name in ("tolist", "item", "cpu", "numpy"):
-        copy_to_host = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor,
-            name,
-            lambda *inputs, name=name, copy_to_host=copy_to_host: copies.append(name) or copy_to_host(*inputs),
-        )
+    copies = count_copies(monkeypatch)
     with torch.no_grad(), CountWaits() as waits:
         model(pictures, refine=refine)
     assert reads == [1] and waits.names == [] and copies == ["tolist"]

@@ -10,9 +10,8 @@ from PIL import Image
 from transformers.utils import logging
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
-from vfmseg_hf.data import count_class_pixels, load_corpus
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import format_report, report_as_dict
+from vfmseg_hf.data import count_class_pixels, open_dataset
+from vfmseg_hf.data.check import check_dataset, format_report, report_as_dict
 from vfmseg_hf.training import Augmentation, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
 
 
@@ -57,7 +56,7 @@ DOUBTFUL = {
 
 
 def start(spec: str, model, directory, counted: bool = False, **settings) -> VFMSegTrainer:
-    dataset = load_corpus(spec)
+    dataset = open_dataset(spec)
     class_pixels = count_class_pixels(dataset, model.config.num_labels) if counted else None
     arguments = VFMSegTrainingArguments(
         str(directory), max_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True, **settings
@@ -72,7 +71,7 @@ def no_step(*args, **kwargs):
 
 @pytest.mark.parametrize("kind", HOPELESS)
 def test_the_check_finds_what_nothing_can_be_learnt_from(own, kind):
-    report = check_corpus(own(**HOPELESS[kind][0]), num_proc=1)
+    report = check_dataset(own(**HOPELESS[kind][0]), num_proc=1)
     assert not report.clean and list(report_as_dict(report)["splits"]["all"]["problems"]) == [kind]
     assert "    -> " in format_report(report) and report.splits[0].statistics is None
 
@@ -92,7 +91,7 @@ def test_no_training_starts_on_it(own, kind, counted, tiny_model, tmp_path, monk
 @pytest.mark.parametrize("kind", DOUBTFUL)
 def test_the_check_notices_what_is_not_learnt(own, kind):
     settings, *words = DOUBTFUL[kind]
-    report = check_corpus(own(**settings), num_proc=1)
+    report = check_dataset(own(**settings), num_proc=1)
     (notice,) = report.splits[0].findings.notices
     assert report.clean and all(word in notice for word in words) and f"  notice: {notice}" in format_report(report)
 
@@ -112,7 +111,7 @@ def test_a_training_warns_of_it_first(own, kind, counted, tiny_model, tmp_path, 
 
 def test_good_labels_are_passed_without_a_word(own, tiny_model, tmp_path, loading_log):
     spec = own()
-    assert check_corpus(spec, num_proc=1).splits[0].findings.notices == []
+    assert check_dataset(spec, num_proc=1).splits[0].findings.notices == []
     start(spec, tiny_model(num_labels=3), tmp_path / "run").train()
     assert "label maps" not in loading_log.text
 
@@ -128,7 +127,7 @@ def test_one_folder_for_both_needs_names_that_differ(own, tmp_path):
     """Pictures are never paired with themselves."""
     spec = own(labels="p")
     with pytest.raises(ValueError, match="pictures and label maps are both in p.*`label_suffix`"):
-        load_corpus(spec)
+        open_dataset(spec)
 
 
 def test_colours_and_constant_maps(own, tmp_path):
@@ -140,13 +139,13 @@ def test_colours_and_constant_maps(own, tmp_path):
     (tmp_path / "q").mkdir()
     for path in (tmp_path / "p").iterdir():
         (tmp_path / "q" / path.name).write_bytes(path.read_bytes())
-    assert list(report_as_dict(check_corpus(spec, num_proc=1))["splits"]["all"]["problems"]) == [
+    assert list(report_as_dict(check_dataset(spec, num_proc=1))["splits"]["all"]["problems"]) == [
         "labels_are_pictures", "all_ignored"
     ]  # fmt: skip
     for path in (tmp_path / "p").iterdir():
         for folder, shape in (("p", (64, 64, 3)), ("q", (64, 64, 3))):
             Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / folder / path.name)
-    assert check_corpus(spec, num_proc=1).clean
+    assert check_dataset(spec, num_proc=1).clean
 
 
 def test_rows_in_memory(tiny_model, tmp_path):

@@ -13,14 +13,14 @@ import torch
 from safetensors.numpy import load_file
 from several_processes import run_in_processes
 
-import vfmseg_hf.metrics
+import vfmseg_hf.evaluation
 from vfmseg_hf.data import EvaluationGroups
-from vfmseg_hf.metrics import confusion_matrix, iou_scores, load_mean_iou, merge_classes
-from vfmseg_hf.metrics.confusion import _count_on_device, count_pairs
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores, load_mean_iou, merge_classes
+from vfmseg_hf.evaluation.confusion import _count_on_device, check_ids, count_pairs, count_pixels
 from vfmseg_hf.utils.processes import sum_over_processes
 
 
-MODULE = Path(vfmseg_hf.metrics.__file__).parent / "mean_iou"
+MODULE = Path(vfmseg_hf.evaluation.__file__).parent / "mean_iou"
 IGNORE = 255
 
 
@@ -75,6 +75,43 @@ class TestConfusionMatrix:
         maps = random_maps(ignore_index=ignore_index)
         pairs = _count_on_device(*map(torch.from_numpy, maps), ignore_index)
         np.testing.assert_array_equal(pairs[:7, :7], by_brute_force(*maps, 7, ignore_index))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+    @pytest.mark.parametrize("num_labels, num_predicted", [(1, 1), (19, 19), (19, 20), (256, 256)])
+    def test_counted_on_a_device_it_is_the_same(self, num_labels, num_predicted, dtype):
+        predictions, labels = (torch.from_numpy(ids).to(dtype) for ids in random_maps(num_labels, ignore_index=3))
+        counts = count_pixels(predictions, labels, num_labels, 3, num_predicted)
+        assert counts.matrix.dtype == torch.int64 and counts.unknown.sum() == 0
+        np.testing.assert_array_equal(counts.matrix, by_brute_force(predictions, labels, num_labels, 3, num_predicted))
+
+    def test_unknown_ids_are_found_in_the_counts(self):
+        predictions, labels = map(torch.from_numpy, random_maps())
+        labelled = (labels.flatten() != IGNORE).nonzero().flatten()
+        known = labelled[14:]
+        expected = by_brute_force(predictions.flatten()[known], labels.flatten()[known], 7)
+        labels.view(-1)[labelled[:7]] = torch.tensor([33, 33, 200, -1, 300, 300, 300])
+        predictions.view(-1)[labelled[7:14]] = torch.tensor([7, 7, 7, 7, 255, -9, 1000])
+        counts = count_pixels(predictions, labels, 7)
+        np.testing.assert_array_equal(counts.matrix, expected)
+        unknown = counts.unknown.numpy()
+        listed = (
+            r"33 \(2 pixels\), 200 \(1 pixels\), others than 0\.\.255 \(4 pixels\); known are 0\.\.6 and ignore_index"
+        )
+        with pytest.raises(ValueError, match=f"Labels hold unknown ids: {listed}"):
+            check_ids(unknown, 7)
+        unknown[0] = 0
+        listed = r"7 \(4 pixels\), 255 \(1 pixels\), others than 0\.\.255 \(2 pixels\); known are 0\.\.6\."
+        with pytest.raises(ValueError, match=f"Predictions hold unknown ids: {listed}"):
+            check_ids(unknown, 7)
+
+    @pytest.mark.parametrize("ignore_index", [255, -100, None])
+    def test_counting_on_a_device_reads_nothing(self, ignore_index):
+        """A meta tensor has no values: whatever asks for one, or for how many there are, raises."""
+        maps = (torch.from_numpy(ids).to("meta") for ids in random_maps())
+        counts = count_pixels(*maps, 7, ignore_index)
+        assert counts.matrix.shape == (7, 7) and counts.matrix.is_meta
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            counts.matrix.sum().item()
 
     @pytest.mark.parametrize("predicted", [255, -5, 10**6])
     def test_what_is_predicted_on_ignored_pixels_does_not_matter(self, predicted):

@@ -16,9 +16,8 @@ from datasets import Dataset, Features, Image
 from torch.utils.data import DataLoader
 
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
-from vfmseg_hf.data import findings, load_corpus
-from vfmseg_hf.data.check.checking import check_corpus
-from vfmseg_hf.data.check.report import report_as_dict
+from vfmseg_hf.data import findings, open_dataset
+from vfmseg_hf.data.check import check_dataset, report_as_dict
 from vfmseg_hf.model.image_inputs import open_picture
 from vfmseg_hf.prediction.predict import PictureFiles, find_pictures
 from vfmseg_hf.prediction.visualization import overlay_image
@@ -72,7 +71,7 @@ def picture(seed=0, mode="RGB"):
 
 
 def names(corpus):
-    return list(load_corpus(corpus.spec)["file_name"])
+    return list(open_dataset(corpus.spec)["file_name"])
 
 
 # --- the same pixels --------------------------------------------------------------------------------------------------
@@ -93,20 +92,20 @@ def test_corpora_give_the_pixels_that_the_image_processor_sees(corpus, mode, pla
     path = corpus.add("a.tif" if mode in ("CMYK", "I", "I;16B") else "a.png", pictures_of_every_mode()[mode])
     seen = VFMSegImageProcessor(do_resize=False, do_normalize=False, do_rescale=False)(str(path), return_tensors="np")
     if place == "folder":
-        row = load_corpus(corpus.spec)[0]
+        row = open_dataset(corpus.spec)[0]
     elif place == "archive":
         with zipfile.ZipFile(corpus.folder / "all.zip", "w") as archive:
             for file in [path, corpus.folder / "labels/a.png"]:
                 archive.write(file, file.relative_to(corpus.folder))
                 file.unlink()
-        row = load_corpus(corpus.spec)[0]
+        row = open_dataset(corpus.spec)[0]
     else:
         cells = [{"bytes": path.read_bytes(), "path": None}] if place == "bytes" else [str(path)]
         columns = {"image": cells, "label": [str(corpus.folder / "labels/a.png")]}
         Dataset.from_dict(columns, features=Features({"image": Image(), "label": Image()})).save_to_disk(
             corpus.folder / "table"
         )
-        row = load_corpus(f"{corpus.folder / 'table'}?id2label=cityscapes")[0]
+        row = open_dataset(f"{corpus.folder / 'table'}?id2label=cityscapes")[0]
     assert row["image"].mode == "RGB"
     np.testing.assert_array_equal(np.asarray(row["image"]).transpose(2, 0, 1), seen["pixel_values"][0])
     if "I" in mode.split(";"):
@@ -124,7 +123,7 @@ def test_floats_are_refused_alike_in_all_roads(corpus):
     path = corpus.add("a.tif", PIL.Image.fromarray(np.random.default_rng(0).random((12, 16), np.float32)))
     why = r"has mode F \(float\), whose value range is unknown. Store it with 8 or 16 bits"
     with pytest.raises(ValueError, match=f"The picture .*a.tif {why}"):
-        load_corpus(corpus.spec)[0]
+        open_dataset(corpus.spec)[0]
     for backend in (VFMSegImageProcessor, VFMSegImageProcessorPil):
         with pytest.raises(ValueError, match=why):
             backend()(str(path))
@@ -134,12 +133,12 @@ def test_floats_are_refused_alike_in_all_roads(corpus):
 
 def test_the_check_names_what_training_refuses(corpus):
     corpus.add("a.png", PIL.Image.fromarray(SIXTEEN_BITS))
-    assert check_corpus(corpus.spec, num_proc=1).clean
+    assert check_dataset(corpus.spec, num_proc=1).clean
     corpus.add("b.tif", PIL.Image.fromarray(SIXTEEN_BITS.astype(np.float32)))
     corpus.add("c.tif", PIL.Image.fromarray(np.full((12, 16), 70000, np.int32)))
     corpus.add("d.png", PIL.Image.new("1", (40, 30)))
     limit_pixels(1000)
-    (split,) = report_as_dict(check_corpus(corpus.spec, num_proc=1))["splits"].values()
+    (split,) = report_as_dict(check_dataset(corpus.spec, num_proc=1))["splits"].values()
     refused, above = split["problems"].pop("refused_pictures"), split["problems"].pop("above_pixel_limit")
     assert split["problems"] == {}
     assert [os.path.basename(file) for file in refused] == ["b.tif", "c.tif"] and "mode F" in next(
@@ -159,7 +158,7 @@ def test_every_suffix_in_every_case_is_a_picture_everywhere(corpus, suffix, noti
         corpus.add(name, picture(), **options)
     assert names(corpus) == ["a", "b", "c"] and notices == []
     assert list(find_pictures([corpus.folder / "images"], "out").values()) == ["a", "b", "c"]
-    read = np.asarray(load_corpus(corpus.spec)[0]["image"])
+    read = np.asarray(open_dataset(corpus.spec)[0]["image"])
     np.testing.assert_array_equal(read, np.asarray(open_picture(corpus.folder / f"images/a{suffix}").convert("RGB")))
 
 
@@ -175,7 +174,7 @@ def test_formats_of_plugins_are_taken_once_they_are_registered(corpus, monkeypat
     monkeypatch.setitem(PIL.Image.EXTENSION, ".heic", "HEIF")
     assert list(find_pictures([corpus.folder / "images"], "out").values()) == ["a", "b"]
     with pytest.raises(FileNotFoundError, match="1 of 2 files have no label map: .*b.heic"):
-        load_corpus(corpus.spec)
+        open_dataset(corpus.spec)
 
 
 CLUTTER = [
@@ -296,17 +295,17 @@ def test_label_maps_beside_their_pictures(corpus):
     path = corpus.add("a.jpg", picture())
     (corpus.folder / "labels/a.png").rename(path.with_suffix(".png"))
     (corpus.folder / "c.yaml").write_text("images: images\nlabels: images\nids: {a: 0, b: 1}\n")
-    assert np.asarray(load_corpus(corpus.spec)[0]["label"]).max() == 1
+    assert np.asarray(open_dataset(corpus.spec)[0]["label"]).max() == 1
     PIL.Image.open(path.with_suffix(".png")).save(path.with_suffix(".tif"))
     path.with_suffix(".png").unlink()
     (corpus.folder / "c.yaml").write_text("images: images\nlabels: images\nlabel_suffix: .tif\nids: {a: 0, b: 1}\n")
-    assert np.asarray(load_corpus(corpus.spec)[0]["label"]).max() == 1
+    assert np.asarray(open_dataset(corpus.spec)[0]["label"]).max() == 1
 
 
 def test_an_empty_folder_says_what_is_in_it(corpus):
     corpus.add("a.xyz", picture(), format="PNG")
     with pytest.raises(FileNotFoundError, match=r"No images/\*\*/\*.avif or .*Left out are 1 .xyz\."):
-        load_corpus(corpus.spec)
+        open_dataset(corpus.spec)
 
 
 # --- how many pixels --------------------------------------------------------------------------------------------------
@@ -351,7 +350,7 @@ def test_rows_above_the_limit_say_so(corpus, kind):
     PIL.Image.new("L", (400, 300)).save(corpus.folder / kind / "a.png")
     limit_pixels(1000)
     with pytest.raises(OSError, match=rf"{kind}/a.png: Image size.*not a broken file.*--max_image_pixels"):
-        load_corpus(corpus.spec)[0]
+        open_dataset(corpus.spec)[0]
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
-from vfmseg_hf.data import class_statistics, count_class_pixels, load_corpus, parallel
-from vfmseg_hf.data.base import CorpusInfo, Frame, dataset_of_frames, frames_of_folders
+from vfmseg_hf.data import class_statistics, count_class_pixels, open_dataset, parallel
+from vfmseg_hf.data.base import DatasetDescription, Frame, dataset_of_frames, frames_of_folders
 from vfmseg_hf.training import (
     Augmentation,
     CropRequest,
@@ -33,7 +33,7 @@ from vfmseg_hf.training import (
 from vfmseg_hf.training.data import collate
 
 
-INFO = CorpusInfo(name="blocks", splits=("train",), licence="none", usage="blocks")
+INFO = DatasetDescription(name="blocks", splits=("train",), licence="none", usage="blocks")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_counts_are_those_of_the_pixels(num_proc, corpus, tmp_path):
 
 
 def test_counts_of_drawn_scenes(tmp_path):
-    dataset = load_corpus("streets:game?n=3&size=64x128")
+    dataset = open_dataset("streets:game?n=3&size=64x128")
     assert np.array_equal(count_class_pixels(dataset, 19, tmp_path), brute_force(dataset, 19))
 
 
@@ -144,7 +144,7 @@ def test_streets_are_told_apart_by_what_is_drawn(counted, tmp_path):
     for spec in ("streets:game?n=2&size=32x64", "streets:game?n=2&size=32x64&seed=1", "streets:game?n=2&size=64x64"):
         for split in ("train", "validation"):
             for _ in range(2):
-                count_class_pixels(load_corpus(spec, split), 19, tmp_path)
+                count_class_pixels(open_dataset(spec, split), 19, tmp_path)
     assert counted == [2] * 6
 
 
@@ -168,7 +168,7 @@ def test_counting_leaves_the_random_numbers(tmp_path):
     set_seed(3)
     expected = torch.rand(3)
     set_seed(3)
-    count_class_pixels(load_corpus("streets:game?n=2&size=32x64"), 19, tmp_path)
+    count_class_pixels(open_dataset("streets:game?n=2&size=32x64"), 19, tmp_path)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -373,7 +373,7 @@ def test_two_draws_of_a_picture_are_two_crops():
 
 
 def test_any_number_of_workers_sees_the_same(tmp_path):
-    rows = load_corpus("streets:game?n=12&size=64x128")
+    rows = open_dataset("streets:game?n=12&size=64x128")
     pixels = count_class_pixels(rows, 19, tmp_path)
     pictures = TrainingPictures(rows, VFMSegImageProcessor(), Augmentation((32, 32)), 1, pixels)
     batches = []
@@ -417,7 +417,7 @@ class StopAfter(TrainerCallback):
 
 @pytest.fixture(scope="module")
 def street_pictures(tmp_path_factory):
-    rows = load_corpus("streets:game?n=6&size=64x128")
+    rows = open_dataset("streets:game?n=6&size=64x128")
     pixels = count_class_pixels(rows, 19, tmp_path_factory.mktemp("cache"))
     return TrainingPictures(rows, VFMSegImageProcessor(), Augmentation((64, 64)), 0, pixels)
 
@@ -482,7 +482,7 @@ def test_arguments_of_the_command_line(tmp_path):
 
 def test_what_cannot_be_sampled(tiny_config, street_pictures, tmp_path):
     uncounted = TrainingPictures(street_pictures.dataset, VFMSegImageProcessor(), Augmentation((64, 64)))
-    with pytest.raises(ValueError, match=r"class_pixels=corpora\.count_class_pixels"):
+    with pytest.raises(ValueError, match=r"class_pixels=data\.count_class_pixels"):
         make_trainer(tiny_config, tmp_path, uncounted).train()
     with pytest.raises(ValueError, match=r"no crop of 64x64 pixels has more than 6000 of one class"):
         make_trainer(

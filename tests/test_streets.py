@@ -8,13 +8,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vfmseg_hf.data.streets import geometry as streets_geometry
+from vfmseg_hf.data.streets import geometry
 from vfmseg_hf.data.streets.canvas import CAMERA_HEIGHT, FAR, Canvas, Part
 from vfmseg_hf.data.streets.geometry import STREETS_VERSION, Scene, draw_scene
 from vfmseg_hf.data.streets.look import DOMAINS, render
 from vfmseg_hf.data.streets.sides import LAYOUTS
+from vfmseg_hf.evaluation import confusion_matrix, iou_scores
 from vfmseg_hf.evaluation.baselines import ColourLookup
-from vfmseg_hf.metrics import confusion_matrix, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 
 
@@ -59,8 +59,8 @@ def checksum(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def build(seed: int) -> streets_geometry._Street:
-    street = streets_geometry._Street(seed)
+def build(seed: int) -> geometry._Street:
+    street = geometry._Street(seed)
     street.build()
     return street
 

@@ -20,8 +20,7 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, Train
 
 import vfmseg_hf
 from vfmseg_hf import VFMSegImageProcessor
-from vfmseg_hf.evaluation import software_versions
-from vfmseg_hf.metrics import iou_scores
+from vfmseg_hf.evaluation import iou_scores, software_versions
 from vfmseg_hf.training import EvaluationPictures, VFMSegTrainer, VFMSegTrainingArguments
 from vfmseg_hf.training.recipes import get_recipe
 from vfmseg_hf.training.record import describe_training

@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
 from vfmseg_hf.data import EvaluationGroups, each_class
-from vfmseg_hf.metrics import iou_scores
+from vfmseg_hf.evaluation import iou_scores
 from vfmseg_hf.training import (
     Augmentation,
     EvaluationPictures,

@@ -1,8 +1,12 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """VFMSeg in the Hugging Face ecosystem: generalisable semantic segmentation with vision foundation models.
 
-Importing the package registers the model with transformers' Auto classes and pipelines.
+Importing the package registers the model with transformers' Auto classes and pipelines. The rooms of `_ROOMS` are
+attributes that are imported when they are asked for.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
@@ -47,3 +51,16 @@ __all__ = [
     "register_encoder",
     "save_adapter",
 ]
+
+# With training and data come accelerate, datasets and pyarrow, which a prediction does not need.
+_ROOMS = ("convert", "corpora", "data", "evaluation", "metrics", "prediction", "quickstart", "training")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

@@ -3,7 +3,7 @@
 
 from datasets import Dataset
 
-from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair
+from .base import DatasetDescription, NamedDataset, dataset_of_frames, open_storage, pair
 from .cityscapes import TRAIN_IDS
 
 
@@ -15,7 +15,7 @@ LAYOUT = (
     "or rgb_anon_trainvaltest.zip and gt_trainval.zip side by side"
 )
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="acdc",
     splits=("train", "val", *(f"{split}_{condition}" for split in ("train", "val") for condition in CONDITIONS)),
     licence="ACDC, Sakaridis et al. 2021; non-commercial use, registration at acdc.vision.ee.ethz.ch",
@@ -38,4 +38,4 @@ def load(path: str, split: str) -> Dataset:
     return dataset_of_frames(frames, TRAIN_IDS, INFO, split)
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

@@ -1,24 +1,23 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What all corpora share: their description, the rule they are scored by, and data sets made of files.
+"""What all datasets share: their description, the rule they are scored by, and datasets made of files.
 
-A corpus is one small file: its table of ids, its layout, its `CORPUS`. One line in `__init__.py` registers it.
+A dataset is one small file: its table of ids, its layout, its `DATASET`. One line in
+`registry.py` registers it; `register_dataset` does so for one that is not of this library.
 """
 
 import csv
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import numpy as np
-import torch
 from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 
-from ..metrics.confusion import merge_classes
+from ..evaluation.groups import EvaluationGroups, each_class
 from ..model.labels import CITYSCAPES_ID2LABEL
 from ..utils.picture_files import clutter
 from .columns import LabelMap, id_table, label_cell, picture_column
-from .findings import NO_FILES, NO_LABELS, NO_PICTURE, complain, notify
+from .findings import NO_FILES, NO_LABELS, NO_PICTURE, notify, report_problem
 from .reading import COLOURS
 from .storage import Storage
 
@@ -32,81 +31,19 @@ TRAINING_SPLITS = ("train", "training")
 
 
 @dataclass(frozen=True)
-class EvaluationGroups:
+class DatasetDescription:
     """
-    The classes that a corpus is scored by, where its labels tell fewer classes apart than the model does.
+    What is known of a dataset without opening it.
 
     Attributes:
-        names: name of every group; the result has one IoU for each.
-        groups: group of every id of `id2label`; `len(names)` for ids that the corpus knows nothing of.
-
-    Raises:
-        ValueError: two groups of one name, of which results by name would show one.
-    """
-
-    names: tuple[str, ...]
-    groups: tuple[int, ...]
-
-    def __post_init__(self):
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise ValueError(f"scores are told by the classes' names, but {twice[0]!r} is the name of two; rename one")
-
-    @classmethod
-    def of(cls, members: Mapping[str, Iterable[int]], num_labels: int = len(CITYSCAPES_ID2LABEL)) -> "EvaluationGroups":
-        """From `{group name: ids}`; ids up to `num_labels` that are in no group belong to none."""
-        groups = [len(members)] * num_labels
-        for group, ids in enumerate(members.values()):
-            for index in ids:
-                groups[index] = group
-        return cls(tuple(members), tuple(groups))
-
-    def for_model(self, model_ids: Sequence[Collection[int]], num_labels: int) -> "EvaluationGroups":
-        """
-        The same rule over the ids of a model. Groups that share a class of the model are scored as one, `car + truck`.
-
-        Args:
-            model_ids: for every id of this rule those of the model that stand for it, as `ClassMatch` has them.
-            num_labels: K of the model.
-        """
-        members: dict[str, set[int]] = {}
-        for group, name in enumerate(self.names):
-            ids = {i for own, theirs in zip(self.groups, model_ids, strict=True) if own == group for i in theirs}
-            for other in [other for other, taken in members.items() if taken & ids]:
-                name, ids = f"{other} + {name}", ids | members.pop(other)
-            members[name] = ids
-        return EvaluationGroups.of(members, num_labels)
-
-    def merge(self, confusion: "np.ndarray | torch.Tensor") -> "np.ndarray | torch.Tensor":
-        """
-        A confusion matrix `[K, K]` of ids as one of groups `[G, G + 1]`, ready for `metrics.iou_scores`.
-
-        Predictions outside every group come into the last column: wrong for the labelled group, a false alarm of none.
-
-        Raises:
-            `ValueError`: another number of classes, or labelled pixels of a class that is in no group.
-        """
-        return merge_classes(confusion, self.groups, len(self.names))
-
-
-def each_class(id2label: Mapping[int, str] = CITYSCAPES_ID2LABEL) -> EvaluationGroups:
-    """The plain rule: every class is a group of its own."""
-    return EvaluationGroups(tuple(id2label[index] for index in range(len(id2label))), tuple(range(len(id2label))))
-
-
-@dataclass(frozen=True)
-class CorpusInfo:
-    """
-    What is known of a corpus without opening it.
-
-    Attributes:
-        name: as before the colon of a `load_corpus` spec.
-        splits: what `load_corpus` takes as `split`; its default is that of [`default_split`].
-        id2label: names of the ids that labels are mapped to; None where the data set itself has to be opened for them
+        name: as before the colon of a `open_dataset` spec.
+        splits: what `open_dataset` takes as `split`; its default is that of [`default_split`].
+        id2label: names of the ids that labels are mapped to; None where the dataset itself has to be opened for them
             (`classes_of`), which is so for those that are not registered.
-        evaluation: rule for the score; `evaluation.merge(confusion)` and `metrics.iou_scores` serve every corpus. None
+        evaluation: rule for the score; `evaluation.merge(confusion)` and `iou_scores` serve every dataset. None
             where `id2label` is: every class by itself.
         licence: terms of the data, which are not part of this library.
-        usage: how a spec of this corpus looks.
+        usage: how a spec of this dataset looks.
         pairs: pictures with label maps in the splits of the full release, where these numbers are known.
         evaluation_split: what a model is scored on if nothing else is said. By default the first of `HELD_OUT_SPLITS`
             that there is, or else the first split; None where splits are not known beforehand.
@@ -152,7 +89,7 @@ def default_split(spec: str, splits: Sequence[str]) -> str:
     return trained or splits[0]
 
 
-def scored_split(spec: str, info: CorpusInfo) -> str | None:
+def scored_split(spec: str, info: DatasetDescription) -> str | None:
     """The split to be scored on where none is named; what is not known to be held out is said."""
     split = info.evaluation_split
     if split is not None and not is_held_out(split):
@@ -169,20 +106,20 @@ def first_named(splits: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class NamedDataset:
     """
-    A registered corpus: `load(rest of the spec after the colon, split)` returns the data set.
+    A registered dataset: `load(rest of the spec after the colon, split)` opens it.
 
     Where the classes or splits depend on the rest of the spec, `describe(rest)` returns the info for it.
     """
 
-    info: CorpusInfo
+    info: DatasetDescription
     load: Callable[[str, str], Dataset]
-    describe: Callable[[str], CorpusInfo] | None = None
+    describe: Callable[[str], DatasetDescription] | None = None
 
 
 class UndefinedSplit(ValueError):
-    """A split that the corpus has, but that a setting is missing for in the spec."""
+    """A split that the dataset has, but that a setting is missing for in the spec."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +134,17 @@ class Frame:
 # --- folders ------------------------------------------------------------------------------------------------------
 
 
-def open_folder(path: str, info: CorpusInfo) -> Path:
-    """The folder of a corpus. Raises `ValueError` for an empty path and `FileNotFoundError` for a missing folder."""
+def open_folder(path: str, info: DatasetDescription) -> Path:
+    """The folder of a dataset. Raises `ValueError` for an empty path and `FileNotFoundError` for a missing folder."""
     folder = _place(path, info)
     if not folder.is_dir():
         raise _no_place(folder, info)
     return folder
 
 
-def open_storage(path: str, info: CorpusInfo, layout: str) -> Storage:
+def open_storage(path: str, info: DatasetDescription, layout: str) -> Storage:
     """
-    The files of a corpus in its owner's layout: a folder, a folder of zip archives, or one archive.
+    The files of a dataset in its owner's layout: a folder, a folder of zip archives, or one archive.
 
     Raises:
         `ValueError`: an empty path, or a file that is no zip archive.
@@ -221,19 +158,21 @@ def open_storage(path: str, info: CorpusInfo, layout: str) -> Storage:
     return Storage(root, info.name, layout)
 
 
-def _place(path: str, info: CorpusInfo) -> Path:
+def _place(path: str, info: DatasetDescription) -> Path:
     if not path:
         raise ValueError(f"{info.name} needs the folder that it lies in: {info.usage}")
     return Path(path).expanduser().absolute()
 
 
-def _no_place(path: Path, info: CorpusInfo) -> FileNotFoundError:
+def _no_place(path: Path, info: DatasetDescription) -> FileNotFoundError:
     return FileNotFoundError(
-        f"No folder {path} for the corpus {info.name}. Download it ({info.licence}) and pass its place: {info.usage}"
+        f"No folder {path} for the dataset {info.name}. Download it ({info.licence}) and pass its place: {info.usage}"
     )
 
 
-def parse_query(rest: str, defaults: Mapping[str, str | None], info: CorpusInfo) -> tuple[str, dict[str, str | None]]:
+def parse_query(
+    rest: str, defaults: Mapping[str, str | None], info: DatasetDescription
+) -> tuple[str, dict[str, str | None]]:
     """
     Path and settings of `path?key=value&...`, with `defaults` for settings that are not given.
 
@@ -285,7 +224,7 @@ def pair(
                 f"{name}: {len(alone)} of {len(present)} files have no {missing}: {shown}. Complete the copy, or move "
                 "the files without a partner elsewhere."
             )
-            complain(kind, dict.fromkeys(alone, ""), FileNotFoundError(message))
+            report_problem(kind, dict.fromkeys(alone, ""), FileNotFoundError(message))
     return [Frame(named(key), images[key], labels[key]) for key in sorted(images) if key in labels]
 
 
@@ -299,7 +238,7 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
     """
     for folder in (images, labels):
         if not folder.is_dir():
-            raise FileNotFoundError(f"The folder {folder} is missing. Is the corpus complete and unpacked in place?")
+            raise FileNotFoundError(f"The folder {folder} is missing. Is the dataset complete and unpacked in place?")
     in_images, in_labels = (
         {path.stem for path in folder.glob(f"*{suffix}") if not clutter(path.name)}
         for folder, suffix in ((images, ".jpg"), (labels, ".png"))
@@ -321,7 +260,7 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
                     kind, location = NO_PICTURE, frames[name].labels
                 else:
                     kind, location = NO_FILES, frames[name].image
-                complain(kind, {location: ""}, FileNotFoundError(message))
+                report_problem(kind, {location: ""}, FileNotFoundError(message))
     return [frame for name, frame in frames.items() if name in in_images and name in in_labels]
 
 
@@ -346,29 +285,29 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(reader)
 
 
-# --- data sets ----------------------------------------------------------------------------------------------------
+# --- datasets ----------------------------------------------------------------------------------------------------
 
 
 def dataset_of_frames(
     frames: Sequence[Frame],
     mapping: Mapping[int, int],
-    info: CorpusInfo,
+    info: DatasetDescription,
     split: str,
     coding: str | None = None,
     note: str = "",
     left_out: Sequence[str] = (),
 ) -> Dataset:
     """
-    A data set with the columns `image`, `label`, `file_name`; no file is opened before its row is read.
+    A dataset with the columns `image`, `label`, `file_name`; no file is opened before its row is read.
 
-    The description of a data set that has not all pairs of the full release says so. A notice does if more is missing
+    The description of a dataset that has not all pairs of the full release says so. A notice does if more is missing
     than is left out.
 
     Args:
         mapping: original id to id of `info.id2label` or 255; other ids are errors when a row is read. With the coding
             `reading.COLOURS` the keys are colours, `65536 * red + 256 * green + blue`, or `reading.ANY_COLOUR`.
         coding: how the label files hold their ids, one of the constants of `reading`; None: as they are.
-        note: a choice that results depend on; kept in the description of the data set.
+        note: a choice that results depend on; kept in the description of the dataset.
         left_out: names of pairs of the release that are not among the frames on purpose.
     """
     total = info.pairs.get(split)
@@ -399,10 +338,12 @@ def enumeration(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def make_dataset(columns: dict[str, list], features: Features, info: CorpusInfo, split: str, note: str = "") -> Dataset:
+def make_dataset(
+    columns: dict[str, list], features: Features, info: DatasetDescription, split: str, note: str = ""
+) -> Dataset:
     """Raises `ValueError` for a split without rows."""
     if not columns["file_name"]:
-        raise ValueError(f"The split {split!r} of {info.name} is empty. Is the corpus complete and in its own layout?")
+        raise ValueError(f"The split {split!r} of {info.name} is empty. Is the dataset complete and in its own layout?")
     description = ", ".join(filter(None, (info.name, split, note)))
     details = DatasetInfo(description=description, license=info.licence, features=features)
     return Dataset.from_dict(columns, features=features, info=details, split=NamedSplit(split))

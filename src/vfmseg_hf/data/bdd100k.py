@@ -4,7 +4,16 @@
 from datasets import Dataset
 
 from ..model.labels import CITYSCAPES_CLASSES, IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, enumeration, frame_name, leave_out, open_storage, pair
+from .base import (
+    DatasetDescription,
+    NamedDataset,
+    dataset_of_frames,
+    enumeration,
+    frame_name,
+    leave_out,
+    open_storage,
+    pair,
+)
 from .findings import notify
 from .storage import Storage
 
@@ -34,7 +43,7 @@ LONELY = (
 # The files hold train ids already. Any other value is an error, not something to ignore.
 TRAIN_IDS = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {IGNORE_INDEX: IGNORE_INDEX}
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="bdd100k",
     splits=("train", "val"),
     licence="BDD100K, Yu et al. 2020; its own licence for education, research and non-profit use",
@@ -73,4 +82,4 @@ def _find_files(storage: Storage, split: str) -> tuple[dict[str, str], dict[str,
     raise storage.missing(f"{RELEASES[0][0]}/{split}", RELEASES[0][1])
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

@@ -6,8 +6,9 @@ Layout: `{train,val}/images/<name>.jpg`, `{train,val}/labels/<name>.png`, `frame
 
 from datasets import Dataset
 
+from ..evaluation.groups import EvaluationGroups
 from ..model.labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, EvaluationGroups, dataset_of_frames, frames_of_folders, open_folder, read_rows
+from .base import DatasetDescription, NamedDataset, dataset_of_frames, frames_of_folders, open_folder, read_rows
 
 
 # Original id to the one train id to learn from.
@@ -26,7 +27,7 @@ TRAIN_IDS = {
     11: IGNORE_INDEX,
 }
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="camvid",
     splits=("train", "val", "source_train", "source_val", "target_dusk"),
     licence="CamVid, Brostow et al. 2008 and 2009; non-commercial research use with attribution",
@@ -66,4 +67,4 @@ def load(path: str, split: str) -> Dataset:
     return dataset_of_frames(frames, TRAIN_IDS, INFO, split)
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

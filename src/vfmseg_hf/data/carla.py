@@ -7,7 +7,7 @@ Layout: `images_clear/<name>.jpg`, `images_rainy/<name>.jpg`, `labels/<name>.png
 from datasets import Dataset
 
 from ..model.labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, frames_of_folders, open_folder, read_rows
+from .base import DatasetDescription, NamedDataset, dataset_of_frames, frames_of_folders, open_folder, read_rows
 
 
 WEATHERS = ("clear", "rainy")
@@ -17,7 +17,7 @@ LIGHTS = ("day", "sunset", "night")
 # water, ground, bridge, rail track, guard rail) have no train id.
 TRAIN_IDS = dict.fromkeys(range(29), IGNORE_INDEX) | {tag: tag - 1 for tag in range(1, 20)} | {24: 0}
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="carla",
     splits=(*WEATHERS, *(f"{weather}_{light}" for weather in WEATHERS for light in LIGHTS)),
     licence="CARLARain, arXiv 2502.16421 (MIT); CARLA's assets are CC BY",
@@ -37,4 +37,4 @@ def load(path: str, split: str) -> Dataset:
     return dataset_of_frames(frames, TRAIN_IDS, INFO, split)
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

@@ -4,7 +4,7 @@
 from datasets import Dataset
 
 from ..model.labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair
+from .base import DatasetDescription, NamedDataset, dataset_of_frames, open_storage, pair
 
 
 LAYOUT = (
@@ -20,7 +20,7 @@ TRAIN_IDS = (
     | {255: IGNORE_INDEX}
 )
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="cityscapes",
     splits=("train", "val"),
     licence="Cityscapes, Cordts et al. 2016; non-commercial use, registration at cityscapes-dataset.com",
@@ -37,4 +37,4 @@ def load(path: str, split: str) -> Dataset:
     return dataset_of_frames(pair(images, labels, INFO.name), TRAIN_IDS, INFO, split)
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""How many pixels of which class every picture of a corpus has: counted once, kept until the corpus changes."""
+"""How many pixels of which class every picture of a dataset has: counted once, kept until the dataset changes."""
 
 import hashlib
 import os
@@ -37,11 +37,11 @@ def count_class_pixels(
     Counts the pixels of every class in every picture. Label maps are read, pictures are not.
 
     The counts are kept in a file whose name is derived from the cells of the column `label` and from size and time of
-    change of the files that they name. Whatever changes in the corpus, its order or its split, is counted again.
+    change of the files that they name. Whatever changes in the dataset, its order or its split, is counted again.
 
     Args:
         dataset (`datasets.Dataset`):
-            As `load_corpus` returns it; only its column `label` is needed. `file_name` serves messages.
+            As `open_dataset` returns it; only its column `label` is needed. `file_name` serves messages.
         num_classes (`int`):
             K: labels are 0..K-1, and 255 = ignore.
         cache_dir (`str` or `os.PathLike`, *optional*):
@@ -51,7 +51,7 @@ def count_class_pixels(
             Processes that count; 1 counts in this one. By default one per core that may be used.
 
     Returns:
-        `np.ndarray`: `int64` `[N, K]`, pixels at the size of the label maps, rows in the order of the data set.
+        `np.ndarray`: `int64` `[N, K]`, pixels at the size of the label maps, rows in the order of the dataset.
 
     Raises:
         `TypeError`: `dataset` is not a `datasets.Dataset`.
@@ -60,10 +60,10 @@ def count_class_pixels(
     """
     if not isinstance(dataset, datasets.Dataset):
         raise TypeError(
-            f"class pixels are counted in a datasets.Dataset, as load_corpus returns it, got {type(dataset)}"
+            f"class pixels are counted in a datasets.Dataset, as open_dataset returns it, got {type(dataset)}"
         )
     if len(dataset) == 0:
-        raise ValueError("the data set has no rows, so there are no pixels to count")
+        raise ValueError("the dataset has no rows, so there are no pixels to count")
     path = class_pixels_file(dataset, num_classes, cache_dir)
     counts = read_class_pixels(path, (len(dataset), num_classes))
     if counts is None:
@@ -73,7 +73,7 @@ def count_class_pixels(
 
 
 def class_pixels_file(dataset: datasets.Dataset, num_classes: int, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Where the counts of a data set, in its present state, are or will be kept. Arguments as `count_class_pixels`."""
+    """Where the counts of a dataset, in its present state, are or will be kept. Arguments as `count_class_pixels`."""
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "vfmseg_class_pixels").expanduser()
     return folder / f"{_content_key(dataset, num_classes)}.safetensors"
 
@@ -170,6 +170,6 @@ def _of_classes(histogram: np.ndarray, num_classes: int, dataset: datasets.Datas
             name = repr(dataset.select_columns(["file_name"])[row]["file_name"])
         raise ValueError(
             f"the label map of {name} holds ids {unknown.tolist()}; known are 0..{num_classes - 1} and {IGNORE_INDEX} "
-            "(ignore). Does num_classes fit the corpus?"
+            "(ignore). Does num_classes fit the dataset?"
         )
     return histogram[:num_classes]

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Column types of `datasets` whose pictures are worked out when a row is read.
 
-What a cell means travels with the cell, not with a transform of the data set: `map`, `save_to_disk`,
+What a cell means travels with the cell, not with a transform of the dataset: `map`, `save_to_disk`,
 `concatenate_datasets` and workers of a DataLoader drop transforms in places, and would then hand out original ids.
 """
 
@@ -20,13 +20,14 @@ from datasets import Dataset, Image
 from datasets.features.features import _FEATURE_TYPES, register_feature
 from datasets.table import array_cast
 
+from ..evaluation.classes import UNKNOWN
 from ..model.image_inputs import as_stored, to_rgb, turn_upright, unreadable
-from .reading import RESTORE, UNKNOWN, as_ids, read_header, read_label, read_pixels, translate_label
+from .reading import RESTORE, as_ids, read_header, read_label, read_pixels, translate_label
 from .storage import base_name, is_upright, plain_location, read_bytes, split_location, upright_location
 
 
 def register(feature: type) -> type:
-    """Class decorator: makes stored data sets with this column type readable wherever the library is imported."""
+    """Class decorator: makes stored datasets with this column type readable wherever the library is imported."""
     name = feature._type
     if _FEATURE_TYPES.get(name) is not feature:
         with warnings.catch_warnings():
@@ -38,9 +39,10 @@ def register(feature: type) -> type:
 @dataclass
 class LazyPicture:
     """
-    Base of column types. A cell is a struct of `pa_type`: either a recipe, or `data`, the bytes of a finished picture.
+    Base of column types. A cell is a struct of `pa_type`: it says where its picture comes from, or holds the bytes of a
+    finished one in `data`.
 
-    Subclasses say how a recipe becomes a picture (`cook`) and which finished pictures are welcome (`check`).
+    Subclasses say how a picture is had from there (`read`) and which finished pictures are welcome (`check`).
     """
 
     id: str | None = field(default=None, repr=False)
@@ -50,7 +52,7 @@ class LazyPicture:
     def __call__(self) -> pa.DataType:
         return self.pa_type
 
-    def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
+    def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
         raise NotImplementedError
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
@@ -62,7 +64,7 @@ class LazyPicture:
 
     def encode_example(self, value: Any) -> dict[str, Any]:
         """
-        Takes recipes as they are; finished pictures as PIL images, arrays, or `{"bytes", "path"}` of `datasets.Image`.
+        Takes cells as they are; finished pictures as PIL images, arrays, or `{"bytes", "path"}` of `datasets.Image`.
 
         Raises:
             `TypeError`: anything else; `map` then takes the column for one of another type.
@@ -80,11 +82,11 @@ class LazyPicture:
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
         """The picture of a cell."""
-        if isinstance(value, PIL.Image.Image):  # iterable data sets decode what is decoded already
+        if isinstance(value, PIL.Image.Image):  # iterable datasets decode what is decoded already
             return value
         if value["data"] is not None:
             return PIL.Image.fromarray(self.check(read_pixels(BytesIO(value["data"]), "A stored picture")))
-        return self.cook(value)
+        return self.read(value)
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
         """Cells from arrow arrays of cells, of nested lists of pixels, or of `datasets.Image`."""
@@ -109,7 +111,7 @@ class LazyPicture:
             for missing, path in zip(data.is_null().to_pylist(), paths, strict=True)
         ]
         columns = {f.name: pa.array([cell[f.name] for cell in cells], f.type) for f in self.pa_type}
-        # Bytes in the table are not copied where possible: they may be all pictures of a large data set.
+        # Bytes in the table are not copied where possible: they may be all pictures of a large dataset.
         read = columns["data"]
         columns["data"] = data if read.null_count == len(read) else pc.coalesce(data, read)
         return pa.StructArray.from_arrays(list(columns.values()), fields=list(self.pa_type), mask=storage.is_null())
@@ -128,13 +130,13 @@ class LazyPicture:
 @dataclass
 class LabelMap(LazyPicture):
     """
-    Label maps: PIL images of mode L holding the ids of the corpus's `id2label`, 255 = ignore.
+    Label maps: PIL images of mode L holding the ids of the dataset's `id2label`, 255 = ignore.
 
-    A cell is either a file in the corpus's own coding with the table that translates it, or a finished map in `data`.
+    A cell is either a file in the dataset's own coding with the table that translates it, or a finished map in `data`.
     Pictures, arrays and files that the user puts in count as finished: they hold final ids.
 
     Attributes:
-        names: of the ids, as `datasets.ClassLabel` has them; they are stored with the data set.
+        names: of the ids, as `datasets.ClassLabel` has them; they are stored with the dataset.
     """
 
     names: list[str] | None = None
@@ -152,7 +154,7 @@ class LabelMap(LazyPicture):
         }
     )
 
-    def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
+    def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
         """
         Raises:
             `ValueError`: ids or colours that the table does not know, a file in another coding, or another size than
@@ -190,7 +192,7 @@ class LabelMap(LazyPicture):
         cells = []
         for cell in storage.to_pylist():
             if cell is not None and cell["data"] is None:
-                data = _png(np.asarray(self.cook(cell)))
+                data = _png(np.asarray(self.read(cell)))
                 cell = {**self._empty(), "file": base_name(cell["file"]), "data": data}
             cells.append(cell)
         return pa.array(cells, self.pa_type)
@@ -216,8 +218,8 @@ class Picture(Image):
 
     An EXIF tag that asks for turning or mirroring is followed in cells whose path says so (see `storage`), and in no
     others, as nothing would turn their label maps. No picture that is handed out has such a tag. Members of zip
-    archives are read through the handle of this process. All corpora of files have this type, in folders and in
-    archives, so that their data sets can be concatenated.
+    archives are read through the handle of this process. All datasets of files have this type, in folders and in
+    archives, so that their datasets can be concatenated.
     """
 
     _type: str = field(default="VfmsegPicture", init=False, repr=False)
@@ -233,7 +235,7 @@ class Picture(Image):
             `OSError`: the file or member is missing or cannot be read; the message names it.
             `ValueError`: a picture that the image processor refuses, such as one of floats.
         """
-        if not isinstance(value, Mapping):  # iterable data sets decode what is decoded already
+        if not isinstance(value, Mapping):  # iterable datasets decode what is decoded already
             return value
         content, upright = value["bytes"], is_upright(value["path"] or "")
         path = plain_location(value["path"] or "") or None
@@ -297,7 +299,7 @@ class _MarkedPicture(Picture):
 
 
 def turn_column(dataset: Dataset, column: str) -> Dataset:
-    """The data set with a column of pictures that are turned as their EXIF tags ask for."""
+    """The dataset with a column of pictures that are turned as their EXIF tags ask for."""
     return dataset.cast_column(column, _MarkedPicture(mode="RGB")).cast_column(column, picture_column())
 
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""How a command line names a domain: `name=corpus@split`, e.g. `dusk=camvid:/data/camvid@target_dusk`."""
+"""How a command line names a domain: `name=dataset@split`, e.g. `dusk=camvid:/data/camvid@target_dusk`."""
 
 import re
 from typing import NamedTuple
 from urllib.parse import quote
 
-from . import corpus_info
 from .base import scored_split
+from .registry import describe_dataset
 
 
 CLASS_MAP_HELP = (
@@ -14,13 +14,13 @@ CLASS_MAP_HELP = (
     "in place of a class ignores it."
 )
 ID2LABEL_HELP = (
-    "YAML or JSON file with the names of the classes, a list or {id: name}, of data sets of the Hub or `datasets`; "
-    "`cityscapes` are the 19 of Cityscapes. By default the names that such a data set has."
+    "YAML or JSON file with the names of the classes, a list or {id: name}, of datasets of the Hub or `datasets`; "
+    "`cityscapes` are the 19 of Cityscapes. By default the names that such a dataset has."
 )
 
 
 class Domain(NamedTuple):
-    """A named part of a corpus."""
+    """A named part of a dataset."""
 
     name: str
     spec: str
@@ -35,7 +35,7 @@ def parse_place(text: str) -> tuple[str, str | None]:
 
 def parse_domain(text: str) -> Domain:
     """
-    Reads `[name=]spec[@split]`. Without a name it is the corpus's, or its domain's or split's where there is one.
+    Reads `[name=]spec[@split]`. Without a name it is the dataset's, or its domain's or split's where there is one.
 
     Raises:
         ValueError: if there is no spec, or the name is not made of letters, digits, `-` and `_`, or ends with "coarse".
@@ -43,11 +43,11 @@ def parse_domain(text: str) -> Domain:
     name, place = re.fullmatch(r"(?:([^=:?/]+)=)?(.*)", text).groups()
     spec, split = parse_place(place)
     if not spec:
-        raise ValueError(f"expected [name=]corpus[@split], e.g. dusk=camvid:/data/camvid@target_dusk, got {text!r}")
+        raise ValueError(f"expected [name=]dataset[@split], e.g. dusk=camvid:/data/camvid@target_dusk, got {text!r}")
     if name is None:
-        corpus, _, rest = spec.partition("?")[0].partition(":")
+        dataset, _, rest = spec.partition("?")[0].partition(":")
         domain = rest
-        name = split or (domain if corpus == "streets" else corpus.rpartition("/")[2])
+        name = split or (domain if dataset == "streets" else dataset.rpartition("/")[2])
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"the name of a domain is made of letters, digits, - and _, got {name!r} in {text!r}")
     if name == "coarse" or name.endswith("_coarse"):
@@ -57,20 +57,20 @@ def parse_domain(text: str) -> Domain:
 
 def name_classes(domains: list[Domain], id2label: str | None) -> list[Domain]:
     """
-    The same domains; data sets whose classes are not known by their spec, and without a query, have `id2label`'s.
+    The same domains; datasets whose classes are not known by their spec, and without a query, have `id2label`'s.
 
     Args:
-        id2label: as for [`classes.read_id2label`]; None changes nothing.
+        id2label: as for [`class_names.read_id2label`]; None changes nothing.
 
     Raises:
         ValueError: no domain takes it.
     """
     if id2label is None:
         return domains
-    takes = [corpus_info(domain.spec).id2label is None and "?" not in domain.spec for domain in domains]
+    takes = [describe_dataset(domain.spec).id2label is None and "?" not in domain.spec for domain in domains]
     if not any(takes):
         raise ValueError(
-            f"--id2label {id2label} names the classes of data sets from the Hub or of `datasets`, but "
+            f"--id2label {id2label} names the classes of datasets from the Hub or of `datasets`, but "
             f"{', '.join(domain.spec for domain in domains)} has its own"
         )
     return [
@@ -95,14 +95,14 @@ def parse_domains(texts: list[str]) -> list[Domain]:
 
 def evaluation_domains(texts: list[str]) -> list[Domain]:
     """
-    As `parse_domains`, for scoring: without `@split` it is the split that the corpus holds out, not its first one.
+    As `parse_domains`, for scoring: without `@split` it is the split that the dataset holds out, not its first one.
 
-    The split stays `None` where it is not known beforehand, as of Hub ids: `load_corpus(..., held_out=True)` finds it.
+    The split stays `None` where it is not known beforehand, as of Hub ids: `open_dataset(..., held_out=True)` finds it.
 
     Raises:
-        ValueError, FileNotFoundError: as `parse_domains` and `corpus_info`.
+        ValueError, FileNotFoundError: as `parse_domains` and `describe_dataset`.
     """
     return [
-        domain._replace(split=domain.split or scored_split(domain.spec, corpus_info(domain.spec)))
+        domain._replace(split=domain.split or scored_split(domain.spec, describe_dataset(domain.spec)))
         for domain in parse_domains(texts)
     ]

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What is wrong with the files of a corpus: an error when it is opened for use, a list when it is checked.
+"""What is wrong with the files of a dataset: an error when it is opened for use, a list when it is checked.
 
-Opening a corpus stops at the first trouble, as an incomplete copy would score another set than its owner's. Inside
+Opening a dataset stops at the first trouble, as an incomplete copy would score another set than its owner's. Inside
 `collect_findings` it goes on with what is complete, and keeps a list of the rest.
 """
 
@@ -26,13 +26,13 @@ class Kind:
     Attributes:
         name: in files for programs.
         what: the files that have it, in the plural.
-        cure: what to do.
-        notice: whether a corpus that has it is clean all the same.
+        remedy: what to do.
+        notice: whether a dataset that has it is clean all the same.
     """
 
     name: str
     what: str
-    cure: str
+    remedy: str
     notice: bool = False
 
 
@@ -41,7 +41,7 @@ _RESTORE = "Restore these files from the owner's."
 
 NO_LABELS = Kind("pictures_without_labels", "pictures without label map", _COMPLETE)
 NO_PICTURE = Kind("labels_without_picture", "label maps without picture", _COMPLETE)
-NO_FILES = Kind("listed_but_missing", "frames of the corpus's list without any file", "Complete the copy.")
+NO_FILES = Kind("listed_but_missing", "frames of the dataset's list without any file", "Complete the copy.")
 TWICE = Kind("files_twice", "files that are there twice", "Move one of each two elsewhere.")
 FOREIGN = Kind("foreign_files", "files that, by their names, are not of this corpus", "Move them elsewhere.")
 BROKEN_PICTURES = Kind("unreadable_pictures", "pictures that cannot be read, or not to their end", _RESTORE)
@@ -60,8 +60,8 @@ ABOVE_LIMIT = Kind(
 SIZES = Kind("size_mismatches", "label maps of another size than their pictures", _RESTORE)
 UNKNOWN_IDS = Kind(
     "unknown_ids",
-    "label maps with ids or colours that this corpus does not have",
-    "Are they of this corpus and in their original coding? Restore them from the owner's, or correct these pixels.",
+    "label maps with ids or colours that this dataset does not have",
+    "Are they of this dataset and in their original coding? Restore them from the owner's, or correct these pixels.",
 )
 TURNED = Kind(
     "turned_pictures",
@@ -73,7 +73,7 @@ TURNED = Kind(
 BROKEN_ARCHIVES = Kind(
     "unreadable_archives",
     "archives that cannot be read and are skipped",
-    "Download them again from the owner, or move them elsewhere if they are not of this corpus.",
+    "Download them again from the owner, or move them elsewhere if they are not of this dataset.",
 )
 NOT_OPENED = Kind("not_opened", "splits that cannot be opened", "Complete the copy, or check another split.")
 LABELS_ARE_PICTURES = Kind(
@@ -99,7 +99,7 @@ IGNORED = Kind(
 @dataclass
 class Findings:
     """
-    What was found in a corpus.
+    What was found in a dataset.
 
     Attributes:
         files: of every kind of trouble the files that have it, each with details or an empty text.
@@ -135,7 +135,7 @@ _collecting: ContextVar[Findings | None] = ContextVar("collecting", default=None
 
 @contextmanager
 def collect_findings() -> Iterator[Findings]:
-    """Inside, `load_corpus` opens what is complete, and adds the rest to the `Findings` that this yields."""
+    """Inside, `open_dataset` opens what is complete, and adds the rest to the `Findings` that this yields."""
     findings = Findings()
     token = _collecting.set(findings)
     try:
@@ -144,7 +144,7 @@ def collect_findings() -> Iterator[Findings]:
         _collecting.reset(token)
 
 
-def complain(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
+def report_problem(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
     """
     Reports files that cannot be used, with details; where findings are collected, the caller goes on to other ones.
 
@@ -158,7 +158,7 @@ def complain(kind: Kind, files: Mapping[str, str], error: Exception) -> None:
 
 
 def warn(kind: Kind, files: Mapping[str, str], text: str) -> None:
-    """As `complain` for files that a corpus can be opened without: where nothing is collected, `text` is a warning."""
+    """As `report_problem` for files that a dataset opens without: where nothing is collected, `text` is a warning."""
     findings = _collecting.get()
     if findings is None:
         logger.warning_once(text)

@@ -26,6 +26,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..evaluation.groups import each_class
 from ..model.labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
 from ..utils.files import read_settings
 from ..utils.picture_files import (
@@ -37,7 +38,7 @@ from ..utils.picture_files import (
     picture_suffixes,
     summarise,
 )
-from .base import Corpus, CorpusInfo, dataset_of_frames, each_class, pair
+from .base import DatasetDescription, NamedDataset, dataset_of_frames, pair
 from .findings import notify
 from .reading import ANY_COLOUR, COLOURS, find_turned
 from .storage import Storage, base_name, upright_location
@@ -45,14 +46,14 @@ from .storage import Storage, base_name, upright_location
 
 KEYS = {"images", "labels", "splits", "ids", "colours", "ignore", "classes", "image_suffix", "label_suffix", "exif"}
 LABEL_SUFFIX = ".png"
-USAGE = "folder:/path/to/corpus.yaml, a YAML or JSON file with images, labels, and ids or colours of every class"
+USAGE = "folder:/path/to/dataset.yaml, a YAML or JSON file with images, labels, and ids or colours of every class"
 
-INFO = CorpusInfo(name="folder", splits=("all",), licence="see where it comes from", usage=USAGE)
+INFO = DatasetDescription(name="folder", splits=("all",), licence="see where it comes from", usage=USAGE)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the file of a corpus says; `mapping` and `coding` are those of `dataset_of_frames`."""
+    """What the file of a dataset says; `mapping` and `coding` are those of `dataset_of_frames`."""
 
     path: Path
     splits: Mapping[str, tuple[str, str]]
@@ -64,15 +65,15 @@ class Plan:
     exif: str | None
 
 
-def describe(rest: str) -> CorpusInfo:
+def describe(rest: str) -> DatasetDescription:
     """
-    The info of the corpus that a file describes, with its own classes and splits.
+    The info of the dataset that a file describes, with its own classes and splits.
 
     Raises:
         As `read_plan` does.
     """
     plan = read_plan(rest)
-    return CorpusInfo(
+    return DatasetDescription(
         name=INFO.name,
         splits=tuple(plan.splits),
         licence=INFO.licence,
@@ -147,7 +148,7 @@ def _expect(
 
 def read_plan(rest: str) -> Plan:
     """
-    Reads and checks the file of a corpus.
+    Reads and checks the file of a dataset.
 
     Raises:
         `FileNotFoundError`: there is no such file.
@@ -156,7 +157,7 @@ def read_plan(rest: str) -> Plan:
     """
     path = Path(rest).expanduser().absolute()
     if not rest or not path.is_file():
-        raise FileNotFoundError(f"No file {path if rest else 'given'} for the corpus folder. Usage: {USAGE}")
+        raise FileNotFoundError(f"No file {path if rest else 'given'} for the dataset folder. Usage: {USAGE}")
     content = read_settings(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys. Usage: {USAGE}")
@@ -274,4 +275,4 @@ def _suffix(path: Path, content: dict[str, Any], key: str) -> str | None:
     return value
 
 
-CORPUS = Corpus(INFO, load, describe)
+DATASET = NamedDataset(INFO, load, describe)

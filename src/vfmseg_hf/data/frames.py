@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Telling pictures of data sets apart, so that one that was trained on is known again in another split or folder."""
+"""Telling pictures of datasets apart, so that one that was trained on is known again in another split or folder."""
 
 import hashlib
 import os

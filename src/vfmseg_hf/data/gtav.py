@@ -12,9 +12,9 @@ from datasets import Dataset
 from ..model.labels import IGNORE_INDEX
 from ..utils.files import read_settings
 from .base import (
-    Corpus,
-    CorpusInfo,
+    DatasetDescription,
     Frame,
+    NamedDataset,
     UndefinedSplit,
     dataset_of_frames,
     enumeration,
@@ -27,7 +27,7 @@ from .base import (
     without_converted,
 )
 from .cityscapes import TRAIN_IDS as CITYSCAPES_TRAIN_IDS
-from .findings import FOREIGN, complain, notify
+from .findings import FOREIGN, notify, report_problem
 from .reading import read_header
 
 
@@ -44,7 +44,7 @@ SPLITS = ("train", "val", "test")
 # Cityscapes' ids, and 34: the owners number the license plate, which is -1 there, last.
 TRAIN_IDS = {index: CITYSCAPES_TRAIN_IDS[index] for index in range(34)} | {34: IGNORE_INDEX}
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="gtav",
     splits=SPLITS,
     licence="Playing for Data, Richter et al. 2016; research and educational use, see its page at TU Darmstadt",
@@ -79,7 +79,7 @@ def load(rest: str, split: str) -> Dataset:
     frames = [frame for frame in frames if frame.name not in left_out]
     if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
         message = f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}."
-        complain(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
+        report_problem(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
         frames = [frame for frame in frames if frame.name.isdecimal()]
     wanted, source = set(range(1, COUNT + 1)), ""
     if settings["split_file"] is not None:
@@ -135,4 +135,4 @@ def _report_missing(frames: list[Frame], wanted: set[int], total: int) -> None:
         notify(f"gtav: {len(missing)} of {total} pairs are not in this copy: {shown}")
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

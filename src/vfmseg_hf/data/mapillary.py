@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Mapillary Vistas: 18,000 + 2000 large pictures from all over the world; 66 labels in v1.2, 124 in v2.0.
 
-How the labels become the 19 classes of Cityscapes is no property of the corpus, and scores depend on it:
+How the labels become the 19 classes of Cityscapes is no property of the dataset, and scores depend on it:
 `mapillary:/path?version=1.2&mapping=hrda`. For v1.2 two mappings are published, which differ on 11 labels (bike
 lane, plain crosswalk, curb cut, parking, pedestrian area, service lane, zebra marking, manhole, street light, sign
 frame, sign back):
@@ -23,7 +23,15 @@ from collections.abc import Iterable, Mapping
 from datasets import Dataset
 
 from ..model.labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, parse_query, without_converted
+from .base import (
+    DatasetDescription,
+    NamedDataset,
+    dataset_of_frames,
+    open_storage,
+    pair,
+    parse_query,
+    without_converted,
+)
 from .reading import INSTANCES
 from .storage import Storage
 
@@ -61,7 +69,7 @@ MAPPINGS = {
     "2.0": {"fixed": _table("2.0", _FIXED_20), "name_rules": _table("2.0", _RULES_20)},
 }
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="mapillary",
     splits=("training", "validation"),
     licence="Mapillary Vistas, Neuhold et al. 2017; research use, registration at mapillary.com",
@@ -73,7 +81,7 @@ INFO = CorpusInfo(
 
 def load(rest: str, split: str) -> Dataset:
     """
-    The owners' `training` and `validation`; version and mapping stand in the description of the data set.
+    The owners' `training` and `validation`; version and mapping stand in the description of the dataset.
 
     Raises:
         `ValueError`: an unknown version or mapping.
@@ -104,4 +112,4 @@ def _find_labels(storage: Storage, split: str, version: str) -> tuple[dict[str, 
     raise storage.missing(f"{parents[0]}/labels", ".png")
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading all rows of a corpus once, in several processes, with a progress bar."""
+"""Reading all rows of a dataset once, in several processes, with a progress bar."""
 
 import os
 from collections.abc import Iterator
@@ -23,6 +23,9 @@ class Rows(Protocol):
 def read_in_parallel(rows: Rows, num_proc: int | None, title: str) -> Iterator[Any]:
     """
     Yields `rows[0]`, `rows[1]`, ... in this order, computed by several processes.
+
+    tqdm's `process_map` is no substitute: it keeps all results, goes on where their reader has stopped, and sends all
+    rows to a process with every chunk.
 
     Rows should return exceptions instead of raising them: raised in a worker, they would bury their message. No more
     than a few chunks of rows are in memory at a time.

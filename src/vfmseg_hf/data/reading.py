@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading the files of corpora: label files in all codings, as ids of the corpus, and the headers of pictures."""
+"""Reading the files of datasets: label files in all codings, as ids of the dataset, and the headers of pictures."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -12,14 +12,14 @@ import numpy as np
 import PIL.Image
 import torch
 
+from ..evaluation.classes import UNKNOWN
 from ..model.image_inputs import as_stored, exif_orientation, stored_size, unreadable
 from ..model.labels import IGNORE_INDEX
-from .findings import TURNED, complain, notify
+from .findings import TURNED, notify, report_problem
 from .storage import is_upright, open_location, read_bytes
 
 
 RESTORE = "Restore the file from the owner's."  # what to do with a broken one
-UNKNOWN = -1  # in tables: an id that the corpus does not have
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; divided by these, the stored ids come back.
 STRETCHED = {"L;2": 85, "L;4": 17}
 
@@ -32,7 +32,7 @@ ANY_COLOUR = -1  # among the colours of a table: every colour that is not listed
 
 class UnknownValues(ValueError):
     """
-    A label map holds ids or colours that its corpus does not have.
+    A label map holds ids or colours that its dataset does not have.
 
     Attributes:
         values: the first 256 of them, as numbers or `#rrggbb`.
@@ -48,7 +48,7 @@ def read_label(cell: Mapping[str, Any]) -> np.ndarray:
     What the label file of a `LabelMap` cell holds, `[H, W]`: original ids (`uint8`), or colours as in `read_colours`.
 
     Raises:
-        As `LabelMap.cook`, but for values that are not in the table and for the size.
+        As `LabelMap.read`, but for values that are not in the table and for the size.
     """
     path, coding = cell["file"], cell["coding"]
     return read_colours(path) if coding == COLOURS else as_ids(READERS[coding](path), path)
@@ -78,7 +78,7 @@ def read_pixels(source: Any, name: str) -> np.ndarray:
             pixels = np.asarray(as_stored(image))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The file {name} is gone. Restore it, or load the corpus again from where it is now."
+            f"The file {name} is gone. Restore it, or load the dataset again from where it is now."
         ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         raise unreadable(name, error, RESTORE) from error
@@ -120,7 +120,7 @@ def read_red16(path: str) -> np.ndarray:
         pixels = io.decode_image(data, io.ImageReadMode.UNCHANGED)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
+            f"The file {path} is gone. Restore it, or load the dataset again from where it is now."
         ) from error
     except (RuntimeError, ValueError) as error:
         raise unreadable(path, error, RESTORE) from error
@@ -158,7 +158,7 @@ def read_colours(path: str) -> np.ndarray:
             pixels = np.asarray(stored.convert("RGB"), dtype=np.int32) if mode in ("RGB", "RGBA", "P", "L") else None
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The file {path} is gone. Restore it, or load the corpus again from where it is now."
+            f"The file {path} is gone. Restore it, or load the dataset again from where it is now."
         ) from error
     except Exception as error:
         raise unreadable(path, error, RESTORE) from error
@@ -210,8 +210,8 @@ def translate(ids: np.ndarray, table: tuple[int, ...], path: str) -> np.ndarray:
         unknown = [int(i) for i in np.unique(ids) if i >= len(table) or table[i] == UNKNOWN]
         known = [i for i, target in enumerate(table) if target != UNKNOWN]
         raise UnknownValues(
-            f"The label map {path} holds ids {unknown}, which this corpus does not have; it has {known}. Is the file "
-            "of this corpus and in its original coding? Restore it from the owner's, or correct these pixels.",
+            f"The label map {path} holds ids {unknown}, which this dataset does not have; it has {known}. Is the file "
+            "of this dataset and in its original coding? Restore it from the owner's, or correct these pixels.",
             unknown,
         )
     return np.frombuffer(mapped, np.uint8).reshape(ids.shape)
@@ -229,8 +229,8 @@ def translate_colours(pixels: np.ndarray, colours: tuple[int, ...], table: tuple
         unknown = [f"#{colour:06x}" for colour in np.unique(pixels[mapped == UNKNOWN])]
         known = [f"#{colour:06x}" for colour in colours]
         raise UnknownValues(
-            f"The label map {path} holds colours {unknown[:10]}, which this corpus does not have; it has {known}. List "
-            "them in the file of the corpus, or correct these pixels.",
+            f"The label map {path} holds colours {unknown[:10]}, which this dataset does not have; it has {known}. "
+            "List them in the file of the dataset, or correct these pixels.",
             unknown,
         )
     return mapped.astype(np.uint8)
@@ -313,13 +313,13 @@ def read_header(source: Any, name: str) -> Header:
             return Header.of(image, upright)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The picture {name} is gone. Restore it, or load the corpus again from where it is now."
+            f"The picture {name} is gone. Restore it, or load the dataset again from where it is now."
         ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         raise unreadable(f"the picture {name}", error, RESTORE) from error
 
 
-def find_turned(frames: Iterable[tuple[str, Any, Any]], corpus: str, mixed: bool = True) -> list[int]:
+def find_turned(frames: Iterable[tuple[str, Any, Any]], dataset: str, mixed: bool = True) -> list[int]:
     """
     Which pictures of own data have to be turned as their EXIF tags ask for, so that their label maps cover them.
 
@@ -329,7 +329,7 @@ def find_turned(frames: Iterable[tuple[str, Any, Any]], corpus: str, mixed: bool
 
     Args:
         frames: name, picture, label map of every row; the latter two as sources of `read_header`, or None if unknown.
-        corpus: what they are from, for messages.
+        dataset: what they are from, for messages.
         mixed: whether some may be turned and others not.
 
     Returns: numbers of rows.
@@ -358,13 +358,13 @@ def find_turned(frames: Iterable[tuple[str, Any, Any]], corpus: str, mixed: bool
         shown = ", ".join(doubtful[:5]) + (", ..." if len(doubtful) > 5 else "")
         told = f"(Of all, {counts}.) " if stored or turned else ""
         message = (
-            f"{corpus}: {len(doubtful)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
+            f"{dataset}: {len(doubtful)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
             "tells whether their label maps are for the stored pixels or for what the tag makes of them. "
-            f"{told}{TURNED.cure}"
+            f"{told}{TURNED.remedy}"
         )
-        complain(TURNED, dict.fromkeys(doubtful, ""), ValueError(message))
+        report_problem(TURNED, dict.fromkeys(doubtful, ""), ValueError(message))
     if (stored or turned) and not refused:
-        notify(f"{corpus}: {len(stored) + len(turned)} pictures have an EXIF tag that asks to turn them; {counts}.")
+        notify(f"{dataset}: {len(stored) + len(turned)} pictures have an EXIF tag that asks to turn them; {counts}.")
     return [] if refused else list(turned)
 
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Where the files of a corpus lie: in folders, or in zip archives that are read in place.
+"""Where the files of a dataset lie: in folders, or in zip archives that are read in place.
 
 A location is a path, or `zip://<member>::<archive>`, the way fsspec and `datasets` write members of archives. Members
 are read through one open handle per archive and process: finding a member in an open archive costs microseconds, while
 reading the list of contents of a large archive again would cost a good part of a second for every picture.
 
 A path on disk that is written as `file://<path>`, also that of an archive, says that the picture there is turned as its
-EXIF tag asks for. It is part of the location because that goes wherever rows of a data set go, and is the same in the
+EXIF tag asks for. It is part of the location because that goes wherever rows of a dataset go, and is the same in the
 cells of a picture and its label map; and it looks so because `datasets` finds such files, where it asks for sizes.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from ..utils.picture_files import clutter, list_files, suffix_of, summarise
-from .findings import BROKEN_ARCHIVES, TWICE, complain, warn
+from .findings import BROKEN_ARCHIVES, TWICE, report_problem, warn
 
 
 SCHEME = "zip://"
@@ -99,7 +99,7 @@ def open_archive(path: str) -> zipfile.ZipFile:
             _handles[key] = _Handle(state, zipfile.ZipFile(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The archive {path} is gone. Restore it, or load the corpus again from where it is now."
+            f"The archive {path} is gone. Restore it, or load the dataset again from where it is now."
         ) from error
     except zipfile.BadZipFile as error:
         raise OSError(f"Cannot read the archive {path}: {error}. Download it again from the owner.") from error
@@ -141,11 +141,11 @@ def read_bytes(location: str) -> bytes:
 
 class Storage:
     """
-    The files of one corpus: a folder in the owner's layout, archives in a folder, or one archive.
+    The files of one dataset: a folder in the owner's layout, archives in a folder, or one archive.
 
     Args:
         root: the folder, or the zip archive.
-        name: the corpus, for messages.
+        name: the dataset, for messages.
         layout: what is expected below `root`, for messages.
 
     Attributes:
@@ -198,7 +198,7 @@ class Storage:
         reasons += [f"Left out are {summarise(self.left_out.values())}."] if self.left_out else []
         return FileNotFoundError(
             f"No {folder}/**/*{wanted} in {self.root}, neither unpacked nor in its {packed}. "
-            f"{''.join(f'{reason} ' for reason in reasons)}The corpus {self.name} is read as its owners ship it: "
+            f"{''.join(f'{reason} ' for reason in reasons)}The dataset {self.name} is read as its owners ship it: "
             f"{self.layout}. Point to the folder that holds this, or complete the copy."
         )
 
@@ -251,7 +251,7 @@ class Storage:
     def _add(self, found: dict[str, str], key: str, location: str) -> None:
         if key in found:
             message = f"{self.name} holds one file twice: {found[key]} and {location}. Move one of them elsewhere."
-            complain(TWICE, {location: f"also {found[key]}"}, ValueError(message))
+            report_problem(TWICE, {location: f"also {found[key]}"}, ValueError(message))
         found.setdefault(key, location)
 
 

@@ -4,7 +4,7 @@
 from datasets import Dataset
 
 from ..model.labels import IGNORE_INDEX
-from .base import Corpus, CorpusInfo, dataset_of_frames, open_storage, pair, without_converted
+from .base import DatasetDescription, NamedDataset, dataset_of_frames, open_storage, pair, without_converted
 from .reading import RED16, png_decoder
 
 
@@ -37,7 +37,7 @@ TRAIN_IDS = {
     22: IGNORE_INDEX,
 }
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="synthia",
     splits=("train",),
     licence="SYNTHIA, Ros et al. 2016; CC BY-NC-SA 3.0, synthia-dataset.net",
@@ -55,4 +55,4 @@ def load(path: str, split: str) -> Dataset:
     return dataset_of_frames(pair(images, labels, INFO.name), TRAIN_IDS, INFO, split, coding=RED16)
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

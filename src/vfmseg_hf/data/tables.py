@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Corpora that are data sets already: a Hub id or a local folder, with the columns `image` and `label`."""
+"""Datasets that are datasets already: a Hub id or a local folder, with the columns `image` and `label`."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .base import HELD_OUT_SPLITS, TRAINING_SPLITS, default_split, first_named, is_held_out
-from .classes import read_id2label
+from .class_names import read_id2label
 from .columns import LabelMap, LazyPicture, Picture, picture_column, turn_column
 from .findings import notify
 from .reading import find_turned
@@ -35,12 +35,12 @@ from .storage import split_location
 # Columns that list the classes of the label maps where they are `ClassLabel`s. Others may be of something else, such as
 # the kind of scene.
 CLASS_COLUMNS = ("classes", "categories", "class_names", "category_names", "label_names", "labels")
-NAMES_FILE = "id2label.json"  # as the Hub's segmentation data sets have it
+NAMES_FILE = "id2label.json"  # as the Hub's segmentation datasets have it
 
 
 def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
     """
-    A data set whose labels hold final ids, as `load_corpus` describes it, with its arguments.
+    A dataset whose labels hold final ids, as `open_dataset` describes it, with its arguments.
 
     Raises:
         `FileNotFoundError`: nothing is found under `spec`.
@@ -53,7 +53,7 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
     if isinstance(dataset, dict):
         chosen = _choose(spec, list(dataset), split, held_out)
         dataset = dataset[chosen]
-        dataset._split = NamedSplit(chosen)  # a stored data set does not know it
+        dataset._split = NamedSplit(chosen)  # a stored dataset does not know it
     if len(dataset) == 0:
         raise ValueError(f"The split {split!r} of {spec} is empty.")
     for column in ("image", "label"):
@@ -80,7 +80,7 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
 
 
 def table_splits(spec: str) -> tuple[str, ...]:
-    """The splits to choose from; none for a data set that has no choice. Raises as `load_table` does."""
+    """The splits to choose from; none for a dataset that has no choice. Raises as `load_table` does."""
     dataset = _open(_parse(spec)[0], None)
     return tuple(dataset) if isinstance(dataset, dict) else ()
 
@@ -116,7 +116,7 @@ def _parse(spec: str) -> tuple[str, str | None]:
 
 
 def _own_classes(place: str, features: Features) -> dict[int, str]:
-    """The classes in its label maps, by what a data set says. Raises `ValueError` if that is nothing, or two things."""
+    """The classes in its label maps, by what a dataset says. Raises `ValueError` if that is nothing, or two things."""
     if names := getattr(features["label"], "names", None):
         return dict(enumerate(names))
     found = {}
@@ -159,13 +159,13 @@ def _open(spec: str, split: str | None) -> "Dataset | DatasetDict":
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         try:
             return load_from_disk(str(folder))
-        except IndexError as error:  # how datasets reports a data set that was stored without rows
-            raise ValueError(f"The data set in {folder} is empty.") from error
+        except IndexError as error:  # how datasets reports a dataset that was stored without rows
+            raise ValueError(f"The dataset in {folder} is empty.") from error
     try:
         return load_dataset(str(folder) if folder.exists() else spec, split=split)
     except (FileNotFoundError, ConnectionError) as error:  # DatasetNotFoundError is a FileNotFoundError
         raise FileNotFoundError(
-            f"{spec!r} is neither a corpus, nor an existing folder, nor a data set on the Hub that can be reached from "
+            f"{spec!r} is neither a known dataset, nor an existing folder, nor one on the Hub that can be reached from "
             f"here ({error})"
         ) from error
 

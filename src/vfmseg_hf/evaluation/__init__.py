@@ -1,11 +1,15 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Scores of a model on domains: named protocols, counting, results for people and for machines."""
+"""Scores of a model on domains: what is counted and by which rule, named protocols, results for people and machines."""
 
-from .counting import STAGES, count_outputs, count_pictures
+from .classes import ClassMap, ClassMatch, match_classes
+from .confusion import confusion_matrix, iou_scores, merge_classes
+from .counting import STAGES, PictureCounts, count_outputs, count_pictures
 from .domain import DomainScores, evaluate_domain, mean_over_domains, score_domain
+from .groups import EvaluationGroups, each_class
+from .mean_iou import load_mean_iou
 from .protocols import PROTOCOLS, Protocol
-from .report import (
-    describe_corpus,
+from .results import (
+    describe_domain,
     describe_protocol,
     format_classes,
     format_domains,
@@ -18,16 +22,26 @@ from .report import (
 __all__ = [
     "PROTOCOLS",
     "STAGES",
+    "ClassMap",
+    "ClassMatch",
     "DomainScores",
+    "EvaluationGroups",
+    "PictureCounts",
     "Protocol",
+    "confusion_matrix",
     "count_outputs",
     "count_pictures",
-    "describe_corpus",
+    "describe_domain",
     "describe_protocol",
+    "each_class",
     "evaluate_domain",
     "format_classes",
     "format_domains",
+    "iou_scores",
+    "load_mean_iou",
+    "match_classes",
     "mean_over_domains",
+    "merge_classes",
     "plain_scores",
     "score_domain",
     "software_versions",

@@ -1,17 +1,40 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """From pictures to confusion matrices, of the coarse and the final result of one pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
-from ..metrics import confusion_matrix
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.outputs import VFMSegSemanticSegmenterOutput
 from ..model.windows import resize_bilinear
+from .confusion import NUM_IDS, count_pixels
 
 
 STAGES = ("coarse", "final")
+
+
+class PictureCounts(NamedTuple):
+    """
+    What is counted of B pictures: `int64`, on their device, and nothing that the host has waited for.
+
+    Attributes:
+        matrices (`[B, 2, num_labels, num_labels]`): coarse, final; labelled, predicted.
+        windows (`[B, 2]`): windows refined, and windows.
+        unknown (`[B, 2, 257]`): pixels of ids that are no classes, as in `confusion.PixelCounts`; for
+            `confusion.check_ids`, once all pictures are counted.
+    """
+
+    matrices: torch.Tensor
+    windows: torch.Tensor
+    unknown: torch.Tensor
+
+    @classmethod
+    def none(cls, num_labels: int, device: torch.device) -> "PictureCounts":
+        """Sums over no picture, without the axis B."""
+        shapes = (len(STAGES), num_labels, num_labels), (2,), (2, NUM_IDS + 1)
+        return cls(*(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes))
 
 
 @torch.no_grad()
@@ -23,7 +46,7 @@ def count_pictures(
     ignore_index: int,
     refine: bool | str | None = None,
     flip: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> PictureCounts:
     """
     Confusion matrices of some pictures, at their labels' sizes; the logits are resized, the labels never.
 
@@ -38,8 +61,7 @@ def count_pictures(
             labels' size, as mmsegmentation's `SegTTAModel` averages; windows of both passes are counted.
 
     Returns:
-        `int64` `[B, 2, num_labels, num_labels]` (coarse, final; labelled, predicted), and `int64` `[B, 2]`: windows
-        refined, and windows.
+        [`PictureCounts`], on the labels' device.
     """
     plain = None if flip else plain_model(model)
     predict = (
@@ -47,28 +69,41 @@ def count_pictures(
         if plain is not None
         else predict_one_by_one(model, pixel_values, labels, refine, flip)
     )
-    matrices, windows = [], []
-    for label, (predictions, refined) in zip(labels, predict, strict=True):
-        matrices.append(torch.stack([confusion_matrix(each, label, num_labels, ignore_index) for each in predictions]))
-        windows.append([sum(refined), len(refined)])
-    return torch.stack(matrices), torch.tensor(windows, device=matrices[0].device)
+    return _stack(
+        _count_picture(predictions, refined, label, num_labels, ignore_index)
+        for label, (predictions, refined) in zip(labels, predict, strict=True)
+    )
+
+
+def _count_picture(
+    predictions: Sequence[torch.Tensor],
+    refined: torch.Tensor,
+    label: torch.Tensor,
+    num_labels: int,
+    ignore_index: int,
+) -> PictureCounts:
+    """Without the axis B; `refined` `[N]` says it of every window."""
+    stages = [count_pixels(each, label, num_labels, ignore_index) for each in predictions]
+    count = refined.to(label.device).sum()
+    windows = torch.stack([count, torch.full_like(count, len(refined))])
+    return PictureCounts(torch.stack([stage.matrix for stage in stages]), windows, stages[-1].unknown)
+
+
+def _stack(pictures: Iterable[PictureCounts]) -> PictureCounts:
+    return PictureCounts(*(torch.stack(each) for each in zip(*pictures, strict=True)))
 
 
 def count_outputs(
     outputs: VFMSegSemanticSegmenterOutput, labels: torch.Tensor, num_labels: int, ignore_index: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> PictureCounts:
     """What [`count_pictures`] counts, from what the model's `forward` gave for a batch with labels of one size."""
-    matrices = [
-        torch.stack(
-            [
-                confusion_matrix(best_classes([logits], label.shape), label, num_labels, ignore_index)
-                for logits in (coarse, final)
-            ]
+    pictures = zip(outputs.coarse_logits, outputs.logits, outputs.refined, labels, strict=True)
+    return _stack(
+        _count_picture(
+            [best_classes([logits], label.shape) for logits in stages], refined, label, num_labels, ignore_index
         )
-        for coarse, final, label in zip(outputs.coarse_logits, outputs.logits, labels, strict=True)
-    ]
-    refined = outputs.refined.sum(1)
-    return torch.stack(matrices), torch.stack([refined, torch.full_like(refined, outputs.refined.shape[1])], 1)
+        for *stages, refined, label in pictures
+    )
 
 
 def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | None:
@@ -98,11 +133,11 @@ def predict_together(
     pixel_values: Sequence[torch.Tensor],
     labels: Sequence[torch.Tensor],
     refine: bool | str | None,
-) -> Iterator[tuple[list[torch.Tensor], list[bool]]]:
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
     """Class ids of both stages at the labels' sizes, and which windows were refined, of each picture."""
     results = model.segment(pixel_values, [tuple(label.shape) for label in labels], refine)
     for label, result in zip(labels, results, strict=True):
-        yield [best_classes([result.coarse_logits], label.shape), result.labels], result.refined
+        yield [best_classes([result.coarse_logits], label.shape), result.labels], torch.tensor(result.refined)
 
 
 def predict_one_by_one(
@@ -111,14 +146,14 @@ def predict_one_by_one(
     labels: Sequence[torch.Tensor],
     refine: bool | str | None,
     flip: bool,
-) -> Iterator[tuple[list[torch.Tensor], list[bool]]]:
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
     """The same from the logits of the model's `forward`, with or without the mirror images."""
     for picture, label in zip(pixel_values, labels, strict=True):
         directions = [picture[None], picture[None].flip(-1)][: 1 + flip]
         outputs = [model(each, refine=refine, return_dict=True) for each in directions]
         coarse = best_classes([output.coarse_logits[0] for output in outputs], label.shape)
         final = best_classes([output.logits[0] for output in outputs], label.shape)
-        yield [coarse, final], torch.cat([output.refined[0] for output in outputs]).tolist()
+        yield [coarse, final], torch.cat([output.refined[0] for output in outputs])
 
 
 def best_classes(logits: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

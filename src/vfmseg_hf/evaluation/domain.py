@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..data import EvaluationGroups
-from ..metrics import iou_scores
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.processes import process_rank, sum_over_processes
-from .counting import STAGES, count_pictures
+from .confusion import check_ids, iou_scores
+from .counting import STAGES, PictureCounts, count_pictures
+from .groups import EvaluationGroups
 
 
 @dataclass
@@ -24,8 +24,8 @@ class DomainScores:
     Scores of one domain.
 
     Attributes:
-        classes: names of what is scored, from the corpus's rule.
-        scores: `{"coarse": ..., "final": ...}`, each as `metrics.iou_scores` returns it (fractions).
+        classes: names of what is scored, from the dataset's rule.
+        scores: `{"coarse": ..., "final": ...}`, each as `iou_scores` returns it (fractions).
         pictures: how many were scored.
         refined: share of the windows that were refined, 0..1.
         seconds: from the first picture's loading to the last one's count, where it was measured.
@@ -101,13 +101,13 @@ def evaluate_domain(
             two are equally likely.
 
     Raises:
-        ValueError: if the model has other classes than the domain and nothing says which belong together, no pixel is
-            labelled with a class, or `batch_size` is not positive.
+        ValueError: if the model has other classes than the domain and nothing says which belong together, a label
+            is none of its classes, no pixel is labelled with a class, or `batch_size` is not positive.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     pictures = pictures.for_model(model.config.id2label, name)
-    classes = model.config.num_labels
+    classes, ignore_index = model.config.num_labels, model.config.semantic_loss_ignore_index
     rank, processes = process_rank()
     loader = DataLoader(
         pictures,
@@ -118,8 +118,7 @@ def evaluate_domain(
         pin_memory=model.device.type == "cuda",
         generator=torch.Generator(),  # otherwise it draws from the global one
     )
-    matrices = torch.zeros(len(STAGES), classes, classes, dtype=torch.int64, device=model.device)
-    windows = torch.zeros(2, dtype=torch.int64, device=model.device)
+    sums = PictureCounts.none(classes, model.device)
     start = time.perf_counter()
     for batch in _batches((progress or iter)(loader), batch_size):
         counts = count_pictures(
@@ -127,13 +126,15 @@ def evaluate_domain(
             [item["pixel_values"].to(model.device, model.dtype, non_blocking=True) for item in batch],
             [item["labels"].to(model.device, non_blocking=True) for item in batch],
             classes,
-            model.config.semantic_loss_ignore_index,
+            ignore_index,
             refine,
             flip,
         )
-        matrices += counts[0].sum(0)
-        windows += counts[1].sum(0)
-    matrices, windows = (sum_over_processes(counts).cpu().numpy() for counts in (matrices, windows))
+        for total, of_pictures in zip(sums, counts, strict=True):
+            total += of_pictures.sum(0)
+    # Only here the host waits for the counts.
+    matrices, windows, unknown = (sum_over_processes(counts).cpu().numpy() for counts in sums)
+    check_ids(unknown, classes, ignore_index)
     domain = _score_sums(matrices, windows, len(pictures), pictures.evaluation, name)
     domain.seconds = time.perf_counter() - start
     return domain
@@ -147,5 +148,5 @@ def _batches(items: Iterable[dict], size: int) -> Iterator[list[dict]]:
 
 
 def mean_over_domains(domains: Mapping[str, DomainScores], stage: str = "final", key: str = "mean_iou") -> float:
-    """Unweighted mean over the domains of a score that `metrics.iou_scores` gives: by default the mean IoU."""
+    """Unweighted mean over the domains of a score that `iou_scores` gives: by default the mean IoU."""
     return float(np.mean([domain.scores[stage][key] for domain in domains.values()]))

@@ -99,7 +99,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "1024x512",
             "as Rein tests on Cityscapes: pictures fitted into 1024x512 with their aspect ratio, bilinear without "
-            "antialiasing; the same for every corpus, and full-size labels",
+            "antialiasing; the same for every dataset, and full-size labels",
             _box(512, 1024),
         ),
         Protocol("native", "pictures of their own size, not resized at all", {"do_resize": False}),

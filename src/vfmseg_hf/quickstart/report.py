@@ -34,7 +34,7 @@ def group_means(scores: Mapping[str, object], labelled: np.ndarray) -> dict[str,
     Mean IoU of each of `GROUPS` over its classes that are labelled in the domain; `None` if there is none.
 
     Args:
-        scores: from `metrics.iou_scores`.
+        scores: from `iou_scores`.
         labelled: bools, one for each class.
     """
     ious = dict(zip(CITYSCAPES_ID2LABEL.values(), zip(scores["per_category_iou"], labelled, strict=True), strict=True))

@@ -16,10 +16,9 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data import load_corpus
-from ..evaluation import evaluate_domain
+from ..data import open_dataset
+from ..evaluation import confusion_matrix, evaluate_domain, iou_scores
 from ..evaluation.baselines import ColourLookup, PositionPrior
-from ..metrics import confusion_matrix, iou_scores
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..model.labels import CITYSCAPES_ID2LABEL
@@ -49,7 +48,7 @@ RESULTS = ("results.json", "domains.png", "panels", "model", "training")  # the 
 def draw_pictures(domain: str, split: str, count: int, settings: QuickstartSettings) -> list[Row]:
     """Rows of a domain of `streets`, rendered once and kept: training reads each picture many times."""
     spec = f"streets:{domain}?n={count}&size={settings.height}x{settings.width}&seed=0"
-    return [dict(row) for row in tqdm(load_corpus(spec, split), desc=f"draw {domain}", unit="picture")]
+    return [dict(row) for row in tqdm(open_dataset(spec, split), desc=f"draw {domain}", unit="picture")]
 
 
 def make_trainer(rows: Sequence[Row], settings: QuickstartSettings, output_dir: str | os.PathLike) -> VFMSegTrainer:
@@ -133,7 +132,7 @@ def reload_model(
 
 
 def score_references(rows: Sequence[Row], references: Mapping[str, PositionPrior | ColourLookup]) -> dict:
-    """`metrics.iou_scores` of each reference on a domain."""
+    """`iou_scores` of each reference on a domain."""
     count = len(CITYSCAPES_ID2LABEL)
     return {
         name: iou_scores(

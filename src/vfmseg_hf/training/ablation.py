@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..data import classes_of, corpus_info, load_corpus
-from ..data.classes import read_class_maps
+from ..data import classes_of, describe_dataset, open_dataset
+from ..data.class_names import read_class_maps
 from ..data.domains import Domain, name_classes
+from ..evaluation import confusion_matrix, iou_scores
 from ..evaluation.baselines import PositionPrior
-from ..metrics import confusion_matrix, iou_scores
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from ..utils.files import write_file
 from .data import EvaluationPictures
@@ -114,15 +114,15 @@ def prior_scores(
         id2label, class_map: as for `train.py`; the model's classes are those of the training set.
     """
     train, *domains = name_classes([train, *domains], id2label)
-    labels = load_corpus(train.spec, train.split).select_columns(["label"])
+    labels = open_dataset(train.spec, train.split).select_columns(["label"])
     classes = classes_of(labels)
     prior = PositionPrior([np.array(row["label"]) for row in labels], len(classes))
-    rows = {domain.name: load_corpus(domain.spec, domain.split, held_out=True) for domain in domains}
+    rows = {domain.name: open_dataset(domain.spec, domain.split, held_out=True) for domain in domains}
     known = {name: classes_of(dataset) for name, dataset in rows.items()}
     maps = read_class_maps(class_map, {"the training set": classes, **known})
     scores, processor = {}, VFMSegImageProcessorPil()
     for name, spec, _ in domains:
-        rule = corpus_info(spec).evaluation
+        rule = describe_dataset(spec).evaluation
         pictures = EvaluationPictures(rows[name], processor, rule, class_map=maps[name]).for_model(classes, name)
         total = sum(
             confusion_matrix(prior.predict(row["image"]), pictures.read_labels(row).numpy(), len(classes))

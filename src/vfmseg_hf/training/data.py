@@ -44,13 +44,13 @@ class TrainingPictures(NamedPictures):
     depends on nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
 
     Args:
-        dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
+        dataset: rows with `image`, `label` and `file_name`, from `open_dataset`.
         processor: rescales and normalises the crops, as it does with pictures in evaluation; its `size` and how it
             resizes do not apply to them.
         augmentation: what else happens to them.
         seed: of everything random.
         class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from
-            `corpora.count_class_pixels` for this data set in this order, which nothing checks; needed for rare class
+            `data.count_class_pixels` for this data set in this order, which nothing checks; needed for rare class
             sampling only.
         id2label: names of the ids in `label`, by default those that the data set has; [`VFMSegTrainer`] compares them
             with the model's.
@@ -107,7 +107,8 @@ class EvaluationPictures(NamedPictures):
 
     Args:
         dataset, processor: as for [`TrainingPictures`].
-        evaluation: the corpus's rule for scores, `corpus_info(spec).evaluation`; by default every class counts alone.
+        evaluation: the corpus's rule for scores, `describe_dataset(spec).evaluation`; by default every class counts
+            alone.
         id2label: as for [`TrainingPictures`]; what scores them compares them with the model's.
         class_map: likewise; a list of model classes in place of one: they are scored as one.
 

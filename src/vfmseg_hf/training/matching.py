@@ -21,7 +21,7 @@ class NamedPictures(torch.utils.data.Dataset):
     Base of training and evaluation pictures.
 
     Args:
-        dataset: rows with `image`, `label` and `file_name`, from `load_corpus`.
+        dataset: rows with `image`, `label` and `file_name`, from `open_dataset`.
         id2label: names of the ids in `label`, by default those that the data set has.
         class_map: which classes of a model they are, where names differ, as for `corpora.match_classes`.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..data.classes import by_number, is_generic, listed, same_classes
+from ..evaluation.classes import by_number, is_generic, listed, same_classes
 from ..model.adapters import lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import read_config

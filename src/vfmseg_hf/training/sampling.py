@@ -25,7 +25,7 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float = 0.01
 
     Args:
         class_pixels (`np.ndarray` of shape `(N, K)`):
-            Pixels of every class in every picture, as `corpora.count_class_pixels` returns them.
+            Pixels of every class in every picture, as `data.count_class_pixels` returns them.
         temperature (`float`):
             The lower, the more the rarest classes are preferred.
 
@@ -59,7 +59,7 @@ class RareClassSampler(EpochSampler):
 
     Args:
         class_pixels (`np.ndarray` of shape `(N, K)`):
-            Pixels of every class in every picture, as `corpora.count_class_pixels` returns them.
+            Pixels of every class in every picture, as `data.count_class_pixels` returns them.
         seed (`int`):
             Of everything random.
         temperature (`float`):

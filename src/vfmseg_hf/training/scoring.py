@@ -12,8 +12,9 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
 
 from ..data import each_class
-from ..data.classes import listed
 from ..evaluation import STAGES, count_outputs, count_pictures, score_domain
+from ..evaluation.classes import listed
+from ..evaluation.confusion import check_ids
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer
 from .data import EvaluationPictures
@@ -139,7 +140,8 @@ class ScoringTrainer(CheckpointedTrainer):
             if overlap := self.trained_on.overlap(dataset):
                 output.metrics[f"{metric_key_prefix}_trained_on"] = overlap["share"]
         if self._counts:
-            matrices, windows = (torch.cat(counts).cpu().numpy() for counts in zip(*self._counts, strict=True))
+            matrices, windows, unknown = (torch.cat(counts).cpu().numpy() for counts in zip(*self._counts, strict=True))
+            check_ids(unknown.sum(axis=0), matrices.shape[-1], self.model.config.semantic_loss_ignore_index)
             if description != "Prediction" or matrices.any():  # what is predicted need not be labelled
                 self._add_scores(output.metrics, matrices, windows, dataset, metric_key_prefix)
         return output

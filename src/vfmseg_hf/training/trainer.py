@@ -16,8 +16,8 @@ from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import CONFIG_NAME
 
 from ..data.check.learnable import check_labels_teach
-from ..data.classes import listed
 from ..data.findings import ONE_CLASS
+from ..evaluation.classes import listed
 from ..model.adapters import check_result_can_be_loaded
 from ..model.labels import fold
 from ..model.records import RECORD_NAME
@@ -202,7 +202,7 @@ class VFMSegTrainer(ScoringTrainer):
     def _check_labels(self) -> None:
         """Raises `ValueError` for labels that no model can learn from, before the first step."""
         if self.model.config.num_labels == 1:
-            raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.cure}")
+            raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.remedy}")
         data = self.train_dataset
         if isinstance(data, TrainingPictures) and self.is_world_process_zero():
             own = data.unmatched  # as the data set numbers its classes
@@ -280,7 +280,7 @@ class VFMSegTrainer(ScoringTrainer):
         if not isinstance(dataset, TrainingPictures) or dataset.class_pixels is None:
             raise ValueError(
                 "rare_class_sampling needs to know which picture shows which class: train on TrainingPictures(..., "
-                "class_pixels=corpora.count_class_pixels(dataset, num_classes))"
+                "class_pixels=data.count_class_pixels(dataset, num_classes))"
             )
         height, width = dataset.augmentation.crop_size
         needed = args.rare_class_min_pixels * args.rare_class_crop_ratio

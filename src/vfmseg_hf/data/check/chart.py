@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Charts of what is in a corpus."""
+"""Charts of what is in a dataset."""
 
 import math
 import textwrap
@@ -8,7 +8,6 @@ from io import BytesIO
 
 import numpy as np
 
-from ...prediction.visualization import class_colours
 from ...utils.plotting import new_figure
 from .report import percent
 
@@ -18,13 +17,16 @@ TITLE_WIDTH = 42  # characters above a panel
 LOWEST_SHARE = 1e-5  # where the axis starts, unless something is rarer
 
 
-def class_chart(shares: Mapping[str, np.ndarray], id2label: Mapping[int, str], title: str) -> bytes:
+def class_chart(
+    shares: Mapping[str, np.ndarray], id2label: Mapping[int, str], colours: np.ndarray, title: str
+) -> bytes:
     """
     A bar chart of how frequent every class is, on a logarithmic axis, or rare classes could not be seen.
 
     Args:
         shares: for every panel, by its title, the share of the pixels of every class, `[K]` in 0..1.
         id2label: names of the classes `0..K - 1`.
+        colours: of the classes, `uint8` `[K, 3]`, as label maps are shown in.
         title: of the whole chart.
 
     Returns:
@@ -45,7 +47,7 @@ def class_chart(shares: Mapping[str, np.ndarray], id2label: Mapping[int, str], t
     figure.suptitle(title, parse_math=False)
     start = 10.0 ** math.floor(math.log10(min(present.min(), LOWEST_SHARE)))
     ticks = 10.0 ** np.arange(math.log10(start), 1)
-    places, colours = np.arange(len(names)), class_colours(id2label) / 255
+    places, colours = np.arange(len(names)), colours / 255
     for axis in axes.flat[len(shares) :]:
         axis.remove()
     for axis, (name, values) in zip(axes.flat, shares.items(), strict=False):

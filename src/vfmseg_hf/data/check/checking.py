@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Checks a corpus: reads all of its files once, lists whatever is wrong with them, and counts its classes."""
+"""Checks a dataset: reads all of its files once, lists whatever is wrong with them, and counts its classes."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ import datasets
 import numpy as np
 import PIL.Image
 
+from ...evaluation.classes import ClassMap, match_classes
 from ...model.image_inputs import is_above_limit
 from ...model.labels import IGNORE_INDEX
-from .. import CorpusInfo, corpus_info, load_corpus
-from ..base import UndefinedSplit
+from ..base import DatasetDescription, UndefinedSplit
+from ..class_names import classes_of
 from ..class_statistics import MIN_PIXELS, class_pixels_file, read_class_pixels, write_class_pixels
-from ..classes import ClassMap, classes_of, match_classes
 from ..columns import LabelMap, Picture
 from ..findings import (
     ABOVE_LIMIT,
@@ -35,6 +35,7 @@ from ..findings import (
 )
 from ..parallel import read_in_parallel
 from ..reading import Header, UnknownValues, read_label, translate_label, verify_picture
+from ..registry import describe_dataset, open_dataset
 from ..storage import is_upright, plain_location, read_bytes, split_location
 from ..tables import table_splits
 from .learnable import doubtful, hopeless, is_its_own_picture
@@ -84,7 +85,7 @@ class SplitReport:
 
     Attributes:
         name: of the split.
-        note: choices that its labels depend on, as the data set's description has them.
+        note: choices that its labels depend on, as the dataset's description has them.
         pairs: pictures with a label map; None if the split could not be opened.
         findings: what is wrong with its files.
         classes: None if no label map could be read.
@@ -102,20 +103,20 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class CorpusReport:
+class DatasetReport:
     """
-    What was found in a corpus.
+    What was found in a dataset.
 
     Attributes:
-        spec: as for `load_corpus`.
-        info: the corpus's classes, and more.
+        spec: as for `open_dataset`.
+        info: the dataset's classes, and more.
         splits: one report for each split that was checked.
         notices: what concerns no split in particular.
         problems: likewise, of what is wrong: with the classes, where a model's were given.
     """
 
     spec: str
-    info: CorpusInfo
+    info: DatasetDescription
     splits: list[SplitReport]
     notices: list[str]
     problems: list[str] = field(default_factory=list)
@@ -126,20 +127,20 @@ class CorpusReport:
         return not self.problems and not any(split.findings.problems for split in self.splits)
 
 
-def check_corpus(
+def check_dataset(
     spec: str,
     split: str | None = None,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike | None = None,
     model_id2label: Mapping[int, str] | None = None,
     class_map: ClassMap | None = None,
-) -> CorpusReport:
+) -> DatasetReport:
     """
-    Reads every picture and label map of a corpus to its end, and lists all that is wrong with them.
+    Reads every picture and label map of a dataset to its end, and lists all that is wrong with them.
 
     Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
     size than their pictures, own pictures that an EXIF tag may turn, pictures that are refused, such as those of floats
-    or above Pillow's limit of pixels, ids or colours that the corpus does not have, and labels that no model can learn
+    or above Pillow's limit of pixels, ids or colours that the dataset does not have, and labels that no model can learn
     from: a single class, no pixel of any class, or the pictures themselves. JPEG files hold no sums: damage inside of
     them that can still be decoded is not found. A frame of several splits is read once.
 
@@ -147,30 +148,30 @@ def check_corpus(
 
     Args:
         spec (`str`):
-            As for `load_corpus`.
+            As for `open_dataset`.
         split (`str`, *optional*):
-            By default all splits of the corpus.
+            By default all splits of the dataset.
         num_proc (`int`, *optional*):
             Processes that read. By default one per core that may be used.
         cache_dir (`str` or `os.PathLike`, *optional*):
             As for `count_class_pixels`.
         model_id2label (`Mapping[int, str]`, *optional*):
-            Classes of a model, to be compared with those of the corpus. That they differ is a problem of the corpus.
+            Classes of a model, to be compared with those of the dataset. That they differ is a problem of the dataset.
         class_map (`Mapping`, *optional*):
             As for `match_classes`.
 
     Raises:
-        `ValueError`, `OSError`, `ImportError`: as `load_corpus` does, if there is nothing to check: no split can be
+        `ValueError`, `OSError`, `ImportError`: as `open_dataset` does, if there is nothing to check: no split can be
             opened, and no file can be named as the reason.
     """
-    info = corpus_info(spec)
+    info = describe_dataset(spec)
     opened: list[tuple[str, datasets.Dataset | None, Findings]] = []
     undefined: dict[str, list[str]] = {}
     errors = []
     for name in (info.splits or table_splits(spec) or (None,)) if split is None else (split,):
         with collect_findings() as findings:
             try:
-                dataset = load_corpus(spec, name)
+                dataset = open_dataset(spec, name)
             except UndefinedSplit as error:
                 if split is not None:
                     raise
@@ -201,13 +202,13 @@ def check_corpus(
             notices.append(f"classes and model: {said or 'the same names in the same order'}")
         except ValueError as error:
             problems.append(str(error))
-    return CorpusReport(spec, info, splits, notices, problems)
+    return DatasetReport(spec, info, splits, notices, problems)
 
 
 def _check_split(
     name: str,
     dataset: datasets.Dataset,
-    info: CorpusInfo,
+    info: DatasetDescription,
     findings: Findings,
     known: "dict[tuple, Inspection]",
     num_proc: int | None,
@@ -254,7 +255,7 @@ def _check_split(
 
 
 def _frame_keys(name: str, dataset: datasets.Dataset) -> list[tuple]:
-    """What tells the frames of a corpus apart: the files of a row, where it has its own, or its number."""
+    """What tells the frames of a dataset apart: the files of a row, where it has its own, or its number."""
     if not isinstance(dataset.features["label"], LabelMap):
         return [(name, row) for row in range(len(dataset))]
     cells = dataset.select_columns(["label"]).with_format("arrow")
@@ -304,7 +305,7 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
 
     Args:
         row: cells of `image` and `label` as they are stored, and `file_name`.
-        features: of the data set.
+        features: of the dataset.
         num_classes: K.
 
     Raises:
@@ -375,7 +376,7 @@ def _read_stored(cell: Any, column: Any) -> np.ndarray:
 
 
 def _is_file(cell: Mapping[str, Any]) -> bool:
-    """Whether a cell of the column `label` names a file in the corpus's own coding."""
+    """Whether a cell of the column `label` names a file in the dataset's own coding."""
     return cell.get("file") is not None and cell["data"] is None
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from datasets import Dataset
 from transformers.utils import logging
 
+from ...evaluation import ClassMatch
 from ...model.labels import IGNORE_INDEX
 from ..class_statistics import Histograms
-from ..classes import ClassMatch
 from ..columns import LabelMap
 from ..findings import ALL_IGNORED, LABELS_ARE_PICTURES, ONE_CLASS, Kind
 from ..parallel import read_in_parallel
@@ -37,7 +37,7 @@ def hopeless(pixels: np.ndarray, id2label: Mapping[int, str]) -> Iterator[tuple[
 
 
 def doubtful(pixels: np.ndarray, id2label: Mapping[int, str]) -> Iterator[str]:
-    """What is not learnt from labels, in sentences with cures; arguments as for `hopeless`."""
+    """What is not learnt from labels, in sentences with remedies; arguments as for `hopeless`."""
     names = list(id2label.values())
     present = np.flatnonzero(pixels[:-1])
     if len(names) == 1 or not len(present):
@@ -86,7 +86,7 @@ def check_labels_teach(
     Looks at labels before a training, and warns of what will not be learnt from them.
 
     Args:
-        rows: with `image` and `label`, from `load_corpus` or a list of such.
+        rows: with `image` and `label`, from `open_dataset` or a list of such.
         id2label: names of the classes in them.
         class_pixels: `int64` `[N, K]`, from `count_class_pixels`, if they have been counted; otherwise at most
             `LABEL_MAPS` evenly spaced label maps are counted.
@@ -116,7 +116,7 @@ def check_labels_teach(
     of = f"of {len(rows)} label maps" if count == len(rows) else f"of {count} label maps looked at"
     if problems:
         kind, detail = problems[0]
-        raise ValueError(f"nothing can be learnt from these labels: {kind.what} ({detail}; {of}). {kind.cure}")
+        raise ValueError(f"nothing can be learnt from these labels: {kind.what} ({detail}; {of}). {kind.remedy}")
     for sentence in doubtful(pixels, id2label):
         logger.warning(f"{of}: {sentence}")
 

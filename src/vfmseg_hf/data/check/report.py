@@ -1,19 +1,19 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What the check of a corpus found, as text for people and as JSON for programs."""
+"""What the check of a dataset found, as text for people and as JSON for programs."""
 
 import math
 from collections.abc import Mapping
 
 from ..class_statistics import MIN_PIXELS
 from ..findings import UNKNOWN_IDS, Findings, Kind
-from .checking import ClassFrequencies, CorpusReport, SplitReport
+from .checking import ClassFrequencies, DatasetReport, SplitReport
 
 
 SHOWN = 5  # files or values of a kind of trouble in the text
 DECADES, BAR_STEP = 5, 7  # bars reach from a share of 10^-5 to 1, with so many characters per factor of 10
 
 
-def format_report(report: CorpusReport) -> str:
+def format_report(report: DatasetReport) -> str:
     """The report as text; lists of files are cut short."""
     parts = [report.spec, *(_format_split(split, report.info.id2label) for split in report.splits)]
     parts += [f"notice: {notice}" for notice in report.notices]
@@ -21,7 +21,7 @@ def format_report(report: CorpusReport) -> str:
     return "\n\n".join([*parts, _verdict(report)])
 
 
-def _verdict(report: CorpusReport) -> str:
+def _verdict(report: DatasetReport) -> str:
     counts = {split.name: sum(map(len, split.findings.problems.values())) for split in report.splits}
     if report.clean:
         return f"clean: {', '.join(counts)}"
@@ -84,7 +84,7 @@ def _format_kind(kind: Kind, files: Mapping[str, str], findings: Findings) -> li
     lines += [f"    {entry}" for entry in entries[:SHOWN]]
     if len(entries) > SHOWN:
         lines.append(f"    and {len(entries) - SHOWN:,} more")
-    return [*lines, f"    -> {kind.cure}"]
+    return [*lines, f"    -> {kind.remedy}"]
 
 
 def _entry(file: str, detail: str) -> str:
@@ -98,7 +98,7 @@ def _frequent(findings: Findings) -> dict[str, tuple[int, str]]:
     return dict(sorted(findings.values.items(), key=lambda item: -item[1][0]))
 
 
-def report_as_dict(report: CorpusReport) -> dict[str, object]:
+def report_as_dict(report: DatasetReport) -> dict[str, object]:
     """The whole report, for JSON; shares are fractions of all pixels."""
     return {
         "corpus": report.spec,

@@ -8,7 +8,7 @@ from .sides import Sides
 from .things import AWAY, KERB, LEFT, OBLIQUE, RIGHT, TOWARD
 
 
-# Part of what identifies a corpus: raise it with every change of any seed's label map.
+# Part of what identifies a dataset: raise it with every change of any seed's label map.
 STREETS_VERSION = 1
 
 

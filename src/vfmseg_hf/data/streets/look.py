@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from .canvas import CAMERA_HEIGHT, Draws, Part, Scene
-from .palette import GRAIN, GROUND, JOINTS, LOOKS, SHINING, SIGNALS, Domain
+from .palette import GRAIN, GROUND, JOINTS, LOOKS, SHINING, SIGNALS, Look
 
 
 DOMAINS: tuple[str, ...] = tuple(LOOKS)
@@ -52,7 +52,7 @@ def _of_parts(parts: Iterable[Part]) -> np.ndarray:
     return np.isin(np.arange(len(Part)), list(parts))
 
 
-def _surface_colours(scene: Scene, look: Domain) -> np.ndarray:
+def _surface_colours(scene: Scene, look: Look) -> np.ndarray:
     """float32 [3, N]: what each surface sends to the camera under the sun and the sky."""
     options = np.array([len(look.palette.get(part, "-")) for part in Part], np.float32)
     first = np.concatenate([[0], np.cumsum(options)]).astype(np.int64)
@@ -69,7 +69,7 @@ def _surface_colours(scene: Scene, look: Domain) -> np.ndarray:
     return colours
 
 
-def _surfaces(scene: Scene, faces: np.ndarray, part: np.ndarray, look: Domain) -> tuple[np.ndarray, ...]:
+def _surfaces(scene: Scene, faces: np.ndarray, part: np.ndarray, look: Look) -> tuple[np.ndarray, ...]:
     """The picture without windows, weather and sky; which pixels are ground; the blotches on all surfaces."""
     ground = np.take(_of_parts(GROUND), part)
     # Along and up a surface; x + z runs along both the surfaces that face the street and those across it
@@ -91,7 +91,7 @@ def _surfaces(scene: Scene, faces: np.ndarray, part: np.ndarray, look: Domain) -
     return np.stack([np.take(row, faces) for row in _surface_colours(scene, look)]) * light, ground, blotches
 
 
-def _facades(scene: Scene, where: np.ndarray, image: np.ndarray, domain: Domain) -> np.ndarray:
+def _facades(scene: Scene, where: np.ndarray, image: np.ndarray, look: Look) -> np.ndarray:
     """Windows, doors and shops on the pixels `where` of buildings; returns which pixels are lit windows."""
     face, (x, y, z) = (
         scene.faces.reshape(-1)[where],
@@ -108,19 +108,19 @@ def _facades(scene: Scene, where: np.ndarray, image: np.ndarray, domain: Domain)
     frame = (du < half_u + np.float32(0.05)) & (dv < half_v + np.float32(0.05)) & (up > 0)
     pane = (du < half_u) & (dv < half_v) & (up > 0)
     chance = np.take(WHITE, _place(column * 7 + tint * 997, floor * 13 + 64))
-    lit = pane & (chance * 0.5 + 0.5 < domain.lit * np.where(shop, 1.6, 1.0))
+    lit = pane & (chance * 0.5 + 0.5 < look.lit * np.where(shop, 1.6, 1.0))
     base = np.where(up < 0, np.float32(0.72), 0.8 + 0.2 * np.clip(up, 0, 1)).astype(np.float32)
     for channel, plane in enumerate(image):
         wall = plane[where] * base
-        border = np.where(tint * 11 % 1 < 0.5, wall * np.float32(0.8), wall + np.float32(52 * domain.ambient[channel]))
+        border = np.where(tint * 11 % 1 < 0.5, wall * np.float32(0.8), wall + np.float32(52 * look.ambient[channel]))
         wall = np.where(frame, border, wall)
-        glass = (domain.sky[0][channel] * (0.3 + 0.16 * dv + 0.12 * chance)).astype(np.float32)
+        glass = (look.sky[0][channel] * (0.3 + 0.16 * dv + 0.12 * chance)).astype(np.float32)
         wall = np.where(pane, glass, wall)
         plane[where] = np.where(lit, np.float32((250, 206, 130)[channel]) * (0.75 + 0.2 * chance), wall)
     return where[lit]
 
 
-def _sky(scene: Scene, where: np.ndarray, image: np.ndarray, domain: Domain, draws: Draws) -> None:
+def _sky(scene: Scene, where: np.ndarray, image: np.ndarray, look: Look, draws: Draws) -> None:
     """A gradient with clouds on a layer above the street."""
     height, width = scene.labels.shape
     row, column = where // width, where % width
@@ -131,13 +131,13 @@ def _sky(scene: Scene, where: np.ndarray, image: np.ndarray, domain: Domain, dra
     shift_u, shift_v = int(draws(0, 256)), int(draws(0, 256))
     cloud = np.take(SMOOTH, _place(u + (shift_u + 65536.0), v + shift_v))
     cloud += np.take(SMOOTH, _place(u * 3 + 65536.0, v * 3 + shift_u)) * np.float32(0.35)
-    cloud = np.clip(cloud * np.float32(1.6) + np.float32(domain.cover * 2 - 1), 0, 1) * (
+    cloud = np.clip(cloud * np.float32(1.6) + np.float32(look.cover * 2 - 1), 0, 1) * (
         np.float32(0.35) + rise * np.float32(0.5)
     )
     for channel, plane in enumerate(image):
-        low, high = (colour[channel] for colour in domain.sky)
+        low, high = (colour[channel] for colour in look.sky)
         blue = low + (high - low) * rise
-        plane[where] = blue + (domain.cloud[channel] - blue) * cloud
+        plane[where] = blue + (look.cloud[channel] - blue) * cloud
 
 
 def _street_light(scene: Scene) -> np.ndarray:
@@ -209,7 +209,7 @@ def _streaks(image: np.ndarray, draws: Draws) -> None:
     image[:, rows[keep], columns[keep]] += np.float32(15)
 
 
-def _develop(image: np.ndarray, look: Domain, draws: Draws) -> np.ndarray:
+def _develop(image: np.ndarray, look: Look, draws: Draws) -> np.ndarray:
     """What the camera makes of the light: uint8 [H, W, 3] from float32 [3, H, W]."""
     _, height, width = image.shape
     red, green, blue = image

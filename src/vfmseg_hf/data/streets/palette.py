@@ -69,7 +69,7 @@ WORN: dict[Part, Sequence[Colour]] = CLEAN | {
 
 
 @dataclass(frozen=True)
-class Domain:
+class Look:
     """Light and camera of one domain; colours are 0 to 255, light is a factor of a surface's colour."""
 
     palette: dict[Part, Sequence[Colour]]
@@ -89,7 +89,7 @@ class Domain:
     tinted: bool = False  # by a camera with other filters and a softer lens
 
 
-_GAME = Domain(
+_GAME = Look(
     palette=CLEAN,
     sun=(-0.48, 0.72, -0.5),
     sunlight=(0.62, 0.58, 0.5),
@@ -103,7 +103,7 @@ _GAME = Domain(
 )
 LOOKS = {
     "game": _GAME,
-    "day": Domain(
+    "day": Look(
         palette=WORN,
         sun=(0.6, 0.62, -0.5),
         sunlight=(0.66, 0.6, 0.5),
@@ -116,7 +116,7 @@ LOOKS = {
         shadow=0.62,
         grain=3.0,
     ),
-    "night": Domain(
+    "night": Look(
         palette=CLEAN,
         sun=(0.0, 1.0, 0.0),
         sunlight=(0.03, 0.035, 0.06),
@@ -131,7 +131,7 @@ LOOKS = {
         grain=5.0,
         dark=True,
     ),
-    "rain": Domain(
+    "rain": Look(
         palette=WORN,
         sun=(0.0, 1.0, 0.0),
         sunlight=(0.2, 0.21, 0.22),

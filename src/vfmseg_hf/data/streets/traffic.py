@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Vehicles and two-wheelers of the procedural streets; headings, prisms and groups are those of `streets_things`."""
+"""Vehicles and two-wheelers of the procedural streets; headings, prisms and groups are those of `things`."""
 
 from collections.abc import Sequence
 

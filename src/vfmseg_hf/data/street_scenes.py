@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Procedural street scenes as a corpus: `streets:<domain>?n=200&size=512x1024&seed=0`. Nothing is stored but seeds."""
+"""Procedural street scenes as a dataset: `streets:<domain>?n=200&size=512x1024&seed=0`. Nothing is stored but seeds."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,11 +11,10 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 
-from ..base import Corpus, CorpusInfo, make_dataset, parse_query
-from ..columns import LazyPicture, register
-from ..reading import as_ids
-from . import geometry as streets_geometry
-from . import look as streets_look
+from .base import DatasetDescription, NamedDataset, make_dataset, parse_query
+from .columns import LazyPicture, register
+from .reading import as_ids
+from .streets import geometry, look
 
 
 MAX_PICTURES = 1_000_000  # of one split and seed
@@ -23,7 +22,7 @@ MAX_SEED = 10**9
 MAX_SIDE = 16384
 DEFAULTS = {"n": "200", "size": "512x1024", "seed": "0"}
 
-INFO = CorpusInfo(
+INFO = DatasetDescription(
     name="streets",
     splits=("train", "validation", "test"),
     licence="made by this library, Apache-2.0",
@@ -48,12 +47,12 @@ class _OfScene(LazyPicture):
         }
     )
 
-    def cook(self, cell: dict[str, Any]) -> PIL.Image.Image:
-        if cell["version"] != streets_geometry.STREETS_VERSION:
+    def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
+        if cell["version"] != geometry.STREETS_VERSION:
             raise ValueError(
-                f"This data set was stored with version {cell['version']} of the streets, this library draws version "
-                f"{streets_geometry.STREETS_VERSION}: the same seeds now give other scenes. Make it again with "
-                "load_corpus, or install the library version that it was made with."
+                f"This dataset was stored with version {cell['version']} of the streets, this library draws version "
+                f"{geometry.STREETS_VERSION}: the same seeds now give other scenes. Make it again with "
+                "open_dataset, or install the library version that it was made with."
             )
         return PIL.Image.fromarray(self.draw(cell["domain"], cell["seed"], cell["height"], cell["width"]))
 
@@ -70,7 +69,7 @@ class StreetsPicture(_OfScene):
 
     def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
         _labels(seed, height, width)  # most readers ask for the label map next
-        return streets_look.render(_scene(seed, height, width), domain, seed)
+        return look.render(_scene(seed, height, width), domain, seed)
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:  # as torch's formatter gives pictures
@@ -99,15 +98,15 @@ class StreetsLabels(_OfScene):
 
 @lru_cache(maxsize=1)  # a scene of 512x1024 takes 8 MB
 def _scene(seed: int, height: int, width: int) -> Any:
-    return streets_geometry.draw_scene(seed, height, width)
+    return geometry.draw_scene(seed, height, width)
 
 
-@lru_cache(maxsize=16)  # data sets read a batch column by column
+@lru_cache(maxsize=16)  # datasets read a batch column by column
 def _labels(seed: int, height: int, width: int) -> np.ndarray:
     return _scene(seed, height, width).labels
 
 
-# --- corpus -------------------------------------------------------------------------------------------------------
+# --- dataset -------------------------------------------------------------------------------------------------------
 
 
 def scene_seed(split: str, seed: int, index: int) -> int:
@@ -121,10 +120,8 @@ def load(rest: str, split: str) -> Dataset:
     domains share all: label maps are identical in all of them.
     """
     domain, values = parse_query(rest, DEFAULTS, INFO)
-    if domain not in streets_look.DOMAINS:
-        raise ValueError(
-            f"streets has no domain {domain!r}, only {', '.join(streets_look.DOMAINS)}. Usage: {INFO.usage}"
-        )
+    if domain not in look.DOMAINS:
+        raise ValueError(f"streets has no domain {domain!r}, only {', '.join(look.DOMAINS)}. Usage: {INFO.usage}")
     count, height, width, seed = _parse(values)
     seeds = [scene_seed(split, seed, index) for index in range(count)]
     cells = [
@@ -133,7 +130,7 @@ def load(rest: str, split: str) -> Dataset:
             "seed": number,
             "height": height,
             "width": width,
-            "version": streets_geometry.STREETS_VERSION,
+            "version": geometry.STREETS_VERSION,
             "data": None,
         }
         for number in seeds
@@ -159,4 +156,4 @@ def _number(values: dict[str, str], key: str, low: int, high: int) -> int:
     return int(values[key])
 
 
-CORPUS = Corpus(INFO, load)
+DATASET = NamedDataset(INFO, load)

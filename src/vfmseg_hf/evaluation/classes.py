@@ -1,34 +1,24 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Classes are compared by their names: those of a data set with those of a model, and the files that name them."""
+"""Classes are compared by their names: those of a dataset with those of a model."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from ..model.labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
-from ..utils.files import read_settings
-from .reading import UNKNOWN
+from ..model.labels import IGNORE_INDEX, fold
 
 
-ClassMap = Mapping[str, "str | list[str] | None"]  # class of a data set: class or classes of a model, None = ignored
+ClassMap = Mapping[str, "str | list[str] | None"]  # class of a dataset: class or classes of a model, None = ignored
 LISTED = 30  # names in a message
-
-
-def classes_of(dataset: Any) -> dict[int, str] | None:
-    """Names of the ids in the column `label` of what `load_corpus` returns; None for a data set that has none."""
-    names = getattr((getattr(dataset, "features", None) or {}).get("label"), "names", None)
-    return dict(enumerate(names)) if names else None
+UNKNOWN = -1  # in tables of ids: a value that stands for no class, not even for ignored pixels
 
 
 @dataclass(frozen=True)
 class ClassMatch:
     """
-    Which classes of a model the classes of a data set are.
+    Which classes of a model the classes of a dataset are.
 
     Attributes:
-        model_ids: for every id of the data set the ids of the model that stand for it; none where it is ignored.
+        model_ids: for every id of the dataset the ids of the model that stand for it; none where it is ignored.
         mapping: the same in names, as a class map has it.
         said: what was assumed, in a sentence; None where both have the same names in the same order.
     """
@@ -39,7 +29,7 @@ class ClassMatch:
 
     @property
     def label_table(self) -> tuple[int, ...]:
-        """The model's id for each of the 256 values of a label map; `reading.UNKNOWN` where there is no class."""
+        """The model's id for each of the 256 values of a label map; `UNKNOWN` where there is no class."""
         known = [ids[0] if ids else IGNORE_INDEX for ids in self.model_ids]
         return (*known, *[UNKNOWN] * (IGNORE_INDEX - len(known)), IGNORE_INDEX)
 
@@ -80,16 +70,16 @@ def match_classes(
     model_id2label: Mapping[int, str], data_id2label: Mapping[int, str], class_map: ClassMap | None = None
 ) -> ClassMatch:
     """
-    Which classes of a model the classes of a data set are, by their names.
+    Which classes of a model the classes of a dataset are, by their names.
 
     Args:
         model_id2label, data_id2label: names of the ids 0, 1, ...
         class_map: `{data class: model class}` for classes with different names; a list of model classes that are
             together the data class; None for a class that is ignored. Classes that it does not name are matched by
-            their own names. With it the model may have classes that the data set does not have.
+            their own names. With it the model may have classes that the dataset does not have.
 
     Raises:
-        ValueError: a class of one side has no partner on the other (without `class_map`; with it, of the data set), a
+        ValueError: a class of one side has no partner on the other (without `class_map`; with it, of the dataset), a
             name of `class_map` is unknown, or two classes of one side have the same name.
 
     Example:
@@ -101,12 +91,12 @@ def match_classes(
     if not class_map and by_number(model_id2label, data_id2label):
         said = (
             f"the {len(data_id2label)} classes are matched by number, as those of "
-            f"{'the model' if is_generic(model_id2label) else 'the data set'} are called LABEL_0, LABEL_1, ..."
+            f"{'the model' if is_generic(model_id2label) else 'the dataset'} are called LABEL_0, LABEL_1, ..."
         )
         return _match(model_id2label, data_id2label, [(index,) for index in data_id2label], said)
     partners: list[tuple[int, ...] | None] = [
         None if index is None else (index,)
-        for index in _same_names(model_id2label, data_id2label, ("model", "data set"))
+        for index in _same_names(model_id2label, data_id2label, ("model", "dataset"))
     ]
     for index, ids in _resolve(class_map or {}, model_id2label, data_id2label).items():
         partners[index] = ids
@@ -164,7 +154,7 @@ def _resolve(
     class_map: ClassMap, model_id2label: Mapping[int, str], data_id2label: Mapping[int, str]
 ) -> dict[int, tuple[int, ...]]:
     """A class map in ids."""
-    model, data = _by_name(model_id2label, "model"), _by_name(data_id2label, "data set")
+    model, data = _by_name(model_id2label, "model"), _by_name(data_id2label, "dataset")
     resolved = {}
     for name, partners in class_map.items():
         partners = [] if partners is None else [partners] if isinstance(partners, str) else list(partners)
@@ -182,76 +172,3 @@ def listed(names: Iterable[str]) -> str:
     """Names for a message, cut short where there are many."""
     names = list(names)
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def read_class_map(path: str | Path) -> dict[str, Any]:
-    """
-    The class map in a YAML or JSON file.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no class map.
-    """
-    content = read_settings(path)
-    if not isinstance(content, dict) or not content or not all(map(_is_entry, content, content.values())):
-        raise ValueError(
-            f"{path} is no class map, which is {{data class: model class}} in YAML or JSON, with a list for several "
-            "model classes and null for a data class that is ignored; names that look like numbers or yes and no need "
-            "quotes"
-        )
-    return content
-
-
-def read_class_maps(path: str | Path | None, classes: Mapping[str, Mapping[int, str]]) -> dict[str, ClassMap | None]:
-    """
-    The class map of each of several data sets: the entries of one file for its classes. All None without a file.
-
-    Args:
-        classes: names of the ids of every data set, by its name.
-
-    Raises:
-        FileNotFoundError, ValueError: as [`read_class_map`], or an entry for a class that none of them has.
-    """
-    if path is None:
-        return dict.fromkeys(classes)
-    class_map = read_class_map(path)
-    known = {name: {fold(label) for label in id2label.values()} for name, id2label in classes.items()}
-    for entry in class_map:
-        if not any(fold(entry) in names for names in known.values()):
-            sides = "; ".join(f"{name} has {listed(id2label.values())}" for name, id2label in classes.items())
-            raise ValueError(f"the class map names {entry!r}, which is no class of the data; {sides}")
-    return {
-        name: {entry: partner for entry, partner in class_map.items() if fold(entry) in names}
-        for name, names in known.items()
-    }
-
-
-def _is_entry(name: Any, partners: Any) -> bool:
-    several = isinstance(partners, list) and partners
-    names = [name, *(partners if several else [] if partners is None else [partners])]
-    return all(isinstance(each, str) for each in names)
-
-
-def read_id2label(source: str | Path) -> dict[int, str]:
-    """
-    Names of ids from a YAML or JSON file, `{id: name}` or a list of names; `"cityscapes"` are the 19 of Cityscapes.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds something else.
-    """
-    if str(source) == "cityscapes":
-        return dict(CITYSCAPES_ID2LABEL)
-    content = read_settings(source)
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    whole = isinstance(content, dict) and all(re.fullmatch(r"\d+", str(index)) for index in content)
-    id2label = {int(index): name for index, name in content.items()} if whole else {}
-    good = sorted(id2label) == list(range(len(id2label))) and all(isinstance(name, str) for name in id2label.values())
-    if not id2label or not good or len(id2label) > IGNORE_INDEX:
-        raise ValueError(
-            f"{source} does not name classes: it has to hold a list of names, or {{id: name}} with the ids 0, 1, 2, "
-            f"... without gaps, at most {IGNORE_INDEX} of them; names that look like numbers or yes and no need quotes"
-        )
-    return dict(sorted(id2label.items()))

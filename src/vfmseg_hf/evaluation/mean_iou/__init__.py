@@ -1,19 +1,17 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Scores of semantic segmentation, by streaming: a confusion matrix is kept, never a picture."""
+"""`mean_iou` as an `evaluate` module (`evaluate.load` takes the path of this folder) and as an object."""
 
 from typing import TYPE_CHECKING, Any
 
-from .confusion import confusion_matrix, iou_scores, merge_classes
-
 
 if TYPE_CHECKING:
-    from .mean_iou.mean_iou import MeanIoU
+    from .mean_iou import MeanIoU
 
 
 def load_mean_iou(**settings: Any) -> "MeanIoU":
     """
-    The streaming `mean_iou` of this library; what `evaluate.load(".../vfmseg_hf/metrics/mean_iou")` gives, without the
-    copy that `evaluate` makes of the module.
+    The streaming `mean_iou` of this library; what `evaluate.load(".../vfmseg_hf/evaluation/mean_iou")` gives, without
+    the copy that `evaluate` makes of the module.
 
     Args:
         settings:
@@ -29,9 +27,6 @@ def load_mean_iou(**settings: Any) -> "MeanIoU":
         1.0
     """
     # Imported here because a script beside scripts/evaluate.py takes that file for the package `evaluate`.
-    from .mean_iou.mean_iou import MeanIoU
+    from .mean_iou import MeanIoU
 
     return MeanIoU(**settings)
-
-
-__all__ = ["confusion_matrix", "iou_scores", "load_mean_iou", "merge_classes"]

@@ -5,7 +5,7 @@ A confusion matrix adds up over pictures, batches and processes, so it is all th
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,11 +68,7 @@ def count_pairs(
     Raises:
         `TypeError`, `ValueError`: as `confusion_matrix`, but only ids outside 0..255 are unknown.
     """
-    if tuple(predictions.shape) != tuple(labels.shape):
-        raise ValueError(
-            f"Predictions of shape {tuple(predictions.shape)} and labels of shape {tuple(labels.shape)} do not cover "
-            "the same pixels. Resize the logits to the labels' size before taking the argmax; never resize labels."
-        )
+    _check_shapes(predictions, labels)
     tensors = [isinstance(ids, torch.Tensor) for ids in (predictions, labels)]
     if any(tensors):
         predictions, labels = torch.as_tensor(predictions), torch.as_tensor(labels)
@@ -85,23 +81,93 @@ def count_pairs(
         # Rare: ignore_index is -100, say, or the predictions on ignored pixels are.
         valid = labels != ignore_index
         predictions, labels = predictions[valid], labels[valid]
-        _check_range(predictions, labels, _fits)
+        _check_range(predictions, labels)
     # One 16-bit number per pair: half the time of int64 arithmetic, a fifth of masking the ignored pixels first.
     pairs = labels.astype(np.uint16) << 8
     pairs |= predictions.astype(np.uint8, copy=False)
     return np.bincount(pairs.ravel(), minlength=NUM_IDS**2).reshape(NUM_IDS, NUM_IDS)
 
 
-def _count_on_device(predictions: torch.Tensor, labels: torch.Tensor, ignore_index: int | None) -> np.ndarray:
+class PixelCounts(NamedTuple):
+    """
+    Pixels of a picture by their ids, `int64`, on the device that they were counted on.
+
+    Attributes:
+        matrix (`[K, P]`): by labelled and predicted class.
+        unknown (`[2, 257]`): labels and, where these are classes, predictions that are none, by id; those outside
+            0..255 together at the end. For [`check_ids`].
+    """
+
+    matrix: torch.Tensor
+    unknown: torch.Tensor
+
+
+def count_pixels(
+    predictions: torch.Tensor,
+    labels: torch.Tensor,
+    num_labels: int,
+    ignore_index: int | None = 255,
+    num_predicted: int | None = None,
+) -> PixelCounts:
+    """
+    Counts as `confusion_matrix` does, but on the labels' device and without waiting for it: ids are looked at later.
+
+    Raises:
+        `TypeError`, `ValueError`: ids that are not whole numbers, or shapes that differ.
+    """
+    _check_shapes(predictions, labels)
     for ids in (predictions, labels):
         _check_whole_numbers(ids, not (ids.is_floating_point() or ids.is_complex()))
-    predictions = predictions.to(labels.device)
+    num_predicted = num_labels if num_predicted is None else num_predicted
+    labels, predictions = labels.to(torch.int64).flatten(), predictions.to(labels.device, torch.int64).flatten()
+    # One table: the matrix, unknown labels, unknown predictions, ignored pixels.
+    size = num_labels * num_predicted
+    place = labels * num_predicted + predictions
+    place = torch.where(_among(predictions, num_predicted), place, size + NUM_IDS + 1 + _as_counted(predictions))
+    place = torch.where(_among(labels, num_labels), place, size + _as_counted(labels))
     if ignore_index is not None:
-        valid = labels != ignore_index
-        predictions, labels = predictions[valid], labels[valid]
-    _check_range(predictions, labels, _fits)
-    pairs = labels.to(torch.int64) * NUM_IDS + predictions.to(torch.int64)
-    return torch.bincount(pairs.flatten(), minlength=NUM_IDS**2).view(NUM_IDS, NUM_IDS).cpu().numpy()
+        place = torch.where(labels == ignore_index, size + 2 * (NUM_IDS + 1), place)
+    table = torch.zeros(size + 2 * (NUM_IDS + 1) + 1, dtype=torch.int64, device=labels.device)
+    table.scatter_add_(0, place, table.new_ones(1).expand(len(place)))
+    return PixelCounts(table[:size].view(num_labels, num_predicted), table[size:-1].view(2, NUM_IDS + 1))
+
+
+def _among(ids: torch.Tensor, count: int) -> torch.Tensor:
+    return (ids >= 0) & (ids < count)
+
+
+def _as_counted(ids: torch.Tensor) -> torch.Tensor:
+    """Ids as `PixelCounts.unknown` has them: those outside 0..255 are one."""
+    return torch.where(_among(ids, NUM_IDS), ids, NUM_IDS)
+
+
+def check_ids(
+    unknown: np.ndarray, num_labels: int, ignore_index: int | None = 255, num_predicted: int | None = None
+) -> None:
+    """
+    Checks the `unknown` of [`PixelCounts`], or a sum of such.
+
+    Raises:
+        `ValueError`: there are any; the message names the ids and their number of pixels.
+    """
+    num_predicted = num_labels if num_predicted is None else num_predicted
+    labelled, predicted = unknown
+    _check_known("Labels", labelled, num_labels, f" and ignore_index = {ignore_index}")
+    _check_known("Predictions", predicted, num_predicted, "")
+
+
+def _count_on_device(predictions: torch.Tensor, labels: torch.Tensor, ignore_index: int | None) -> np.ndarray:
+    counts = count_pixels(predictions, labels, NUM_IDS, ignore_index)
+    check_ids(counts.unknown.cpu().numpy(), NUM_IDS, ignore_index)
+    return counts.matrix.cpu().numpy()
+
+
+def _check_shapes(predictions: Any, labels: Any) -> None:
+    if tuple(predictions.shape) != tuple(labels.shape):
+        raise ValueError(
+            f"Predictions of shape {tuple(predictions.shape)} and labels of shape {tuple(labels.shape)} do not cover "
+            "the same pixels. Resize the logits to the labels' size before taking the argmax; never resize labels."
+        )
 
 
 def _check_whole_numbers(ids: Any, whole: bool) -> None:
@@ -109,15 +175,13 @@ def _check_whole_numbers(ids: Any, whole: bool) -> None:
         raise TypeError(f"Label maps hold whole numbers, got {ids.dtype}. Take the argmax of logits over the classes.")
 
 
-def _fits(ids: Any) -> bool:
-    narrow = ids.dtype in (np.uint8, np.bool_, torch.uint8, torch.bool)
-    count = ids.numel() if isinstance(ids, torch.Tensor) else ids.size
-    return narrow or count == 0 or (int(ids.min()) >= 0 and int(ids.max()) < NUM_IDS)
+def _fits(ids: np.ndarray) -> bool:
+    return ids.dtype in (np.uint8, np.bool_) or ids.size == 0 or (ids.min() >= 0 and ids.max() < NUM_IDS)
 
 
-def _check_range(predictions: Any, labels: Any, fits: Any) -> None:
+def _check_range(predictions: np.ndarray, labels: np.ndarray) -> None:
     for what, ids in (("Labels", labels), ("Predictions", predictions)):
-        if not fits(ids):
+        if not _fits(ids):
             raise ValueError(
                 f"{what} hold ids from {int(ids.min())} to {int(ids.max())}, known are 0..{NUM_IDS - 1} and the "
                 "ignore_index of labels. If these are ignored pixels, pass their id as ignore_index."
@@ -137,15 +201,18 @@ def select_classes(
     if ignore_index is not None and 0 <= ignore_index < NUM_IDS:
         pairs = pairs.copy()
         pairs[ignore_index] = 0
-    _check_known("Labels", pairs[num_labels:].sum(axis=1), num_labels, f" and ignore_index = {ignore_index}")
-    _check_known("Predictions", pairs[:num_labels, num_predicted:].sum(axis=0), num_predicted, "")
+    unknown = np.zeros((2, NUM_IDS + 1), dtype=np.int64)
+    unknown[0, num_labels:NUM_IDS] = pairs[num_labels:].sum(axis=1)
+    unknown[1, num_predicted:NUM_IDS] = pairs[:num_labels, num_predicted:].sum(axis=0)
+    check_ids(unknown, num_labels, ignore_index, num_predicted)
     return pairs[:num_labels, :num_predicted].copy()
 
 
 def _check_known(what: str, counts: np.ndarray, known: int, besides: str) -> None:
     unknown = np.flatnonzero(counts)
     if len(unknown):
-        listed = ", ".join(f"{known + index} ({counts[index]} pixels)" for index in unknown[:8])
+        names = [str(index) if index < NUM_IDS else f"others than 0..{NUM_IDS - 1}" for index in unknown[:8]]
+        listed = ", ".join(f"{name} ({counts[index]} pixels)" for name, index in zip(names, unknown, strict=False))
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise ValueError(
             f"{what} hold unknown ids: {listed}{more}; known are 0..{known - 1}{besides}. Map ids to the model's "
@@ -178,7 +245,7 @@ def merge_classes(
     if counts.ndim != 2 or counts.shape[0] != len(groups) or counts.shape[1] < len(groups):
         raise ValueError(
             f"The confusion matrix has shape {counts.shape}, but the groups are of {len(groups)} classes. Use the "
-            "rule of the corpus that the matrix was counted on."
+            "rule of the dataset that the matrix was counted on."
         )
     targets = np.full(counts.shape[1], num_groups)
     targets[: len(groups)] = [group if 0 <= group < num_groups else num_groups for group in groups]
@@ -188,7 +255,7 @@ def merge_classes(
         classes = np.flatnonzero((targets[: len(groups)] == num_groups) & counts.any(axis=1))
         raise ValueError(
             f"{merged[num_groups].sum()} pixels are labelled with classes {classes.tolist()}, which belong to no group "
-            "of this rule. Use the rule of the corpus that the labels come from."
+            "of this rule. Use the rule of the dataset that the labels come from."
         )
     merged = merged[:num_groups]
     return torch.from_numpy(merged).to(confusion.device) if isinstance(confusion, torch.Tensor) else merged
@@ -196,7 +263,7 @@ def merge_classes(
 
 def iou_scores(confusion: "np.ndarray | torch.Tensor") -> dict[str, Any]:
     """
-    Scores of a confusion matrix `[K, P]`, P >= K, summed over all pictures of a data set.
+    Scores of a confusion matrix `[K, P]`, P >= K, summed over all pictures of a dataset.
 
     Columns from K on count predictions of no class.
 

@@ -11,7 +11,7 @@ import evaluate
 import numpy as np
 import torch
 
-from vfmseg_hf.metrics.confusion import NUM_IDS, count_pairs, iou_scores, select_classes
+from vfmseg_hf.evaluation.confusion import NUM_IDS, count_pairs, iou_scores, select_classes
 
 
 _DESCRIPTION = """
@@ -36,7 +36,7 @@ Args:
     reduce_labels (`bool`, *optional*, defaults to `False`):
         Only `False`: labels are never shifted silently. `label_map` does the same in plain sight.
     groups (*optional*):
-        A rule that scores classes as groups, such as `corpus_info("camvid").evaluation`: anything with
+        A rule that scores classes as groups, such as `describe_dataset("camvid").evaluation`: anything with
         `merge(confusion [K, K]) -> [G, G + 1]`. Results are then per group.
 
 Returns:
@@ -62,7 +62,7 @@ class MeanIoU(evaluate.Metric):
         if num_process != 1:
             raise ValueError(
                 "mean_iou keeps its counts in one process. With several, sum the confusion matrices "
-                "(vfmseg_hf.metrics.confusion_matrix) over the processes and pass the sum to iou_scores."
+                "(vfmseg_hf.evaluation.confusion_matrix) over the processes and pass the sum to iou_scores."
             )
         of_evaluate = inspect.signature(evaluate.EvaluationModule.__init__).parameters
         self.settings = _known_settings({name: kwargs.pop(name) for name in list(kwargs) if name not in of_evaluate})

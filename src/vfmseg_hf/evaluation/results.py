@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from PIL.Image import Resampling
 
-from ..data import ClassMatch
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.files import write_file
+from .classes import ClassMatch
 from .counting import STAGES
 from .domain import DomainScores, mean_over_domains
 from .protocols import Protocol
@@ -106,9 +106,9 @@ def describe_protocol(
     }
 
 
-def describe_corpus(spec: str, dataset: Dataset, match: ClassMatch | None = None) -> dict[str, object]:
+def describe_domain(spec: str, dataset: Dataset, match: ClassMatch | None = None) -> dict[str, object]:
     """
-    Which pictures were scored: the spec, the split, and what the corpus says of itself, with its mapping of ids.
+    Which pictures were scored: the spec, the split, and what the dataset says of itself, with its mapping of ids.
 
     Args:
         match: how its classes became the model's; None where they are the same in the same order.
@@ -136,7 +136,7 @@ def software_versions(*more: str) -> dict[str, str]:
 
 
 def plain_scores(classes: Sequence[str], scores: Mapping[str, object]) -> dict[str, object]:
-    """`metrics.iou_scores` as JSON has it: fractions by class name, `None` for classes that do not occur."""
+    """`iou_scores` as JSON has it: fractions by class name, `None` for classes that do not occur."""
     plain = {key: _or_none(scores[key]) for key in MEANS.values()}
     for title, key in (("iou", "per_category_iou"), ("accuracy", "per_category_accuracy")):
         plain[title] = {name: _or_none(value) for name, value in zip(classes, scores[key], strict=True)}
@@ -150,7 +150,7 @@ def _or_none(fraction: float) -> float | None:
 def write_scores(
     path: str | os.PathLike,
     domains: Mapping[str, DomainScores],
-    corpora: Mapping[str, Mapping[str, object]],
+    datasets: Mapping[str, Mapping[str, object]],
     about: Mapping[str, object],
 ) -> None:
     """
@@ -160,11 +160,11 @@ def write_scores(
 
     Args:
         domains: the scores so far.
-        corpora: of all domains of the run, by name, from [`describe_corpus`]; and with it, under `trained_on`, how many
-            of the pictures the model was trained on, None where that is not known.
+        datasets: of all domains of the run, by name, from [`describe_domain`]; and with it, under `trained_on`, how
+            many of the pictures the model was trained on, None where that is not known.
         about: what else belongs to the result: the model, [`describe_protocol`], ...
     """
-    complete = set(domains) == set(corpora)
+    complete = set(domains) == set(datasets)
     result = {
         "complete": complete,
         **about,
@@ -175,7 +175,7 @@ def write_scores(
         else None,
         "domains": {
             name: {
-                **corpora[name],
+                **datasets[name],
                 "pictures": domain.pictures,
                 "num_classes": domain.num_classes,
                 "refined": domain.refined,
