@@ -119,13 +119,13 @@ def make_parser(verb: str, table: Mapping, hidden: bool = False) -> argparse.Arg
 
 def keywords(option: Mapping, shown: bool) -> dict[str, object]:
     """How `argparse` adds an option of the table."""
-    text = option["help"]
+    text, default = option.get("help"), option.get("default")
     if not shown or text is None:
         text = argparse.SUPPRESS
-    elif option["default"] is not None:
-        text += f" (default: {option['default']})"
+    elif default is not None:
+        text += f" (default: {default})"
     result = {"help": text.replace("%", "%%") if text != argparse.SUPPRESS else text}
-    result |= {key: option[key] for key in ("dest", "metavar", "required") if option[key]}
+    result |= {key: option[key] for key in ("dest", "metavar", "required") if key in option}
     if not option["flags"][0].startswith("-"):
         result.pop("dest")
     if option["action"] != "store":
@@ -133,7 +133,7 @@ def keywords(option: Mapping, shown: bool) -> dict[str, object]:
     kind, *about = option["type"]
     known = {"int": int, "float": float, "str": str}
     result["type"] = known[kind] if kind in known else read_type(getattr(options, kind), about)
-    result |= {key: option[key] for key in ("nargs", "choices", "const") if option[key] is not None}
+    result |= {key: option[key] for key in ("nargs", "choices", "const") if key in option}
     return result
 
 

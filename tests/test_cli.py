@@ -7,12 +7,13 @@ import time
 
 import commands
 import pytest
+from conftest import REPOSITORY
 
 import vfmseg_cli
 from vfmseg_hf.cli import table
 
 
-QUICK = 5.0  # seconds, on a machine that is busy with other tests; 0.2 on an idle one, and torch alone takes more
+QUICK = 20.0  # seconds, on a machine that is busy with other tests; 0.2 on an idle one
 HEAVY = ("torch", "transformers", "numpy", "vfmseg_hf")
 WATCHED = (
     "import sys, vfmseg_cli; status = vfmseg_cli.main(sys.argv[1:]); "
@@ -147,3 +148,13 @@ def test_python_m():
         env=commands.environment_of_commands(),
     )
     assert done.returncode == 0 and done.stdout.startswith("vfmseg "), done.stderr
+
+
+def test_the_scripts_are_the_commands_of_a_checkout():
+    """Without an installation, even of what the library depends on: -S hides all packages."""
+    scripts = {"check_corpus": "check", "convert_official": "convert"}
+    scripts |= {verb: verb for verb in ("train", "evaluate", "predict", "ablate", "quickstart")}
+    for script, verb in scripts.items():
+        words = [sys.executable, "-S", str(REPOSITORY / "scripts" / f"{script}.py"), "--help"]
+        done = subprocess.run(words, capture_output=True, text=True, env={})
+        assert done.stdout.startswith(f"usage: vfmseg {verb} "), done.stderr

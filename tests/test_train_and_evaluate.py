@@ -51,6 +51,9 @@ def test_train_then_evaluate(tiny_config, tmp_path):
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "img/s" in trained.stderr and "encoder lr" in trained.stderr
+    assert re.search(r"\nnight +IoU coarse .*\nroad .*\n(.*\n)+rain +IoU coarse ", trained.stdout), trained.stdout
+    assert f"the model is in {tmp_path / 'run'}; next:" in trained.stdout and "vfmseg merge" not in trained.stdout
+    assert f"vfmseg evaluate --model {tmp_path / 'run'} --data '{domains[0]}'" in trained.stdout
     scores = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     expected = (scores["eval_night_mean_iou"] + scores["eval_rain_mean_iou"]) / 2
     assert scores["eval_mean_iou"] == pytest.approx(expected)

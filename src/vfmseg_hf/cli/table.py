@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -90,7 +91,7 @@ def as_option(action: argparse.Action) -> dict[str, object]:
     default = action.default
     negates = type(action) is argparse._StoreFalseAction
     empty = default in (None, False, "", []) or default is argparse.SUPPRESS
-    return {
+    option = {
         "flags": flags,
         "dest": action.dest,
         "action": kinds.get(type(action), "store"),
@@ -103,6 +104,7 @@ def as_option(action: argparse.Action) -> dict[str, object]:
         "metavar": action.metavar,
         "help": None if negates or action.help == argparse.SUPPRESS else " ".join((action.help or "").split()) or "-",
     }
+    return {key: value for key, value in option.items() if value not in (None, False)}
 
 
 def describe_type(kind: object) -> list[object]:
@@ -123,7 +125,10 @@ def as_text(value: object) -> str:
 
 
 def write_table() -> str:
-    return json.dumps(make_table(), indent=1, ensure_ascii=False) + "\n"
+    """The table as JSON, an option in a line."""
+    text = json.dumps(make_table(), indent=1, ensure_ascii=False) + "\n"
+    option = r'\{\s+"flags".*?\n\s+\}'  # no option has an object in it, and texts have no line ends
+    return re.sub(option, lambda found: json.dumps(json.loads(found[0]), ensure_ascii=False), text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
