@@ -10,7 +10,7 @@ BIN := .venv/bin
 	touch $@
 
 quickstart: .venv/.installed
-	$(BIN)/python scripts/quickstart.py
+	$(BIN)/vfmseg quickstart
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -q -m 'not slow' -n logical --dist worksteal

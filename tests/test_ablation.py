@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 
 from vfmseg_hf.data import open_dataset
 from vfmseg_hf.data.domains import parse_domain, parse_domains
@@ -43,20 +42,20 @@ def test_every_combination_runs_once(script, tmp_path):
     assert [(dict(run.switches)["photometric"], run.seed) for run in runs] == [
         (True, 0), (False, 0), (True, 2), (False, 2)
     ]  # fmt: skip
-    scores = {(run.switches, run.seed): scores for run, scores in execute(runs, script, jobs=2)}
+    scores = {(run.switches, run.seed): scores for run, scores in execute(runs, [sys.executable, script], jobs=2)}
     assert scores[(("photometric", False),), 2]["eval_dusk_mean_iou"] == 0.22 and len(scores) == 4
-    assert len(list(execute(runs, script))) == 4, "finished runs are read, not made again"
+    assert len(list(execute(runs, [sys.executable, script]))) == 4, "finished runs are read, not made again"
     assert len((tmp_path / "out" / "calls.txt").read_text().splitlines()) == 4
     assert "threads" in (runs[0].folder / "log.txt").read_text()
     others = plan_runs(tmp_path / "out", ["photometric"], [0], ["--max_steps", "4"])
     with pytest.raises(ValueError, match="holds a run of other arguments"):
-        list(execute(others, script))
+        list(execute(others, [sys.executable, script]))
 
 
 def test_a_run_that_fails_is_shown_and_made_again(script, tmp_path):
     runs = plan_runs(tmp_path / "out", ["photometric"], [0, 1], ["--fail"])
-    with pytest.raises(RuntimeError, match=r"(?s)seed=1 ended with status 1: .*the disk is full"):
-        list(execute(runs, script))
+    with pytest.raises(ChildProcessError, match=r"(?s)seed=1 ended with status 1: .*the disk is full"):
+        list(execute(runs, [sys.executable, script]))
     assert (runs[0].folder / "eval_results.json").is_file() and not (runs[2].folder / "eval_results.json").exists()
 
 
@@ -107,7 +106,7 @@ def test_the_prior_is_the_majority_at_each_position():
 def test_the_command(tiny_config, tmp_path):
     tiny_config().to_json_file(tmp_path / "tiny.json")
     command = [
-        sys.executable, REPOSITORY / "scripts" / "ablate.py", "--output_dir", tmp_path / "out", "--vary", "photometric",
+        sys.executable, "-m", "vfmseg_cli", "ablate", "--output_dir", tmp_path / "out", "--vary", "photometric",
         "--seeds", 0, "--jobs", 2, "--", "--model", tmp_path / "tiny.json", "--tune", "full", "--use_cpu",
         "--train", "streets:game?n=4&size=64x128", "--domains", "rain=streets:rain?n=2&size=64x128@validation",
         "--crop_size", 64, 64, "--size", 64, 128, "--max_steps", 2, "--rare_class_sampling", "false",

@@ -2,7 +2,6 @@
 """The check of a corpus: all that is wrong is listed, classes are counted, and counts are kept for training."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import corpus_copies
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import REPOSITORY
+from commands import call
 from corpus_copies import IGNORE, LAYOUTS, TREES, Layout, write_frame
 from datasets import Dataset, Features, Image
 
@@ -25,9 +24,6 @@ from vfmseg_hf.data import bdd100k, cityscapes, class_statistics, count_class_pi
 from vfmseg_hf.data.check import check_dataset, checking, class_chart, format_report, report_as_dict
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.prediction.visualization import class_colours
-
-
-SCRIPT = REPOSITORY / "scripts" / "check_corpus.py"
 
 
 @pytest.fixture(autouse=True)
@@ -525,21 +521,13 @@ class TestSharedData:
 
 
 @pytest.fixture
-def main(monkeypatch, capsys):
-    """Its `main` in this process: the exit status, and what it says on stderr."""
-    spec = importlib.util.spec_from_file_location("check_corpus_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def main(capsys):
+    """The command in this process: the exit status, and what it says on stderr."""
 
-    def call(*arguments) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        try:
-            status = script.main()
-        except SystemExit as error:  # of argparse
-            status = error.code
-        return status, capsys.readouterr().err
+    def run(*arguments) -> tuple[int, str]:
+        return call("check", *arguments), capsys.readouterr().err
 
-    return call
+    return run
 
 
 class TestScript:
@@ -556,7 +544,7 @@ class TestScript:
         }
         started = {
             name: subprocess.Popen(
-                [sys.executable, str(SCRIPT), *map(str, rest), "--num_proc", "1"],
+                [sys.executable, "-m", "vfmseg_cli", "check", *map(str, rest), "--num_proc", "1"],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -590,13 +578,13 @@ class TestScript:
     def test_nothing_to_check(self, runs):
         output, errors, status = runs.done["nowhere"]
         assert status == 2 and output == "" and not (runs.folder / "nowhere.json").exists()
-        assert re.fullmatch(r"error: No folder .*/nowhere for the dataset camvid\. .*\n", errors)
+        assert re.fullmatch(r"error: there is no \S*/nowhere, where .*\n", errors)
 
     def test_it_could_not_run(self, tmp_path, main):
         tree = TREES["camvid"](tmp_path / "camvid")
         (tmp_path / "bad.yaml").write_text("a: [\n b")
         for arguments, message in (
-            (["kamvid:/x"], "Unknown dataset 'kamvid'"),
+            (["kamvid:/x"], "there is no data set 'kamvid' in 'kamvid:/x'; did you mean camvid?"),
             ([f"{tree.spec}@dusk"], "camvid has no split 'dusk', only train, val"),
             ([tree.spec, "--split", "dusk"], "camvid has no split 'dusk', only train, val"),
             ([f"mapillary:{tmp_path}?version=3"], "no version '3'"),
@@ -608,7 +596,7 @@ class TestScript:
         for arguments, message in (
             ([f"{tree.spec}@val", "--split", "train"], "--split train and @val contradict each other"),
             ([tree.spec, "--num_proc", "0"], "a whole number from 1 up, got '0'"),
-            ([tree.spec, "--chart", "x.jpg"], "its name ends with .png, got 'x.jpg'"),
+            ([tree.spec, "--chart", "x.jpg"], "whose name ends with .png, got 'x.jpg'"),
         ):
             status, text = main(*arguments)
             assert status == 2 and message in text

@@ -3,14 +3,13 @@
 
 import json
 import re
-import runpy
-import sys
 
 import numpy as np
 import pytest
 import torch
 from blocks import rows
-from conftest import REPOSITORY, lively
+from commands import call, error_of
+from conftest import lively
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, load_from_disk
 from huggingface_hub import hf_hub_download
 from PIL import Image as Pillow
@@ -576,16 +575,6 @@ def test_the_same_classes_and_numbers(checkpoint, said):
 # ------------------------------------------------------------------------------------------------ commands
 
 
-def script(monkeypatch, name: str, *words: object):
-    """Runs a script in this process; its exit status, None for success."""
-    path = REPOSITORY / "scripts" / f"{name}.py"
-    monkeypatch.setattr(sys, "argv", [str(path), *map(str, words)])
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as status:
-        return status.code
-
-
 def own_corpus(folder, classes: dict[int, str], name: str = "corpus.yaml", count: int = 3) -> str:
     """Frames of blocks whose ids are those of `classes`; returns the spec."""
     for kind in ("images", "labels"):
@@ -613,7 +602,7 @@ def test_evaluate(saved_model, tmp_path, monkeypatch, capsys, table):
     (tmp_path / "data" / "other.yaml").write_text(json.dumps(entries))
     words = ["--model", saved_model, "--output", tmp_path / "scores.json", "--device", "cpu", "--data"]
     other = f"folder:{tmp_path / 'data' / 'other.yaml'}"
-    assert script(monkeypatch, "evaluate", *words, f"a={same}", f"b={other}") is None
+    assert error_of("evaluate", *words, f"a={same}", f"b={other}") is None
     domains = json.loads((tmp_path / "scores.json").read_text())["domains"]
     for stage in ("coarse", "final"):
         assert domains["a"][stage] == domains["b"][stage] and domains["a"][stage]["mean_iou"] > 0
@@ -624,27 +613,27 @@ def test_evaluate(saved_model, tmp_path, monkeypatch, capsys, table):
 
     capsys.readouterr()
     strange = own_corpus(tmp_path / "strange", {0: "way", 1: "person", 2: "sky"})
-    status = script(monkeypatch, "evaluate", *words, f"a={same}", f"b={strange}")
+    status = error_of("evaluate", *words, f"a={same}", f"b={strange}")
     assert status.startswith("error: b: the classes of the data are not the model's; only in the model: road")
     assert "IoU" not in capsys.readouterr().out, "before the first picture of any domain"
     (tmp_path / "map.yaml").write_text("way: [road, Traffic light]\nsky: null\n")
     mapped = ["--class_map", tmp_path / "map.yaml"]
-    assert script(monkeypatch, "evaluate", *words, f"a={same}", f"b={strange}", *mapped) is None
+    assert error_of("evaluate", *words, f"a={same}", f"b={strange}", *mapped) is None
     domain = json.loads((tmp_path / "scores.json").read_text())["domains"]["b"]
     assert domain["class_mapping"]["classes"] == {"way": ["road", "Traffic light"], "person": "person", "sky": None}
     assert list(domain["final"]["iou"]) == ["way", "person", "sky"] and domain["final"]["iou"]["sky"] is None
-    assert "names 'way', which is no class of the data" in script(monkeypatch, "evaluate", *words, same, *mapped)
+    assert "names 'way', which is no class of the data" in error_of("evaluate", *words, same, *mapped)
 
     table(ids=(0, 1, 2)).save_to_disk(tmp_path / "table")
-    assert "does not say which classes" in script(monkeypatch, "evaluate", *words, tmp_path / "table")
+    assert "does not say which classes" in error_of("evaluate", *words, tmp_path / "table")
     (tmp_path / "names.json").write_text(json.dumps(ABC))
     named = ["--id2label", tmp_path / "names.json"]
-    assert "has its own" in script(monkeypatch, "evaluate", *words, same, *named)
+    assert "has its own" in error_of("evaluate", *words, same, *named)
 
 
 def test_check(saved_model, tmp_path, monkeypatch, capsys):
     def check(spec, *words):
-        status = script(monkeypatch, "check_corpus", spec, "--model", saved_model, "--num_proc", 1, *words)
+        status = call("check", spec, "--model", saved_model, "--num_proc", 1, *words)
         return status, " ".join(capsys.readouterr().out.split())
 
     status, out = check(own_corpus(tmp_path / "same", ABC))
@@ -660,7 +649,7 @@ def test_check(saved_model, tmp_path, monkeypatch, capsys):
     (tmp_path / "map.yaml").write_text("{way: road, sky: null}")
     status, out = check(strange, "--class_map", tmp_path / "map.yaml")
     assert status == 0 and "way is road; ignored: sky" in out
-    assert script(monkeypatch, "check_corpus", strange, "--class_map", "x") == 2
+    assert "--model is missing" in error_of("check", strange, "--class_map", tmp_path / "map.yaml")
 
 
 def test_the_prior_of_ablations_compares_classes(tmp_path):
@@ -689,18 +678,18 @@ def test_train_from_a_checkpoint(saved_model, tmp_path, monkeypatch, said):
     """Own classes give new heads; a class map for the training set keeps the checkpoint's classes."""
     spec = own_corpus(tmp_path / "own", OWN)
     words = ["--model", saved_model, "--train", spec, *TRAIN]
-    assert script(monkeypatch, "train", *words, "--output_dir", tmp_path / "new", "--domains", f"own={spec}") is None
+    assert error_of("train", *words, "--output_dir", tmp_path / "new", "--domains", f"own={spec}") is None
     assert "kept 2 of its 3 classes" in said()
     assert json.loads((tmp_path / "new" / "config.json").read_text())["id2label"] == {str(i): n for i, n in OWN.items()}
     assert "eval_own_mean_iou" in (tmp_path / "new" / "eval_results.json").read_text()
 
     other = own_corpus(tmp_path / "other", ABC)
     run = ["--output_dir", tmp_path / "none", "--domains", f"other={other}"]
-    status = script(monkeypatch, "train", *words, *run)
+    status = error_of("train", *words, *run)
     assert status.startswith("error: other: the classes of the data are not the model's; only in the model: floor")
     (tmp_path / "map.yaml").write_text("{floor: road, shelf: null, pallet: null}")
     run = ["--output_dir", tmp_path / "kept", "--class_map", tmp_path / "map.yaml"]
-    assert script(monkeypatch, "train", *words, *run, "--domains", f"other={other}") is None
+    assert error_of("train", *words, *run, "--domains", f"other={other}") is None
     assert "the training set: by the class map floor is road; ignored: shelf, pallet" in said()
     kept = json.loads((tmp_path / "kept" / "config.json").read_text())["id2label"]
     assert kept == {str(index): name for index, name in ABC.items()}
@@ -713,8 +702,8 @@ def test_train_on_a_stored_data_set(tiny_config, tmp_path, monkeypatch):
     features = Features({"image": Image(), "label": Image()})
     Dataset.from_list([{k: f[k] for k in features} for f in frames], features=features).save_to_disk(tmp_path / "two")
     words = ["--model", tmp_path / "tiny.json", "--train", tmp_path / "two", *TRAIN, "--output_dir", tmp_path / "run"]
-    assert re.match("error: .*two does not say which classes", script(monkeypatch, "train", *words))
+    assert re.match("error: .*two does not say which classes", error_of("train", *words))
     (tmp_path / "names.yaml").write_text("[background, object]")
-    assert script(monkeypatch, "train", *words, "--id2label", tmp_path / "names.yaml") is None
+    assert error_of("train", *words, "--id2label", tmp_path / "names.yaml") is None
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["id2label"] == {"0": "background", "1": "object"}

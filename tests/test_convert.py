@@ -7,7 +7,7 @@ import sys
 import foundations
 import pytest
 import torch
-from conftest import REPOSITORY, disagreement
+from conftest import disagreement
 from safetensors.torch import save_file
 
 from vfmseg_hf import VFMSegForSemanticSegmentation
@@ -414,7 +414,7 @@ def test_the_script_fails_like_a_command(published, tmp_path):
     del overrides["lora_alpha"]
     source = write(weights, tmp_path / "published.safetensors")
     (tmp_path / "overrides.json").write_text(json.dumps(overrides))
-    command = [sys.executable, REPOSITORY / "scripts/convert_official.py", source, tmp_path / "out"]
+    command = [sys.executable, "-m", "vfmseg_cli", "convert", source, tmp_path / "out"]
     command += ["--backbone", "dinov2", "--config", tmp_path / "overrides.json"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and "error: the weights hold LoRA factors" in result.stderr

@@ -9,7 +9,6 @@ import foundations
 import pytest
 import torch
 from blockers import run_without
-from conftest import REPOSITORY
 from torch import nn
 from transformers import CLIPVisionModel, SamVisionModel
 
@@ -255,11 +254,11 @@ def test_dropped_tensors_may_hold_anything(tmp_path):
 
 def test_the_script_says_that_timm_is_missing(tmp_path):
     source = write(foundations.random_weights(TINY["eva02"][0]), tmp_path / "raw.pth", "eva02")
-    arguments = ["convert_official.py", str(source), str(tmp_path / "out"), "--raw", "--backbone", "eva02"]
-    code = f"import runpy; sys.argv[:] = {arguments!r}; "
-    code += f"runpy.run_path({str(REPOSITORY / 'scripts/convert_official.py')!r}, run_name='__main__')"
+    arguments = ["convert", str(source), str(tmp_path / "out"), "--raw", "--backbone", "eva02"]
+    code = f"import vfmseg_cli; sys.argv[1:] = {arguments!r}; "
+    code += "sys.exit(vfmseg_cli.main())"
     result = run_without(["timm"], code)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "Traceback" not in result.stderr
     assert re.search(r"^error: .*timm", result.stderr, re.MULTILINE), result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
 
@@ -315,7 +314,7 @@ def test_the_script_reads_openai_archives_on_request(tmp_path):
         convert_foundation(tmp_path / "ViT-B-16.pt", tmp_path / "out", "clip", TINY["clip"][1])
     assert not (tmp_path / "out").exists()
     (tmp_path / "overrides.json").write_text(json.dumps(TINY["clip"][1]))
-    command = [sys.executable, REPOSITORY / "scripts/convert_official.py", tmp_path / "ViT-B-16.pt", tmp_path / "out"]
+    command = [sys.executable, "-m", "vfmseg_cli", "convert", tmp_path / "ViT-B-16.pt", tmp_path / "out"]
     command += ["--raw", "--backbone", "clip", "--config", tmp_path / "overrides.json", "--trust-torchscript"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "dropped 6 tensors (positional_embedding, ...): the text encoder" in result.stdout

@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,17 +112,18 @@ def test_killed_while_saving(lora, tmp_path):
     assert result(tmp_path / "whole")["losses"] == result(tmp_path / "run")["losses"]
 
 
-def test_sigterm_to_one_of_two_processes(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_of_two_processes(number, tmp_path):
     """Both stop after the same step, with a checkpoint that leads to the same weights."""
     job = {"lora": True, "pictures": 8, "steps": 4, "batch_size": 1, "save_steps": 100}
     done = run_jobs(
         {**job, "output_dir": str(tmp_path / "whole")},
-        {**job, "output_dir": str(tmp_path / "run"), "stop_at": 1},
+        {**job, "output_dir": str(tmp_path / "run"), "stop_at": 1, "stop_by": int(number)},
         {**job, "output_dir": str(tmp_path / "run"), "resume": True},
         processes=2,
     )
     assert done.returncode == 0, done.stderr
-    assert "SIGTERM: saving a checkpoint at step 2" in done.stderr
+    assert f"{number.name}: saving a checkpoint at step 2" in done.stderr
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
     expected, actual = (weights(tmp_path / kind / "final") for kind in ("whole", "run"))
     assert all(torch.equal(expected[key], actual[key]) for key in expected)

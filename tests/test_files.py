@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 
 from vfmseg_hf.data import describe_dataset
 from vfmseg_hf.training.model import start_model
@@ -73,10 +72,9 @@ def test_every_file_that_users_hand_in_is_read_so(tmp_path):
         start_model(str(path))
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.json"):
         start_model(str(tmp_path / "nowhere.json"))
-    script = REPOSITORY / "scripts/convert_official.py"
     arguments = ["w.pth", str(tmp_path / "out"), "--backbone", "dinov2", "--config", str(path)]
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
-    assert done.returncode == 1
+    done = subprocess.run([sys.executable, "-m", "vfmseg_cli", "convert", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
     assert done.stderr.strip() == f"error: {path} cannot be read as JSON: the key 'num_labels' stands twice"
 
 

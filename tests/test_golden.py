@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, disagreement
+from conftest import disagreement
 from golden import (
     BACKBONES,
     GoldenCase,
@@ -110,7 +110,7 @@ def test_final_logits_do_not_depend_on_the_window_batch(cases):
 def test_the_script_converts_the_recording(form, cases, tmp_path):
     case = cases("dinov2")
     (tmp_path / "overrides.json").write_text(json.dumps(case.overrides()))
-    command = [sys.executable, REPOSITORY / "scripts/convert_official.py", case.folder / "weights.safetensors"]
+    command = [sys.executable, "-m", "vfmseg_cli", "convert", case.folder / "weights.safetensors"]
     command += [tmp_path / "out", "--backbone", "dinov2", "--config", tmp_path / "overrides.json"]
     subprocess.run(command + (["--adapter-only"] if form == "adapter" else []), check=True, capture_output=True)
     result = forward_disagreements(VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "out"), case)

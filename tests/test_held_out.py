@@ -2,9 +2,7 @@
 """What is held out is held out: splits by their names, and pictures that a model was trained on are known again."""
 
 import json
-import runpy
 import shutil
-import sys
 import zipfile
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 import yaml
 from blocks import rows
-from conftest import REPOSITORY
+from commands import call
 from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -198,16 +196,14 @@ def model(tiny_model):
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys, tmp_path):
-    """scripts/evaluate.py in this process: its output, and `trained_on` of every domain."""
-    script = str(REPOSITORY / "scripts" / "evaluate.py")
+def evaluate(capsys, tmp_path):
+    """`vfmseg evaluate` in this process: its output, and `trained_on` of every domain."""
 
     def run(checkpoint, *domains: str) -> tuple[str, dict]:
         output = tmp_path / "scores.json"
         words = ["--model", checkpoint, "--protocol", "native", "--output", output, "--data", *domains]
-        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
         capsys.readouterr()
-        runpy.run_path(script, run_name="__main__")
+        assert call("evaluate", *words) == 0
         result = json.loads(output.read_text())["domains"]
         return capsys.readouterr().out, {name: domain["trained_on"] for name, domain in result.items()}
 

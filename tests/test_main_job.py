@@ -281,8 +281,8 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def predict(model: Path, pictures: list[Path], output: Path) -> str:
-    """What `scripts/predict.py` prints in a process of its own."""
-    command = [sys.executable, REPOSITORY / "scripts" / "predict.py", model, *pictures, "--output", output]
+    """What `vfmseg predict` prints in a process of its own."""
+    command = [sys.executable, "-m", "vfmseg_cli", "predict", model, *pictures, "--output", output]
     # On the CPU, as the Trainer's evaluation that it is compared with.
     done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr

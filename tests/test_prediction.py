@@ -1,6 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from blockers import SOURCE
-from conftest import REPOSITORY
+from commands import call
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -25,7 +24,6 @@ from vfmseg_hf.prediction.predict import find_pictures, load_model, predict_file
 from vfmseg_hf.prediction.visualization import class_colours, distinct_colours
 
 
-SCRIPT = REPOSITORY / "scripts" / "predict.py"
 EXIF_ORIENTATION = 0x0112
 
 
@@ -65,13 +63,6 @@ def model_directory(tiny_model, tmp_path):
 @pytest.fixture
 def loaded(model_directory):
     return load_model(model_directory(), "cpu")
-
-
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-    with pytest.raises(SystemExit) as status:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return status.value.code
 
 
 # --- which pictures, and what their results are called ---------------------------------------------------------------
@@ -125,7 +116,7 @@ def test_files_of_users_are_never_replaced(model_directory, tmp_path, monkeypatc
     directory, data = model_directory(), tmp_path / "data"
     saved(data / "images" / "a.png", noise(64, 96))
     own = saved(data / name, noise(64, 96)).read_bytes()
-    assert run_script(monkeypatch, directory, data / "images", "--output", data) == 2
+    assert call("predict", directory, data / "images", "--output", data) == 2
     assert f"would replace {data / name}" in capsys.readouterr().err
     assert (data / name).read_bytes() == own
 
@@ -352,7 +343,19 @@ def test_script_as_a_user_runs_it(model_directory, tmp_path):
     (tmp_path / "night" / "broken.png").write_bytes(b"\x89PNG")
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        [sys.executable, SCRIPT, model_directory(), "day", "night", "--output", "out", "--device", "cpu"],
+        [
+            sys.executable,
+            "-m",
+            "vfmseg_cli",
+            "predict",
+            model_directory(),
+            "day",
+            "night",
+            "--output",
+            "out",
+            "--device",
+            "cpu",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
@@ -370,7 +373,7 @@ def test_script_succeeds_and_repeats(model_directory, tmp_path, monkeypatch, cap
     directory, output = model_directory(), tmp_path / "in" / "out"
     saved(tmp_path / "in" / "a.png", noise(64, 96))
     for refine, said in (("none", "0 of 6 windows"), ("all", "6 of 6 windows refined (100.0%)")):
-        assert run_script(monkeypatch, directory, tmp_path / "in", "--output", output, "--refine", refine) == 0
+        assert call("predict", directory, tmp_path / "in", "--output", output, "--refine", refine) == 0
         assert said in capsys.readouterr().out
     assert files_below(output) == ["labels/a.png", "overlays/a.jpg", "panels/a.png"]
 
@@ -384,9 +387,9 @@ def test_script_refuses_to_start_on_wrong_arguments(model_directory, tmp_path, m
         (directory, tmp_path / "absent.png", "no such file or folder"),
         (directory, tmp_path / "empty", "no picture in the folder"),
     ):
-        assert run_script(monkeypatch, model, source, "--output", output) == 2
+        assert call("predict", model, source, "--output", output) == 2
         assert said in capsys.readouterr().err
         assert not output.exists()
     output.write_text("in the way")
-    assert run_script(monkeypatch, directory, picture, "--output", output) == 2
+    assert call("predict", directory, picture, "--output", output) == 2
     assert "out" in capsys.readouterr().err

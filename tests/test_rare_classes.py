@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
-from conftest import REPOSITORY
 from PIL import Image
 from tiny import give_base
 from torch.utils.data import DataLoader
@@ -497,7 +496,7 @@ def test_what_cannot_be_sampled(tiny_config, street_pictures, tmp_path):
 def test_the_script_counts_and_trains(tiny_config, tmp_path):
     tiny_config().to_json_file(tmp_path / "tiny.json")
     command = [
-        sys.executable, REPOSITORY / "scripts" / "train.py", "--model", tmp_path / "tiny.json", "--tune", "full",
+        sys.executable, "-m", "vfmseg_cli", "train", "--model", tmp_path / "tiny.json", "--tune", "full",
         "--train", "streets:game?n=4&size=64x128", "--crop_size", 64, 64, "--max_steps", 3, "--use_cpu",
         "--rare_class_sampling", "--rare_class_min_pixels", 100, "--output_dir", tmp_path / "run",
     ]  # fmt: skip

@@ -1,17 +1,15 @@
-"""scripts/train.py and scripts/evaluate.py as a user runs them, on procedural scenes, and how domains are named."""
+"""`vfmseg train` and `vfmseg evaluate` as a user runs them, on procedural scenes, and how domains are named."""
 
 import json
-import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
 import time
 
+import commands
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from PIL import Image
 
 from vfmseg_hf import VFMSegImageProcessor
@@ -43,28 +41,25 @@ def test_bad_domains(text, message):
         parse_domains(["streets:night", "night=streets:rain"])
 
 
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, REPOSITORY / "scripts" / script, *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
-
-
 def test_train_then_evaluate(tiny_config, tmp_path):
     tiny_config().to_json_file(tmp_path / "tiny.json")
     domains = ["streets:night?n=2&size=64x128", "rain=streets:rain?n=2&size=64x128@validation"]
-    trained = run(
-        "train.py", "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128",
+    trained = commands.start(
+        "train", "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128",
         "--domains", *domains, "--crop_size", 64, 64, "--size", 64, 128, "--max_steps", 3, "--logging_steps", 1,
         "--rare_class_sampling", "false", "--output_dir", tmp_path / "run", "--use_cpu",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "img/s" in trained.stderr and "encoder lr" in trained.stderr
+    assert re.search(r"\nnight +IoU coarse .*\nroad .*\n(.*\n)+rain +IoU coarse ", trained.stdout), trained.stdout
+    assert f"the model is in {tmp_path / 'run'}; next:" in trained.stdout and "vfmseg merge" not in trained.stdout
+    assert f"vfmseg evaluate --model {tmp_path / 'run'} --data '{domains[0]}'" in trained.stdout
     scores = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     expected = (scores["eval_night_mean_iou"] + scores["eval_rain_mean_iou"]) / 2
     assert scores["eval_mean_iou"] == pytest.approx(expected)
 
-    evaluated = run(
-        "evaluate.py", "--model", tmp_path / "run", "--output", tmp_path / "scores.json", "--data", *domains
+    evaluated = commands.start(
+        "evaluate", "--model", tmp_path / "run", "--output", tmp_path / "scores.json", "--data", *domains
     )
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads((tmp_path / "scores.json").read_text())
@@ -84,24 +79,18 @@ def saved_model(tiny_model, tmp_path):
     return tmp_path / "model"
 
 
-def evaluate(monkeypatch, *arguments: object):
-    """The script in this process; returns its exit status, None for success."""
-    script = REPOSITORY / "scripts" / "evaluate.py"
-    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as status:
-        return status.code
+def evaluate(*arguments: object) -> str | None:
+    """The command in this process; what it says if it fails."""
+    return commands.error_of("evaluate", *arguments)
 
 
 def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, capsys):
     arguments = ["--model", saved_model, "--flip", "--data"]
     arguments += ["night=streets:night?n=3&size=64x128", "streets:rain?n=2&size=64x128"]
-    assert evaluate(monkeypatch, *arguments, "--output", tmp_path / "one.json", "--batch_size", 2) is None
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
-    script = REPOSITORY / "scripts" / "evaluate.py"
-    command = [sys.executable, *launcher, script, *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    assert evaluate(*arguments, "--output", tmp_path / "one.json", "--batch_size", 2) is None
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "-m", "vfmseg_hf", "evaluate"]
+    command = [sys.executable, *launcher, *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
+    environment = commands.environment_of_commands()
     together = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert together.returncode == 0, together.stderr
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
@@ -118,14 +107,14 @@ def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_scores_in_another_dtype_say_so(saved_model, tmp_path, monkeypatch, capsys, dtype):
     scored = ["--data", "streets:night?n=1&size=64x128@test", "--output", tmp_path / "scores.json"]
-    assert evaluate(monkeypatch, "--model", saved_model, *scored, "--dtype", dtype) is None
+    assert evaluate("--model", saved_model, *scored, "--dtype", dtype) is None
     assert json.loads((tmp_path / "scores.json").read_text())["protocol"]["dtype"] == dtype
 
 
 def test_modes_and_protocols(saved_model, tmp_path, monkeypatch, capsys):
     for protocol, refine, resize, refined in (("native", "none", None, 0), ("1024x512", "all", False, 1)):
         assert evaluate(
-            monkeypatch, "--model", saved_model, "--data", "streets:night?n=1&size=64x128@test", "--protocol", protocol,
+            "--model", saved_model, "--data", "streets:night?n=1&size=64x128@test", "--protocol", protocol,
             "--refine", refine, "--output", tmp_path / "scores.json",
         ) is None  # fmt: skip
         result = json.loads((tmp_path / "scores.json").read_text())
@@ -144,35 +133,37 @@ def test_finished_domains_are_kept(saved_model, tmp_path, monkeypatch, capsys):
     (tmp_path / "blank.json").write_text(json.dumps(blank))
     output, night = tmp_path / "scores.json", "streets:night?n=1&size=64x128"
     arguments = ["--model", saved_model, "--output", output, "--data", night, f"blank=folder:{tmp_path / 'blank.json'}"]
-    status = evaluate(monkeypatch, *arguments, "camvid:/no/such")
-    assert "No folder /no/such" in status and not output.exists() and "night" not in capsys.readouterr().out
-    assert "no pixel of the domain 'blank'" in evaluate(monkeypatch, *arguments)
+    status = evaluate(*arguments, "camvid:/no/such")
+    assert "there is no /no/such" in status and not output.exists() and "night" not in capsys.readouterr().out
+    assert "no pixel of the domain 'blank'" in evaluate(*arguments)
     result = json.loads(output.read_text())
     assert result["complete"] is False and list(result["domains"]) == ["night"]
     assert "road" in capsys.readouterr().out
 
 
-def test_sigterm_saves_and_exits(tiny_config, tmp_path):
-    """With the status that a shell gives for SIGTERM; a new run does not mix into the old one's checkpoints."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits(number, tiny_config, tmp_path):
+    """With the status that a shell gives for the signal; a new run does not mix into the old one's checkpoints."""
     tiny_config().to_json_file(tmp_path / "tiny.json")
     words = [
         "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128", "--use_cpu",
         "--crop_size", 64, 64, "--rare_class_sampling", "false", "--output_dir", tmp_path / "run", "--save_steps", 2,
     ]  # fmt: skip
-    command = list(map(str, [sys.executable, REPOSITORY / "scripts" / "train.py", *words]))
+    command = list(map(str, [sys.executable, "-m", "vfmseg_cli", "train", *words]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not (tmp_path / "run" / "checkpoint-2").exists() and process.poll() is None:
             time.sleep(0.1)
-        process.terminate()
+        process.send_signal(number)
         output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, output
-    (step,) = map(int, re.findall(r"SIGTERM: saving a checkpoint at step (\d+)", output))
+    assert process.returncode == 128 + number, output
+    (step,) = map(int, re.findall(rf"{number.name}: saving a checkpoint at step (\d+)", output))
+    assert f"checkpoint-{step} is saved, the same command with --resume goes on from there" in output
     checkpoint = tmp_path / "run" / f"checkpoint-{step}"
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == step
     assert json.loads((checkpoint / "recipe.json").read_text())["settings"]["augmentation"]["crop_size"] == [64, 64]
-    again = run("train.py", *words)
-    assert again.returncode == 1 and f"holds checkpoint-{step} of an earlier run; add --resume" in again.stderr
-    resumed = run("train.py", *words, "--resume", "--max_steps", step + 1)
+    again = commands.start("train", *words)
+    assert again.returncode == 2 and f"holds checkpoint-{step} of an earlier run; add --resume" in again.stderr
+    resumed = commands.start("train", *words, "--resume", "--max_steps", step + 1)
     assert resumed.returncode == 0 and f"checkpoint-{step}" in resumed.stdout, resumed.stderr
     assert "recipe paper, but training.max_steps" in resumed.stdout
 
@@ -186,18 +177,19 @@ def test_an_unreadable_picture_is_named_in_one_line(saved_model, tmp_path, monke
     meaning = {"images": "photos", "labels": "masks", "classes": "cityscapes", "ids": {"road": 0}}
     (tmp_path / "corpus.json").write_text(json.dumps(meaning))
     spec = f"folder:{tmp_path / 'corpus.json'}"
-    status = evaluate(monkeypatch, "--model", saved_model, "--data", spec, "--num_workers", num_workers)
+    status = evaluate("--model", saved_model, "--data", spec, "--num_workers", num_workers)
     assert "\n" not in status and "Cannot read the picture" in status and "photos/b.png" in status
 
 
 def test_errors_are_one_line(tiny_config, tmp_path):
     tiny_config().to_json_file(tmp_path / "tiny.json")
-    result = run("train.py", "--model", tmp_path / "tiny.json", "--train", "camvid:/no/such", "--output_dir", tmp_path)
-    assert result.returncode == 1 and "error: No folder /no/such" in result.stderr
+    words = ["--model", tmp_path / "tiny.json", "--train", "camvid:/no/such", "--output_dir", tmp_path]
+    result = commands.start("train", *words)
+    assert result.returncode == 2 and "error: there is no /no/such" in result.stderr
     assert "Traceback" not in result.stderr
-    result = run(
-        "train.py", "--model", tmp_path / "tiny.json", "--train", "streets:game?n=2&size=64x128",
+    result = commands.start(
+        "train", "--model", tmp_path / "tiny.json", "--train", "streets:game?n=2&size=64x128",
         "--crop_size", 64, 64, "--rare_class_sampling", "false", "--use_cpu", "--output_dir", tmp_path / "run",
     )  # fmt: skip
-    assert result.returncode == 1 and "error: the weights under this adapter are in no file" in result.stderr
+    assert result.returncode == 2 and "error: the weights under this adapter are in no file" in result.stderr
     assert "Traceback" not in result.stderr

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import sys
+import os
 from types import SimpleNamespace
 
 import datasets
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from blocks import rows
-from conftest import REPOSITORY
 from test_training import make_trainer, pictures
 from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 
 import vfmseg_hf
 from vfmseg_hf import VFMSegImageProcessor
+from vfmseg_hf.cli import train
 from vfmseg_hf.evaluation import iou_scores, software_versions
 from vfmseg_hf.training import EvaluationPictures, VFMSegTrainer, VFMSegTrainingArguments
 from vfmseg_hf.training.recipes import get_recipe
@@ -137,22 +137,26 @@ def test_steps_or_epochs_on_the_command_line(tmp_path):
         ([], 40_000, -1),
     ],
 )
-def test_train_py_follows_either(given, steps, epochs, tmp_path, monkeypatch):
-    train = train_script()
-    common = ["train.py", "--model", "m", "--train", "t", "--output_dir", str(tmp_path), "--use_cpu"]
-    monkeypatch.setattr(sys, "argv", [*common, *given])
-    _, arguments = train.parse_arguments()
-    assert (arguments.max_steps, arguments.num_train_epochs) == (steps, epochs)
-    monkeypatch.setattr(sys, "argv", [*common, "--max_steps", "5", "--num_train_epochs", "2"])
+def test_the_command_follows_either(given, steps, epochs, tmp_path):
+    words = ["--model", "m", "--train", "t", "--output_dir", str(tmp_path), "--device", "cpu"]
+    _, arguments = train.parse_arguments([*words, *given])
+    assert (arguments.max_steps, arguments.num_train_epochs, arguments.use_cpu) == (steps, epochs, True)
     with pytest.raises(ValueError, match="are both given"):
-        train.parse_arguments()
+        train.parse_arguments([*words, "--max_steps", "5", "--num_train_epochs", "2"])
 
 
-def train_script():
-    spec = importlib.util.spec_from_file_location("train_script", REPOSITORY / "scripts" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_device_and_dtype_of_the_command(tmp_path, monkeypatch):
+    words = ["--model", "m", "--data", "t", "--output", str(tmp_path)]
+    for dtype, precision in (("float32", (False, False)), ("bfloat16", (True, False)), ("float16", (False, True))):
+        _, arguments = train.parse_arguments([*words, "--device", "cpu", "--dtype", dtype])
+        assert (arguments.bf16, arguments.fp16) == precision and arguments.output_dir == str(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert train.choose_device("cuda:1") == [] and os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+    with pytest.raises(ValueError, match="no device cuda:1: CUDA_VISIBLE_DEVICES=6 shows 1"):
+        train.choose_device("cuda:1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="leave --device cuda:0 out"):
+        train.choose_device("cuda:0")
 
 
 def test_epochs_set_by_hand_or_by_a_search(tiny_model, tmp_path):

@@ -27,6 +27,7 @@ from vfmseg_hf.training import (
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
+from vfmseg_hf.training.callbacks import StopOnSignal
 from vfmseg_hf.training.data import EpochSampler
 from vfmseg_hf.training.model import choose_trained_part, start_model
 
@@ -510,9 +511,43 @@ def test_sigterm_in_the_last_evaluation_ends_the_process(tiny_model, tmp_path):
     trainer = make_trainer(
         tiny_model(), tmp_path, [Ask()], eval_dataset=evaluation, max_steps=1, eval_strategy="steps", eval_steps=1
     )
-    with pytest.raises(SystemExit) as raised:
+    trainer.train()
+    assert trainer.stopped_by == signal.SIGTERM and (tmp_path / "checkpoint-1").is_dir()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_returns(number, tmp_path):
+    """The library ends no process, and leaves the signals as it found them."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stopped = run(str(tmp_path), steps=4, stop_at=1, stop_by=number, save_strategy="no")
+    assert stopped.stopped_by == number and stopped.state.global_step == 2
+    assert (tmp_path / "checkpoint-2" / "trainer_state.json").is_file()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    finished = run(str(tmp_path), steps=4, resume=True)
+    assert finished.stopped_by is None and finished.state.global_step == 4
+
+
+def test_a_second_interrupt_aborts_at_once(tiny_model, tmp_path):
+    class Ask(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = make_trainer(tiny_model(), tmp_path, [Ask()], max_steps=2)
+    with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert raised.value.code == 128 + signal.SIGTERM and (tmp_path / "checkpoint-1").is_dir()
+    assert not list(tmp_path.glob("checkpoint-*")) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_keystroke_reaches_a_process_of_several_twice():
+    """From the terminal and from torchrun; it is the same one."""
+    several = StopOnSignal(torch.device("cpu"), world_size=2)
+    several._ask(signal.SIGINT, None)
+    several._ask(signal.SIGINT, None)
+    assert several.asked == signal.SIGINT
+    several._when -= 2 * several.SAME_KEYSTROKE
+    with pytest.raises(KeyboardInterrupt):
+        several._ask(signal.SIGINT, None)
 
 
 def test_early_stopping_follows_the_mean_over_domains(tiny_model, tmp_path):

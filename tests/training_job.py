@@ -42,14 +42,14 @@ class KillWhileSaving(TrainerCallback):
 
 
 class AskToStop(TrainerCallback):
-    """The main process gets SIGTERM in the middle of a step."""
+    """The main process gets a signal in the middle of a step."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step and state.is_world_process_zero:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 def make_model(lora: bool, exact: bool, **options) -> VFMSegForSemanticSegmentation:
@@ -87,6 +87,7 @@ def run(
     score: bool = False,
     kill_while_saving: int | None = None,
     stop_at: int | None = None,
+    stop_by: int = signal.SIGTERM,
     options: dict | None = None,
     **settings,
 ) -> VFMSegTrainer:
@@ -100,7 +101,7 @@ def run(
         | settings,
     )
     callbacks = [KillWhileSaving(kill_while_saving)] if kill_while_saving else []
-    callbacks += [AskToStop(stop_at)] if stop_at else []
+    callbacks += [AskToStop(stop_at, stop_by)] if stop_at else []
     trainer = VFMSegTrainer(
         make_model(lora, exact, **(options or {})),
         arguments,
@@ -113,10 +114,9 @@ def run(
     )
     scores = trainer.evaluate() if score else None
     set_seed(3)  # loaders of evaluations draw from torch's generator, as often as there are processes
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-    except SystemExit as exit:
-        assert stop_at and exit.code == 128 + signal.SIGTERM
+    trainer.train(resume_from_checkpoint=resume)
+    if trainer.stopped_by:
+        assert stop_at and trainer.stopped_by == stop_by
         return trainer
     trainer.save_model(os.path.join(output_dir, "final"))
     total = sum(float(weight.detach().double().sum()) for weight in trainer.model.parameters())

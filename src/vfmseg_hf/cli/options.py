@@ -1,22 +1,97 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Options of commands that cannot work are refused before anything is loaded, read or trained."""
+"""How command lines are read, and what is refused before anything is loaded, read or trained.
+
+`vfmseg_cli` loads this file by its path, without the package around it: nothing but the standard library is imported.
+"""
 
 import argparse
+import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def whole_number(least: int) -> Callable[[str], int]:
+class Parser(argparse.ArgumentParser):
+    """
+    Options are written `--like_this` or `--like-this`, and in full. What is wrong with a command line is a `ValueError`
+    of one line, which says what may have been meant.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def add_argument(self, *names, **options):
+        hyphens = [name.replace("_", "-") for name in names if name.startswith("--")]
+        return super().add_argument(*dict.fromkeys([*names, *hyphens]), **options)
+
+    def parse_args(self, args=None, namespace=None):
+        self.refuse_unknown(args or [])
+        namespace, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}; see {self.prog} --help")
+        return namespace
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Before anything is missed that may be there under a wrong name."""
+        words = words[: words.index("--")] if "--" in words else words
+        for word in (word.partition("=")[0] for word in words if word.startswith("--")):
+            if word not in self._option_string_actions:
+                near = did_you_mean(word, self._option_string_actions)
+                raise ValueError(f"there is no option {word}{near or f'; see {self.prog} --help'}")
+
+    def error(self, message: str):
+        raise ValueError(re.sub(r"(?:argument )?(--[\w-]+)(?:/--[\w-]+)*", r"\1", message))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is not `known`; empty where none is like it."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+@dataclass(frozen=True)
+class whole_number:
     """A type for `argparse`: whole numbers from `least` up."""
 
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
+    least: int
+
+    def __call__(self, text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < self.least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {self.least} up, got {text!r}")
         return int(text)
 
-    return parse
+
+@dataclass(frozen=True)
+class name_ending:
+    """A type for `argparse`: names of files with this ending."""
+
+    ending: str
+
+    def __call__(self, text: str) -> Path:
+        if not text.endswith(self.ending):
+            raise argparse.ArgumentTypeError(f"expected a file whose name ends with {self.ending}, got {text!r}")
+        return Path(text)
+
+
+def fraction(text: str) -> float:
+    """A type for `argparse`: a share, from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text!r}")
+    return value
+
+
+def yes_or_no(text: str) -> bool:
+    """A type for `argparse`: what transformers' options take for true and false."""
+    for value, words in ((True, ("yes", "true", "t", "y", "1")), (False, ("no", "false", "f", "n", "0"))):
+        if text.lower() in words:
+            return value
+    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
 
 
 def check_counts(options: object, **least: int) -> None:
@@ -43,3 +118,28 @@ def check_output_folder(path: str | os.PathLike) -> None:
         raise NotADirectoryError(f"{present} is a file, not a folder; results cannot be written to {path}")
     if not os.access(present, os.W_OK | os.X_OK):
         raise PermissionError(f"results cannot be written to {path}: no permission to write in {present}")
+
+
+def check_new_folder(path: str | os.PathLike) -> None:
+    """As [`check_output_folder`]; raises a `FileExistsError` as well if there is something in it."""
+    check_output_folder(path)
+    if os.path.isdir(path) and os.listdir(path):
+        raise FileExistsError(f"{str(path)!r} exists and is not empty; choose a new directory or remove it first")
+
+
+def settle_positionals(verb: str, arguments: argparse.Namespace) -> argparse.Namespace:
+    """
+    The model of `predict` and the data set of `check` may stand before the rest without their option.
+
+    Raises:
+        ValueError: it is missing, or given twice.
+    """
+    if verb == "predict" and arguments.model is None:
+        arguments.model, *arguments.images = arguments.images
+        if not arguments.images:
+            raise ValueError("--model is missing, or there is no image to predict")
+    if verb == "check":
+        if (arguments.data is None) == (arguments.dataset is None):
+            raise ValueError("name one data set to check: --data DATASET[:PATH][@SPLIT], e.g. --data gtav:/data/gtav")
+        arguments.data = arguments.data or arguments.dataset
+    return arguments

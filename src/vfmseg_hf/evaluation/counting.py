@@ -10,6 +10,7 @@ from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.outputs import VFMSegSemanticSegmenterOutput
 from ..model.windows import resize_bilinear
 from .confusion import NUM_IDS, count_pixels
+from .strips import needs_strips
 
 
 STAGES = ("coarse", "final")
@@ -135,7 +136,11 @@ def predict_together(
     refine: bool | str | None,
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
     """Class ids of both stages at the labels' sizes, and which windows were refined, of each picture."""
-    results = model.segment(pixel_values, [tuple(label.shape) for label in labels], refine)
+    sizes = [tuple(label.shape) for label in labels]
+    # Labels of strips have the images' sizes, and labels are never resized here.
+    own_sizes = all(tuple(image.shape[-2:]) == size for image, size in zip(pixel_values, sizes, strict=True))
+    in_strips = own_sizes and needs_strips(model, pixel_values)
+    results = model.segment(pixel_values, None if in_strips else sizes, refine, in_strips=in_strips)
     for label, result in zip(labels, results, strict=True):
         yield [best_classes([result.coarse_logits], label.shape), result.labels], torch.tensor(result.refined)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""From picture files to label maps, overlays and panels on disk; what `scripts/predict.py` runs."""
+"""From picture files to label maps, overlays and panels on disk; what `vfmseg predict` runs."""
 
 import os
 from collections import Counter, deque
@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from torch import nn
+from transformers import AutoImageProcessor
 
+from ..evaluation.strips import needs_strips
+from ..model.adapters import holds_adapter_only
 from ..model.configuration_vfmseg import VFMSegConfig
+from ..model.foundation import read_config
 from ..model.image_inputs import open_picture, picture_to_tensor
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
@@ -190,32 +195,55 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def load_model(
-    name_or_path: str, device: str = "auto", dtype: torch.dtype = torch.float32
+    name_or_path: str,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    *,
+    revision: str | None = None,
+    backbone_name_or_path: str | None = None,
+    size: int | Mapping[str, int] | None = None,
+    **fields: object,
 ) -> tuple[VFMSegForSemanticSegmentation, VFMSegImageProcessorMixin]:
     """
     A model ready to predict, and its image processor. LoRA is folded into the encoder, which takes less work.
 
     Args:
-        name_or_path: directory or Hub id with both.
+        name_or_path: directory or Hub id with both, of a whole model or an adapter.
         device: as for [`choose_device`].
         dtype: what the model computes in; windows are averaged in float32 in any case. `torch.int8`, on a CPU only:
             linear layers in 8 bits ([`quantize_int8`]).
+        revision: of a Hub id.
+        backbone_name_or_path: as for the model's `from_pretrained`, of an adapter.
+        size: the image processor's, instead of its own.
+        fields: of the model's configuration, instead of its own.
 
     Raises:
-        `ValueError`: there is no such model, it is not a VFMSeg model, or the device is not available or does not
-            compute in `dtype`.
+        `ValueError`: there is no such model, it is not a VFMSeg model, a field has a value that it cannot have, or the
+            device is not available or does not compute in `dtype`.
     """
     device = choose_device(device)
     if dtype == torch.int8 and device.type != "cpu":
         raise ValueError(f"8 bits are for the CPU, not for {device}; choose the device cpu, or bfloat16")
+    hub = {} if revision is None else {"revision": revision}
+    base = {} if backbone_name_or_path is None else {"backbone_name_or_path": backbone_name_or_path}
     try:
-        model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
+        config = read_config(name_or_path, hub)
+        if not isinstance(config, VFMSegConfig):
+            raise ValueError(f"it is no VFMSeg model but a {config.model_type}")
+        if base and not holds_adapter_only(name_or_path, hub):
+            raise ValueError("backbone_name_or_path is for adapters, and this is a whole model; leave it out")
+        model = VFMSegForSemanticSegmentation.from_pretrained(name_or_path, **hub, **base)
+        resized = {} if size is None else {"size": size}
+        processor = AutoImageProcessor.from_pretrained(name_or_path, **hub, **resized)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         absent = "" if os.path.isdir(name_or_path) else " (no such directory here, so it was sought on the Hub)"
         raise ValueError(f"cannot load a model and its image processor from {name_or_path}{absent}: {error}") from error
-    if not isinstance(model, VFMSegForSemanticSegmentation):
-        raise ValueError(f"{name_or_path} is no VFMSeg model but a {type(model).__name__}")
+    for name, value in fields.items():
+        setattr(model.config, name, value)
+    try:
+        model.config.validate()
+    except StrictDataclassError as error:
+        raise ValueError(f"no model can have {fields}: {error.__cause__ or error}") from error
     if model._hf_peft_config_loaded:
         model.merge_and_unload()  # before the weights are rounded
     model = model.to(device).eval()
@@ -255,11 +283,17 @@ def predict_pictures(
         refine: as for the model's `forward`.
     """
     inputs = [item.pixel_values.to(model.device, model.dtype, non_blocking=True) for item in prepared]
-    results = model.segment(inputs, [item.picture.size[::-1] for item in prepared], refine)
+    in_strips, sizes = needs_strips(model, inputs), [item.picture.size[::-1] for item in prepared]
+    results = model.segment(inputs, None if in_strips else sizes, refine, in_strips=in_strips)
     predictions = []
     for item, result in zip(prepared, results, strict=True):
         coarse_labels, confidence = label_map(result.coarse_logits, item.pixel_values.shape[-2:])
-        maps = (maps.cpu().numpy() for maps in (result.labels, coarse_labels, confidence))
+        labels = result.labels
+        if labels.shape != item.picture.size[::-1]:  # of strips, whose logits are gone before they can be resized
+            labels = nn.functional.interpolate(labels[None, None].float(), item.picture.size[::-1])[0, 0].to(
+                labels.dtype
+            )
+        maps = (maps.cpu().numpy() for maps in (labels, coarse_labels, confidence))
         gate = (np.array(values) for values in (result.windows, result.certainty, result.refined))
         predictions.append(Prediction(item.picture, *maps, *gate))
     return predictions

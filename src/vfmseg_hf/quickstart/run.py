@@ -26,6 +26,7 @@ from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..prediction.predict import draw_panel, predict_picture
 from ..prediction.visualization import domains_image
 from ..training import Augmentation, EvaluationPictures, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
+from ..training.callbacks import TrainingStopped
 from ..utils.files import encode_picture, write_file
 from .report import (
     COLOUR_STEPS,
@@ -162,6 +163,7 @@ def run_quickstart(
 
     Raises:
         ValueError: if `output` holds another run to resume, or the saved model does not come back as it was.
+        TrainingStopped: on SIGTERM and Ctrl-C, after a checkpoint.
     """
     settings, output, start = settings or QuickstartSettings(), Path(output), time.perf_counter()
     checkpoint = prepare_output(output, settings, resume)
@@ -176,6 +178,8 @@ def run_quickstart(
     if checkpoint:
         say(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.stopped_by:
+        raise TrainingStopped(trainer.stopped_by)
     trainer.save_model(str(output / "model"))
     trained = time.perf_counter()
 

@@ -4,7 +4,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from .data import EvaluationPictures
 
 
 RECORD, LOG = "command.json", "log.txt"
-SCORES = "eval_results.json"  # of train.py, written when all else is done
+SCORES = "eval_results.json"  # of train, written when all else is done
 
 Scores = dict[str, float]  # from `eval_<domain>_mean_iou` and the like to mean IoU in 0..1
 
@@ -36,10 +35,10 @@ class Run:
     One training.
 
     Attributes:
-        switches: which parts are on, by name of the argument of `train.py`.
+        switches: which parts are on, by name of the argument of `vfmseg train`.
         seed: of everything random.
         folder: its output.
-        arguments: of `train.py`.
+        arguments: of `vfmseg train`.
     """
 
     switches: tuple[tuple[str, bool], ...]
@@ -56,8 +55,8 @@ def plan_runs(output_dir: str | os.PathLike, names: Sequence[str], seeds: Sequen
         ValueError: `arguments` set what is varied; the message names it.
     """
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no_") for word in arguments if word[:2] == "--"}
-    if taken := sorted(given & {*names, "seed", "output_dir"}):
-        raise ValueError(f"the ablation itself sets {', '.join(taken)}; leave it out of the arguments of train.py")
+    if taken := sorted(given & {*names, "seed", "output", "output_dir"}):
+        raise ValueError(f"the ablation itself sets {', '.join(taken)}; leave it out of the arguments of train")
     runs = []
     for seed, values in product(seeds, product((True, False), repeat=len(names))):
         switches = tuple(zip(names, values, strict=True))
@@ -68,13 +67,16 @@ def plan_runs(output_dir: str | os.PathLike, names: Sequence[str], seeds: Sequen
     return runs
 
 
-def execute(runs: Sequence[Run], script: str | os.PathLike, jobs: int = 1) -> Iterator[tuple[Run, Scores]]:
+def execute(runs: Sequence[Run], command: Sequence[str | os.PathLike], jobs: int = 1) -> Iterator[tuple[Run, Scores]]:
     """
     Train what is not there yet, `jobs` runs at a time that share the cores, and yield every run with its scores.
 
+    Args:
+        command: what the arguments of a run follow, such as `["vfmseg", "train"]`.
+
     Raises:
         ValueError: a folder holds a run of other arguments.
-        RuntimeError: a run failed; the message has the end of its log. Finished runs stay, and are not made again.
+        ChildProcessError: a run failed; the message has the end of its log. Finished runs stay, and are not made again.
     """
     for run in runs:
         record = run.folder / RECORD
@@ -83,7 +85,7 @@ def execute(runs: Sequence[Run], script: str | os.PathLike, jobs: int = 1) -> It
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // jobs))}
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_train, run, script, environment): run for run in runs}
+        futures = {pool.submit(_train, run, command, environment): run for run in runs}
         try:
             for future in tqdm(as_completed(futures), total=len(runs), desc="runs", unit="run"):
                 yield futures[future], future.result()
@@ -91,15 +93,15 @@ def execute(runs: Sequence[Run], script: str | os.PathLike, jobs: int = 1) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def _train(run: Run, script: str | os.PathLike, environment: Mapping[str, str]) -> Scores:
+def _train(run: Run, command: Sequence[str | os.PathLike], environment: Mapping[str, str]) -> Scores:
     if not (run.folder / SCORES).is_file():
         write_file(run.folder / RECORD, json.dumps(run.arguments))
-        command = [sys.executable, str(script), *run.arguments, "--resume"]
+        words = [*map(str, command), *run.arguments, "--resume"]
         with open(run.folder / LOG, "w", encoding="utf-8") as log:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
         if done.returncode or not (run.folder / SCORES).is_file():
             tail = (run.folder / LOG).read_text(encoding="utf-8", errors="replace")[-500:]
-            raise RuntimeError(f"the run in {run.folder} ended with status {done.returncode}: ...{tail}")
+            raise ChildProcessError(f"the run in {run.folder} ended with status {done.returncode}: ...{tail}")
     scores = json.loads((run.folder / SCORES).read_text())
     return {key: value for key, value in scores.items() if key.endswith("mean_iou")}
 
@@ -111,7 +113,7 @@ def prior_scores(
     Mean IoU on every domain of the training labels' majority class at each position: what needs no picture.
 
     Args:
-        id2label, class_map: as for `train.py`; the model's classes are those of the training set.
+        id2label, class_map: as for `vfmseg train`; the model's classes are those of the training set.
     """
     train, *domains = name_classes([train, *domains], id2label)
     labels = open_dataset(train.spec, train.split).select_columns(["label"])

@@ -47,6 +47,10 @@ class VFMSegTrainingArguments(TrainingArguments):
             on this model or this recipe.
     """
 
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for checkpoints, the model and its scores.", "aliases": ["--output"]},
+    )
     encoder_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of the encoder or its LoRA; learning_rate is the heads'."}
     )

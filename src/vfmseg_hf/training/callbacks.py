@@ -1,8 +1,9 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What happens beside the steps of a training: progress is shown, and SIGTERM is heeded."""
+"""What happens beside the steps of a training: progress is shown, and signals are heeded."""
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,49 +16,68 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-class StopOnSigterm(TrainerCallback):
+class TrainingStopped(Exception):
+    """A training was stopped by a signal, after a checkpoint; `status` is what shells give for that."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(f"stopped by {number.name} after a checkpoint")
+        self.status = 128 + number
+
+
+class StopOnSignal(TrainerCallback):
     """
-    After SIGTERM, as schedulers send it before they take a machine away, the running step is finished, a checkpoint
-    written and the training ended. All processes of a distributed run stop at the same step, whichever was told.
+    After SIGTERM, as schedulers send it before they take a machine away, and after Ctrl-C (SIGINT), the running step is
+    finished, a checkpoint written and the training ended. All processes of a distributed run stop at the same step,
+    whichever was told. A second Ctrl-C aborts at once.
 
     An evaluation that has begun is finished first; one that is due after the last step is left out, because the time
     that is left is short: `torchrun` kills its processes 30 seconds after it was told.
     """
 
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    # A terminal tells all processes of torchrun of one Ctrl-C, and so does torchrun: nobody presses twice so fast.
+    SAME_KEYSTROKE = 1.0
+
     def __init__(self, device: torch.device, world_size: int):
         self.device, self.world_size = device, world_size
-        self.asked = False
+        self.asked: signal.Signals | None = None
+        self._when = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGTERM is heeded inside, and does afterwards what it did before."""
-        self.asked = False
+        """Both signals are heeded inside, and do afterwards what they did before."""
+        self.asked = None
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._ask)
+        before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _ask(self, number, frame) -> None:
-        self.asked = True
+        again = self.asked == signal.SIGINT == number
+        if again and (self.world_size == 1 or time.monotonic() - self._when > self.SAME_KEYSTROKE):
+            raise KeyboardInterrupt
+        if not again:
+            self.asked, self._when = signal.Signals(number), time.monotonic()
 
-    def agreed(self) -> bool:
-        """Whether any process was asked to stop; all processes call this together."""
+    def agreed(self) -> signal.Signals | None:
+        """The signal by which any process was asked to stop; all processes call this together."""
         if self.world_size == 1:
             return self.asked
-        asked = torch.tensor(float(self.asked), device=self.device)
+        asked = torch.tensor(float(self.asked or 0), device=self.device)
         torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-        return bool(asked)
+        return signal.Signals(int(asked)) if asked else None
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.agreed():
+        if number := self.agreed():
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
             if state.is_world_process_zero:
-                logger.warning("SIGTERM: saving a checkpoint at step %d and stopping", state.global_step)
+                logger.warning("%s: saving a checkpoint at step %d and stopping", number.name, state.global_step)
 
 
 @contextmanager

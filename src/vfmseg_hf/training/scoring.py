@@ -2,7 +2,7 @@
 """Evaluation and prediction of a Trainer: streaming mIoU over domains, beside what transformers' own returns."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
 
 from ..data import each_class
-from ..evaluation import STAGES, count_outputs, count_pictures, score_domain
+from ..evaluation import STAGES, DomainScores, count_outputs, count_pictures, score_domain
 from ..evaluation.classes import listed
 from ..evaluation.confusion import check_ids
 from .callbacks import without_early_stopping
@@ -28,6 +28,7 @@ logger = logging.get_logger(__name__)
 class ScoringTrainer(CheckpointedTrainer):
     """[`Trainer`] that scores segmentations by what it counts in them, see [`VFMSegTrainer`]."""
 
+    domain_scores: Mapping[str, DomainScores] = {}  # by domain, of the last evaluation of each
     _since_log: float = 0.0  # when the time began that images_per_second is of
 
     @contextmanager
@@ -161,7 +162,9 @@ class ScoringTrainer(CheckpointedTrainer):
         self, metrics: dict[str, float], matrices: np.ndarray, windows: np.ndarray, dataset, prefix: str
     ) -> None:
         rule = getattr(dataset, "evaluation", None) or each_class(self.model.config.id2label)
-        domain = score_domain(matrices, windows, rule, prefix.removeprefix("eval_"))
+        domain_name = prefix.removeprefix("eval_")
+        domain = score_domain(matrices, windows, rule, domain_name)
+        self.domain_scores = {**self.domain_scores, domain_name: domain}
         scores = {"num_classes": domain.num_classes, "refined": domain.refined}
         for stage, name in zip(STAGES, ("coarse_mean_iou", "mean_iou"), strict=True):
             scores[name] = domain.scores[stage]["mean_iou"]

@@ -23,7 +23,7 @@ from ..model.labels import fold
 from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
-from .callbacks import RecipeProgress, StopOnSigterm
+from .callbacks import RecipeProgress, StopOnSignal
 from .data import EpochSampler, TrainingPictures, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
@@ -68,6 +68,7 @@ class VFMSegTrainer(ScoringTrainer):
     """
 
     args: VFMSegTrainingArguments
+    stopped_by: signal.Signals | None = None
     _rates: dict[float | None, float] = {}  # at the last step, by what they were at the first
 
     def __init__(
@@ -101,7 +102,7 @@ class VFMSegTrainer(ScoringTrainer):
             synchronise_batch_norm(self.model, self.args.device)
         if self.pop_callback(ProgressCallback):
             self.add_callback(RecipeProgress())
-        self.termination = StopOnSigterm(self.args.device, self.args.world_size)
+        self.termination = StopOnSignal(self.args.device, self.args.world_size)
         self.add_callback(TrackSteps(self))
         self.add_callback(self.termination)
 
@@ -118,7 +119,7 @@ class VFMSegTrainer(ScoringTrainer):
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process cannot train on {args.n_gpu} GPUs: start one for each, torchrun --nproc_per_node "
-                f"{args.n_gpu} scripts/train.py ..., or show it one of them, CUDA_VISIBLE_DEVICES=0"
+                f"{args.n_gpu} -m vfmseg_hf train ..., or show it one of them, CUDA_VISIBLE_DEVICES=0"
             )
         if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("ema_decay averages whole weights; it does not work with FSDP or DeepSpeed, leave it out")
@@ -161,24 +162,22 @@ class VFMSegTrainer(ScoringTrainer):
 
     def train(self, *args, **kwargs):
         """
-        As in [`Trainer`].
+        As in [`Trainer`]. On SIGTERM and Ctrl-C it saves a checkpoint and returns; `stopped_by` is the signal then, and
+        `None` where the training came to its end.
 
         Raises:
             ValueError: before the first step, if nobody could load the adapter that would be trained, the labels of
                 [`TrainingPictures`] are such that no model can learn from them, or the model has a single class.
-            SystemExit: on SIGTERM, after a checkpoint was saved, with the status that shells give for it (143): nothing
-                that follows a finished training should follow then.
+            KeyboardInterrupt: on a second Ctrl-C.
         """
         check_result_can_be_loaded(self.model)
         self._forget_evaluation()
-        self.best_loaded = False
+        self.best_loaded, self.stopped_by = False, None
         self._check_labels()
         self._remember_data()
         with self.termination.listening():
             output = super().train(*args, **kwargs)
-            stopped = self.termination.agreed()  # also where it came after the last step
-        if stopped:
-            raise SystemExit(128 + signal.SIGTERM)
+            self.stopped_by = self.termination.agreed()  # also where it came after the last step
         return output
 
     def _forget_evaluation(self) -> None:

@@ -1,0 +1,145 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Score a model on domains by a named protocol: IoU per class, mIoU, mAcc, aAcc, coarse and final, in one pass.
+
+A domain is [name=]dataset[@split]; without @split it is the split that the data set holds out (val, validation).
+
+examples:
+  vfmseg evaluate --model runs/gtav --protocol published --output scores.json \\
+      --data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
+  torchrun --nproc_per_node 4 -m vfmseg_hf evaluate --model runs/gtav --num_workers 4 \\
+      --data day=camvid:/data/camvid@source_val dusk=camvid:/data/camvid@target_dusk
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+from tqdm import tqdm
+
+from ..data import classes_of, describe_dataset, open_dataset
+from ..data.class_names import read_class_maps
+from ..data.domains import evaluation_domains, name_classes
+from ..evaluation import (
+    PROTOCOLS,
+    describe_domain,
+    describe_protocol,
+    evaluate_domain,
+    format_classes,
+    format_domains,
+    write_scores,
+)
+from ..prediction.predict import REFINE_MODES
+from ..training import EvaluationPictures
+from ..training.trained_on import attention, read_trained_on, say_unknown
+from ..utils.picture_files import limit_pixels
+from ..utils.processes import join_processes, leave_processes, process_rank
+from .common import COMPUTING, DETAIL, MODEL, add_class_options, add_inference_options, add_model_options, load
+from .options import Parser, check_counts, check_output_file, yes_or_no
+
+
+GROUPS = {
+    "options": ("model", "data", "output", "protocol", "size", *MODEL[1:]),
+    "classes": ("class_map", "id2label"),
+    "looking again in detail": (*DETAIL, "flip"),
+    "computing": COMPUTING,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="vfmseg evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser, required=True)
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="DOMAIN",
+        help="domains to score: [name=]dataset[@split], any number",
+    )
+    parser.add_argument("--output", metavar="FILE", help="JSON file for the scores and how they were made")
+    parser.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="default",
+        help="; ".join(f"{name}: {protocol.text}" for name, protocol in PROTOCOLS.items()),
+    )
+    add_class_options(parser, " A list of model classes is scored as one class.")
+    parser.add_argument(
+        "--flip",
+        nargs="?",
+        const=True,
+        default=False,
+        type=yes_or_no,
+        help="average the probabilities of each image and its mirror image",
+    )
+    add_inference_options(parser, 0, "processes that read and resize images while the model computes")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    arguments = build_parser().parse_args(argv)
+    limit_pixels(arguments.max_image_pixels)
+    check_counts(arguments, batch_size=1, num_workers=0)
+    check_output_file(arguments.output)
+    protocol = PROTOCOLS[arguments.protocol]
+    if arguments.size and protocol.processor:
+        raise ValueError(f"--size has no effect beside --protocol {protocol.name}, which says the size; leave one out")
+    device = join_processes(arguments.device)
+    rank, processes = process_rank()
+    model, processor = protocol.apply(*load(arguments, device))
+    trained_on = read_trained_on(model.loaded_from)
+    pictures, corpora, results = {}, {}, {}
+    domains = name_classes(evaluation_domains(arguments.data), arguments.id2label)
+    # All are opened before hours go into the first.
+    datasets = {name: open_dataset(spec, split, held_out=True) for name, spec, split in domains}
+    maps = read_class_maps(arguments.class_map, {name: classes_of(dataset) for name, dataset in datasets.items()})
+    for name, spec, _ in domains:
+        dataset, rule = datasets[name], describe_dataset(spec).evaluation
+        pictures[name] = EvaluationPictures(dataset, processor, rule, class_map=maps[name])
+        pictures[name] = pictures[name].for_model(model.config.id2label, name)
+        corpora[name] = {
+            **describe_domain(spec, dataset, pictures[name].class_match),
+            "trained_on": trained_on.overlap(pictures[name]),
+        }
+    seen = {name: attention(name, domain, trained_on) for name, domain in pictures.items()}
+    if rank == 0:
+        say_unknown(trained_on)
+        for line in filter(None, seen.values()):
+            print(line)
+    about = {
+        "model": arguments.model,
+        # A model in 8 bits has float32 for all that is not a linear layer, and calls itself so.
+        "protocol": {
+            **describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
+            "dtype": arguments.dtype,
+            "max_windows": arguments.max_windows,
+            "max_window_share": arguments.max_window_share,
+        },
+        "run": {
+            "device": str(model.device),
+            "processes": processes,
+            "num_workers": arguments.num_workers,
+            "batch_size": arguments.batch_size,
+        },
+    }
+    for name, domain in pictures.items():
+        results[name] = evaluate_domain(
+            model,
+            domain,
+            name,
+            REFINE_MODES[arguments.refine],
+            flip=arguments.flip,
+            num_workers=arguments.num_workers,
+            progress=partial(tqdm, desc=name, unit="image", disable=rank > 0),
+            batch_size=arguments.batch_size,
+        )
+        if rank == 0:
+            title = f"{corpora[name]['corpus']}@{corpora[name]['split']}"
+            print(*filter(None, [title, seen[name], format_classes(name, results[name])]), sep="\n", end="\n\n")
+            if arguments.output:  # what is finished is kept if a later domain fails
+                write_scores(arguments.output, results, corpora, about)
+    if rank == 0:
+        print(f"Protocol {protocol.name}: {protocol.text}.\n{format_domains(results)}")
+        for line in filter(None, seen.values()):
+            print(line)
+    leave_processes()
+    return 0

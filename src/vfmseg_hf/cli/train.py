@@ -1,0 +1,325 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Train a model on one domain and watch it on others.
+
+example:
+  vfmseg train --model dinov2-large --data gtav:/data/gtav --output runs/gtav --dtype bfloat16 \\
+      --eval_data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
+
+on several GPUs:
+  torchrun --nproc_per_node 2 -m vfmseg_hf train ... --per_device_train_batch_size 1
+
+All arguments of transformers' TrainingArguments work as well; what is not given comes from the recipe. Ctrl-C and
+SIGTERM save a checkpoint and end with status 130 or 143; --resume goes on from the last checkpoint to the same weights.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data import classes_of, count_class_pixels, describe_dataset, open_dataset
+from ..data.class_names import read_class_maps
+from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
+from ..evaluation import format_classes
+from ..evaluation.classes import renames
+from ..model.encoders import image_constants
+from ..model.image_processing_vfmseg import VFMSegImageProcessor
+from ..training import (
+    Augmentation,
+    EvaluationPictures,
+    TrainingPictures,
+    VFMSegTrainer,
+    VFMSegTrainingArguments,
+    get_recipe,
+)
+from ..training.curves import plot_curves
+from ..training.model import choose_trained_part, start_model
+from ..training.recipes import RECIPES, Recipe
+from ..training.record import describe_training
+from ..utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
+from ..utils.processes import leave_processes
+from .common import edges_as_size
+from .options import Parser, check_counts, check_output_folder
+
+
+GROUPS = {
+    "options": (
+        "model",
+        "data",
+        "eval_data",
+        "output_dir",
+        "resume",
+        "dtype",
+        "device",
+        "max_steps",
+        "per_device_train_batch_size",
+        "tune",
+    ),
+    "images": ("size", "crop_size", "resize", "scale_range", "photometric", "max_image_pixels"),
+    "classes": ("class_map", "id2label", "class_weights"),
+    "recipe": (
+        "recipe",
+        "learning_rate",
+        "encoder_learning_rate",
+        "weight_decay",
+        "num_train_epochs",
+        "gradient_accumulation_steps",
+        "ema_decay",
+        "seed",
+        "rare_class_sampling",
+        "rare_class_temperature",
+        "rare_class_min_pixels",
+        "rare_class_crop_ratio",
+    ),
+    "checkpoints and scores": ("save_steps", "save_total_limit", "eval_strategy", "eval_steps", "logging_steps"),
+    "loading": ("dataloader_num_workers", "per_device_eval_batch_size"),
+}
+DTYPES = {"float32": (), "bfloat16": ("--bf16",), "float16": ("--fp16",)}
+
+
+@dataclass
+class TrainArguments:
+    model: str = field(
+        metadata={
+            "help": "Foundation model or VFMSeg checkpoint (Hub id or directory), a preset such as dinov2-large, or a "
+            "JSON file of VFMSegConfig."
+        }
+    )
+    data: str = field(
+        metadata={
+            "help": "Data set to train on: dataset[@split], e.g. camvid:/data/camvid@source_train.",
+            "aliases": ["--train"],
+        }
+    )
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Domains to evaluate on: [name=]dataset[@split], any number of them.",
+            "aliases": ["--domains"],
+        },
+    )
+    class_map: str | None = field(
+        default=None,
+        metadata={
+            "help": f"{CLASS_MAP_HELP} If it renames classes of the training set, the model keeps its own classes."
+        },
+    )
+    id2label: str | None = field(default=None, metadata={"help": ID2LABEL_HELP})
+    recipe: str = field(
+        default="paper",
+        metadata={"help": "Where settings come from that are not given.", "choices": list(RECIPES)},
+    )
+    tune: str = field(
+        default="lora",
+        metadata={
+            "help": "What trains: LoRA and heads, everything, or the heads.",
+            "choices": ["lora", "full", "heads"],
+        },
+    )
+    crop_size: list[int] = field(
+        default_factory=list, metadata={"help": "Height and width of crops; one number is a square."}
+    )
+    resize: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Height and width before the crop, or one number for a square; by default the recipe's for the "
+            "data set, or its own."
+        },
+    )
+    scale_range: list[float] = field(
+        default_factory=list, metadata={"help": "Random scaling before the crop, from and to, or by one number."}
+    )
+    photometric: bool = field(
+        default=True, metadata={"help": "Distort brightness, contrast, saturation and hue of training images."}
+    )
+    size: list[int] = field(
+        default_factory=lambda: [1024, 2048],
+        metadata={
+            "help": "Shortest and longest edge that images are fitted into to be scored; one number is the shortest."
+        },
+    )
+    max_image_pixels: str = field(default=MAX_IMAGE_PIXELS, metadata={"help": MAX_IMAGE_PIXELS_HELP})
+    device: str = field(default="auto", metadata={"help": "Where to train: cpu, cuda:1, or the GPU if there is one."})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "What is computed in; weights and losses are float32.", "choices": list(DTYPES)},
+    )
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output, if any."})
+
+
+class TrainParser(Parser, HfArgumentParser):
+    """Reads both kinds of arguments."""
+
+
+def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) -> TrainParser:
+    """The options over the settings of a recipe."""
+    recipe = recipe or get_recipe(TrainArguments.recipe)
+    parser = TrainParser(
+        (TrainArguments, VFMSegTrainingArguments),
+        prog="vfmseg train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    given = {key: recipe.augmentation[key] for key in ("crop_size", "scale_range", "photometric")}
+    if asks_for_epochs:
+        given["max_steps"] = None  # not the recipe's: either is asked for
+    parser.set_defaults(**{**recipe.training_arguments, **given})
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[TrainArguments, VFMSegTrainingArguments]:
+    """The command line, over the settings of the recipe that it names."""
+    first = Parser(add_help=False)
+    first.add_argument("--recipe", default=TrainArguments.recipe)
+    first.add_argument("--num_train_epochs")
+    first.add_argument("--device", default="auto")
+    first.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    asked = first.parse_known_args(argv)[0]
+    words = [*argv, *DTYPES[asked.dtype], *choose_device(asked.device)]
+    return build_parser(get_recipe(asked.recipe), asked.num_train_epochs is not None).parse_args_into_dataclasses(words)
+
+
+def choose_device(name: str) -> list[str]:
+    """
+    What `--device` means to transformers, which has no such option: GPUs that it should not see are hidden from it.
+
+    Raises:
+        ValueError: there is no such device, or several processes have one each.
+    """
+    if name in ("auto", "cuda"):
+        return []
+    if name == "cpu":
+        return ["--use_cpu"]
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not number.isdecimal():
+        raise ValueError(f"--device takes auto, cpu, cuda or cuda:N, got {name!r}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"each of several processes has a device of its own; leave --device {name} out")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else None
+    if devices is not None and int(number) >= len(devices):
+        raise ValueError(f"there is no device {name}: CUDA_VISIBLE_DEVICES={visible} shows {len(devices)}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(number)] if devices else number
+    return []
+
+
+def find_checkpoint(output_dir: str, resume: bool) -> str | None:
+    """What to go on from. Raises `ValueError` rather than mix a new run into the checkpoints of another one."""
+    last = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+    if last and not resume:
+        raise ValueError(f"{output_dir} holds {os.path.basename(last)} of an earlier run; add --resume or go elsewhere")
+    return last
+
+
+def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> str | None:
+    """Raises an error for what cannot work; returns the checkpoint to go on from."""
+    check_counts(
+        arguments,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=1,
+        dataloader_num_workers=0,
+        seed=0,
+    )
+    check_output_folder(arguments.output_dir)
+    checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
+    if checkpoint and not os.path.isdir(checkpoint):
+        raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
+    return checkpoint
+
+
+def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe: Recipe) -> VFMSegTrainer:
+    """Data, model and recipe, put together."""
+    size = edges_as_size(own.size)
+    source, *domains = name_classes([parse_domain(own.data), *evaluation_domains(own.eval_data)], own.id2label)
+    info = describe_dataset(source.spec)
+    augmentation = Augmentation(
+        tuple(own.crop_size),
+        tuple(own.resize) if own.resize else recipe.resize.get(info.name),
+        tuple(own.scale_range),
+        recipe.augmentation["cat_max_ratio"],
+        recipe.augmentation["flip_probability"],
+        own.photometric,
+    )
+    dataset, class_pixels = open_dataset(source.spec, source.split), None
+    classes = classes_of(dataset)
+    if arguments.rare_class_sampling:
+        with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
+            class_pixels = count_class_pixels(dataset, len(classes))
+    watched = {
+        name: (open_dataset(spec, split, held_out=True), describe_dataset(spec).evaluation)
+        for name, spec, split in domains
+    }
+    known = {name: classes_of(rows) for name, (rows, _) in watched.items()}
+    maps = read_class_maps(own.class_map, {"the training set": classes, **known})
+    source_map = maps.pop("the training set")
+    model = start_model(own.model, own.recipe, **({} if renames(source_map) else {"id2label": classes}))
+    processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
+    train = TrainingPictures(dataset, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
+    evaluation = {
+        name: EvaluationPictures(rows, processor, scored, class_map=maps[name])
+        for name, (rows, scored) in watched.items()
+    }
+    choose_trained_part(model, own.tune, **recipe.lora)
+    return VFMSegTrainer(
+        model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    own, arguments = parse_arguments(argv)
+    limit_pixels(own.max_image_pixels)
+    checkpoint = check_arguments(own, arguments)
+    recipe = get_recipe(own.recipe)
+    set_seed(arguments.seed)
+    trainer = make_trainer(own, arguments, recipe)
+    first = trainer.is_world_process_zero()
+    if first:
+        print(describe_training(trainer.settings(), recipe, trainer.train_dataset))
+        if checkpoint:
+            print(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.stopped_by:
+        if first:
+            print(say_how_to_go_on(trainer.stopped_by, arguments.output_dir), file=sys.stderr)
+        leave_processes()
+        return 128 + trainer.stopped_by
+    trainer.save_model()
+    if trainer.eval_dataset:
+        trainer.save_metrics("eval", trainer.evaluate())
+    if first:
+        try:
+            plot_curves(trainer.state.log_history, os.path.join(arguments.output_dir, "curves.png"))
+        except ImportError as error:
+            print(f"no curves are drawn: {error}")
+        print(describe_result(arguments.output_dir, trainer, own.eval_data))
+    leave_processes()
+    return 0
+
+
+def say_how_to_go_on(stopped_by: signal.Signals, output_dir: str) -> str:
+    checkpoint = get_last_checkpoint(output_dir)
+    return f"stopped by {stopped_by.name}; {checkpoint} is saved, the same command with --resume goes on from there"
+
+
+def describe_result(output_dir: str, trainer: VFMSegTrainer, eval_data: Sequence[str]) -> str:
+    """Scores by class, where there are any, where the model is, and what can be done with it."""
+    lines = [format_classes(name, domain) + "\n" for name, domain in trainer.domain_scores.items()]
+    adapter = getattr(trainer.model, "_hf_peft_config_loaded", False)
+    what = "the adapter (LoRA and heads)" if adapter else "the model"
+    commands: Mapping[str, list[str]] = {
+        "score it": ["vfmseg", "evaluate", "--model", output_dir, "--data", *(eval_data or ["DATASET"])],
+        "see it": ["vfmseg", "predict", "--model", output_dir, "IMAGES", "--output", "predictions"],
+        "share it": ["hf", "upload", "USER/NAME", output_dir, "--exclude", "checkpoint-*/*"],
+    }
+    if adapter:
+        commands["make it one folder"] = ["vfmseg", "merge", output_dir, f"{output_dir.rstrip('/')}-merged"]
+    lines.append(f"{what} is in {output_dir}; next:")
+    lines += [f"  {what:<20}{shlex.join(words)}" for what, words in commands.items()]
+    return "\n".join(lines)
