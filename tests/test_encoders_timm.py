@@ -557,3 +557,11 @@ def test_without_timm(tmp_path):
         """
     result = run_without(["timm"], code)
     assert result.stdout.splitlines() == ["ImportError True"] * 3, result.stderr
+
+
+def test_a_model_can_be_pickled():
+    """The encoder's class is made when it is first needed, and found again by its name."""
+    model = tiny_model()
+    clone = pickle.loads(pickle.dumps(model))
+    assert type(clone.model.encoder) is type(model.model.encoder)
+    assert all(torch.equal(clone.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
