@@ -337,13 +337,18 @@ def test_initialisation_is_the_published_one(tiny_config):
         (torch.zeros(1, 4, 64, 64), r"\(1, 4, 64, 64\)"),
         (torch.zeros(3, 64, 64), r"\(3, 64, 64\)"),
         (torch.zeros(0, 3, 64, 64), "the batch is empty"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "are torch.uint8, as pictures are before they are normalised"),
+        (
+            [torch.zeros(3, 64, 64), torch.zeros(3, 32, 32)],
+            "are a list, not one tensor: pictures of a batch need one size",
+        ),
         (torch.zeros(1, 3, 15, 64), "at least one patch .* 15x64"),
         (
             torch.full((2, 3, 32, 32), float("nan")),
             r"NaN or infinite values \(per picture of the batch: \[3072, 3072\]",
         ),
     ],
-    ids=["channels", "dimensions", "empty", "below one patch", "NaN"],
+    ids=["channels", "dimensions", "empty", "not normalised", "two sizes", "below one patch", "NaN"],
 )
 def test_pictures_that_do_not_fit(pixel_values, expected, tiny_model):
     with pytest.raises(ValueError, match=expected):

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser, set_seed
+from transformers import HfArgumentParser, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import classes_of, count_class_pixels, describe_dataset, open_dataset
@@ -141,7 +142,8 @@ class TrainArguments:
     size: list[int] = field(
         default_factory=lambda: [1024, 2048],
         metadata={
-            "help": "Shortest and longest edge that images are fitted into to be scored; one number is the shortest."
+            "help": "Shortest and longest edge that images are fitted into to be scored, and by the saved model; one "
+            "number is the shortest. Crops of training are cut from images of their own size, or --resize."
         },
     )
     max_image_pixels: str = field(default=MAX_IMAGE_PIXELS, metadata={"help": MAX_IMAGE_PIXELS_HELP})
@@ -227,10 +229,18 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         dataloader_num_workers=0,
         seed=0,
     )
+    if own.tune == "lora" and own.model.endswith(".json"):
+        raise ValueError(
+            f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
+            "everything (--tune full)"
+        )
     check_output_folder(arguments.output_dir)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
     if checkpoint and not os.path.isdir(checkpoint):
         raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
+    done = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME)).global_step if checkpoint else 0
+    if 0 < arguments.max_steps < done:
+        raise ValueError(f"{checkpoint} has made {done} steps already; --max_steps {arguments.max_steps} is less")
     return checkpoint
 
 

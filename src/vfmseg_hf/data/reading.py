@@ -211,7 +211,8 @@ def translate(ids: np.ndarray, table: tuple[int, ...], path: str) -> np.ndarray:
         known = [i for i, target in enumerate(table) if target != UNKNOWN]
         raise UnknownValues(
             f"The label map {path} holds ids {unknown}, which this dataset does not have; it has {known}. Is the file "
-            "of this dataset and in its original coding? Restore it from the owner's, or correct these pixels.",
+            "of this dataset and in its original coding? Restore it from the owner's, or, of own data, list these ids "
+            "under a class or `ignore`.",
             unknown,
         )
     return np.frombuffer(mapped, np.uint8).reshape(ids.shape)

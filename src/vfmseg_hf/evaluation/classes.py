@@ -105,10 +105,15 @@ def match_classes(
     unused = [name for index, name in model_id2label.items() if index not in used]
     if lost or (unused and not class_map):
         only = (f"only in the {side}: {listed(names)}" for side, names in (("model", unused), ("data", lost)) if names)
-        raise ValueError(
-            f"the classes of the data are not the model's; {'; '.join(only)}. Say which belong together with "
-            "--class_map FILE ({data class: model class, or null to ignore it} as YAML or JSON; class_map= in Python)"
+        example = next(iter(data_id2label.values()))
+        way_out = (
+            "Say which belong together with --class_map FILE ({data class: model class, or null to ignore it} as YAML "
+            "or JSON; class_map= in Python)"
+            if lost
+            else "Say so, if the model is to have more classes, with a class map that names one of the data's, "
+            f"e.g. {{{example}: {example}}} (--class_map FILE; class_map= in Python)"
         )
+        raise ValueError(f"the classes of the data are not the model's; {'; '.join(only)}. {way_out}")
     if not any(partners):
         raise ValueError("the class map ignores every class of the data; give at least one a class of the model")
     return _match(model_id2label, data_id2label, partners, _describe(model_id2label, data_id2label, partners, unused))

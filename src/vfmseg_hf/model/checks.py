@@ -12,6 +12,16 @@ def check_pixel_values(
     pixel_values: torch.Tensor, config: VFMSegConfig, minimum: int = 1, finite: bool = False
 ) -> None:
     """Raise a `ValueError` that names the shape or value unless `pixel_values` can be a batch of pictures."""
+    if not isinstance(pixel_values, torch.Tensor):
+        raise ValueError(
+            f"pixel_values are a {type(pixel_values).__name__}, not one tensor: pictures of a batch need one size, "
+            "or a batch each"
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values are {pixel_values.dtype}, as pictures are before they are normalised; the image processor "
+            "makes floats of them"
+        )
     channels = getattr(config.backbone_config, "num_channels", 3)
     if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
         raise ValueError(

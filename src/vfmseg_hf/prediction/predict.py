@@ -124,9 +124,20 @@ def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLik
             found.setdefault(path, path.relative_to(folder))
     others = Counter(reason for path, reason in left_out.items() if path not in found)
     names = _unique_names(found)
+    _refuse_own_labels(Path(output, RESULT_FOLDERS[0]))
     for name in names.values():
         _refuse_to_replace(Path(output), name)
     return FoundPictures(names, others)
+
+
+def _refuse_own_labels(folder: Path) -> None:
+    """Raises `ValueError` if the folder for label maps has some that are no results, which would mix with them."""
+    own = next(folder.rglob("*.png"), None) if folder.is_dir() else None
+    if own is not None and not _is_result(own):
+        raise ValueError(
+            f"{folder} holds label maps not written by this library, such as {own.name}, and predictions would mix "
+            "with them; choose another output folder"
+        )
 
 
 def _refuse_to_replace(output: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import unwrap_peft_model
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 from ..data.check.learnable import check_labels_teach
 from ..data.findings import ONE_CLASS
@@ -33,6 +33,9 @@ from .record import OF_OPTIMIZER, OF_SCHEDULER, record_training, training_settin
 from .sampling import RareClassSampler
 from .scoring import ScoringTrainer
 from .trained_on import TrainedOn, read_trained_on
+
+
+logger = logging.get_logger(__name__)
 
 
 class VFMSegTrainer(ScoringTrainer):
@@ -330,6 +333,11 @@ class VFMSegTrainer(ScoringTrainer):
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
             if "content_loss" in self._sums and "detail_loss" in self._sums:
                 logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
+                if content == detail == 0:
+                    logger.warning_once(
+                        "Both losses have been exactly 0: no pixel of these batches has a class. Are all labels "
+                        "ignored (255)?"
+                    )
             names = ("learning_rate", "encoder_learning_rate")
             rates = {name: self._rates[rate] for name in names if (rate := getattr(self.args, name)) in self._rates}
             if rates and not self.optimizer_is_given:
