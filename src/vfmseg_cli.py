@@ -241,7 +241,7 @@ def judge_dataset(text: str, datasets: Mapping[str, Mapping]) -> None:
         if not path:
             raise ValueError(f"{text!r} does not say where {name} is: {known['usage']}")
         if not os.path.exists(os.path.expanduser(path)):
-            raise FileNotFoundError(f"there is no {path}{near_path(path)}, where {text!r} should be")
+            raise FileNotFoundError(f"there is no {path}, where {text!r} should be{near_path(path)}")
     elif colon and not os.path.exists(spec):
         near = options.did_you_mean(name, datasets) or f", only {', '.join(datasets)}"
         raise ValueError(f"there is no data set {name!r} in {text!r}{near}")

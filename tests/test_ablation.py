@@ -92,7 +92,7 @@ def test_the_prior_is_the_majority_at_each_position():
     labels = np.stack([np.array(row["label"]) for row in open_dataset(train.spec)])
     counts = np.stack([(labels == index).sum(0) for index in range(19)])
     guess = counts.argmax(0)
-    truth = np.stack([np.array(row["label"]) for row in open_dataset(domain[0].spec)])
+    truth = np.stack([np.array(row["label"]) for row in open_dataset(domain[0].spec, held_out=True)])
     valid = truth != 255
     guesses = np.broadcast_to(guess, truth.shape)
     ious = []

@@ -417,5 +417,5 @@ def test_the_script_fails_like_a_command(published, tmp_path):
     command = [sys.executable, "-m", "vfmseg_cli", "convert", source, tmp_path / "out"]
     command += ["--backbone", "dinov2", "--config", tmp_path / "overrides.json"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and "error: the weights hold LoRA factors" in result.stderr
+    assert result.returncode == 2 and "error: the weights hold LoRA factors" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()

@@ -316,7 +316,9 @@ def test_both_roads_score_the_same(wrap, together, scored, monkeypatch):
     inputs = [item["pixel_values"] for item in items], [item["labels"] for item in items]
     model, calls = wrap(model), []
     segment = VFMSegForSemanticSegmentation.segment
-    monkeypatch.setattr(VFMSegForSemanticSegmentation, "segment", lambda *args: (calls.append(1), segment(*args))[1])
+    monkeypatch.setattr(
+        VFMSegForSemanticSegmentation, "segment", lambda *args, **how: (calls.append(1), segment(*args, **how))[1]
+    )
     fast = count_pictures(model, *inputs, 19, 255)
     assert bool(calls) == together
     monkeypatch.setattr(counting, "plain_model", lambda model: None)

@@ -72,7 +72,8 @@ def test_every_file_that_users_hand_in_is_read_so(tmp_path):
         start_model(str(path))
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.json"):
         start_model(str(tmp_path / "nowhere.json"))
-    arguments = ["w.pth", str(tmp_path / "out"), "--backbone", "dinov2", "--config", str(path)]
+    (tmp_path / "w.pth").touch()
+    arguments = [str(tmp_path / "w.pth"), str(tmp_path / "out"), "--backbone", "dinov2", "--config", str(path)]
     done = subprocess.run([sys.executable, "-m", "vfmseg_cli", "convert", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {path} cannot be read as JSON: the key 'num_labels' stands twice"

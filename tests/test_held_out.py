@@ -289,6 +289,7 @@ def test_what_came_before_a_fine_tuning_counts(own, model, tmp_path, lora):
 
 
 def test_the_trainer_says_it_and_has_it_among_its_metrics(own, model, tmp_path, loading_log):
+    logging.warning_once.cache_clear()  # said once in a process
     spec = own("data", "train", "val")
     domains = {"day": open_dataset(spec, "train"), "dusk": open_dataset(spec, "val")}
     trainer = make_trainer(model(), tmp_path / "run", domains["day"], domains)

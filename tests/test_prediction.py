@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from blockers import SOURCE
 from commands import call
+from PIL.PngImagePlugin import PngInfo
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -106,7 +107,10 @@ def test_names_that_some_disks_hold_equal_are_told_apart(tmp_path):
 
 
 def test_earlier_results_are_no_pictures(tmp_path):
-    touch(tmp_path, "a.png", "results/labels/b.png")
+    touch(tmp_path, "a.png")
+    written_by = PngInfo()
+    written_by.add_text("Software", "vfmseg_hf")
+    saved(tmp_path / "results" / "labels" / "b.png", noise(8, 8), pnginfo=written_by)
     assert names_of([tmp_path], tmp_path / "results") == ["a"]
 
 
@@ -141,7 +145,7 @@ def test_models_that_cannot_be_used_are_named(tmp_path, model_directory):
     tiny = {"hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1], "decoder_hidden_size": 8}
     SegformerForSemanticSegmentation(SegformerConfig(depths=[1, 1, 1, 1], **tiny)).save_pretrained(other)
     SegformerImageProcessor().save_pretrained(other)
-    with pytest.raises(ValueError, match="no VFMSeg model but a Segformer"):
+    with pytest.raises(ValueError, match="no VFMSeg model but a segformer"):
         load_model(str(other), "cpu")
 
 
@@ -364,9 +368,9 @@ def test_script_as_a_user_runs_it(model_directory, tmp_path):
         timeout=120,
     )
     assert done.returncode == 1, done.stderr
-    assert "2 of 3 pictures done, 1 failed" in done.stdout and "broken.png" in done.stdout
-    assert "windows refined" in done.stdout and "pictures per second" in done.stdout
-    assert "3/3" in done.stderr and "picture" in done.stderr, "the progress bar goes to stderr"
+    assert "2 of 3 images done, 1 failed" in done.stdout and "broken.png" in done.stdout
+    assert "windows refined" in done.stdout and "images per second" in done.stdout
+    assert "3/3" in done.stderr and "image" in done.stderr, "the progress bar goes to stderr"
     assert files_below(tmp_path / "out" / "labels") == ["day/a.png", "night/a.png"]
 
 

@@ -191,5 +191,5 @@ def test_errors_are_one_line(tiny_config, tmp_path):
         "train", "--model", tmp_path / "tiny.json", "--train", "streets:game?n=2&size=64x128",
         "--crop_size", 64, 64, "--rare_class_sampling", "false", "--use_cpu", "--output_dir", tmp_path / "run",
     )  # fmt: skip
-    assert result.returncode == 2 and "error: the weights under this adapter are in no file" in result.stderr
+    assert result.returncode == 2 and "gives random weights, which are in no file" in result.stderr
     assert "Traceback" not in result.stderr
