@@ -102,7 +102,18 @@ def test_check(arguments, expected, refusal):
     ],
 )
 def test_train(arguments, expected, refusal):
-    usual = ("--model", "CONFIG", "--data", "streets:game?n=2&size=64x128", "--output", "NEW", "--device", "cpu")
+    usual = (
+        "--model",
+        "CONFIG",
+        "--tune",
+        "full",
+        "--data",
+        "streets:game?n=2&size=64x128",
+        "--output",
+        "NEW",
+        "--device",
+        "cpu",
+    )
     assert expected in refusal("train", *usual, *arguments)
 
 
