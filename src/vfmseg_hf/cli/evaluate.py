@@ -34,7 +34,7 @@ from ..training.trained_on import attention, read_trained_on, say_unknown
 from ..utils.picture_files import limit_pixels
 from ..utils.processes import join_processes, leave_processes, process_rank
 from .common import COMPUTING, DETAIL, MODEL, add_class_options, add_inference_options, add_model_options, load
-from .options import Parser, check_counts, check_output_file, yes_or_no
+from .options import Parser, check_output_file, yes_or_no
 
 
 GROUPS = {
@@ -78,7 +78,6 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     arguments = build_parser().parse_args(argv)
     limit_pixels(arguments.max_image_pixels)
-    check_counts(arguments, batch_size=1, num_workers=0)
     check_output_file(arguments.output)
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.size and protocol.processor:
@@ -111,8 +110,6 @@ def run(argv: Sequence[str]) -> int:
         "protocol": {
             **describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
             "dtype": arguments.dtype,
-            "max_windows": arguments.max_windows,
-            "max_window_share": arguments.max_window_share,
         },
         "run": {
             "device": str(model.device),

@@ -30,6 +30,8 @@ INFERENCE_FIELDS = (
     "keep_at_threshold",
     "certainty_scope",
     "position_interpolation",
+    "max_windows",
+    "max_window_share",
 )
 
 

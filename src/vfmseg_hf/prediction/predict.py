@@ -14,14 +14,14 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoImageProcessor
+from transformers.utils import logging
 
 from ..evaluation.strips import needs_strips
 from ..model.adapters import holds_adapter_only
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import read_config
-from ..model.image_inputs import open_picture, picture_to_tensor
+from ..model.image_inputs import open_picture, picture_to_tensor, resize_map
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.window_batches import is_out_of_memory
@@ -31,6 +31,8 @@ from ..utils.picture_files import list_files, picture_suffixes, suffix_of, summa
 from .quantization import quantize_int8
 from .visualization import class_colours, label_image, overlay_image, panel_image
 
+
+logger = logging.get_logger(__name__)
 
 RESULT_FOLDERS = ("labels", "overlays", "panels")
 SOFTWARE = "vfmseg_hf"  # in label maps of results, which tells them from files of users
@@ -301,9 +303,11 @@ def predict_pictures(
         coarse_labels, confidence = label_map(result.coarse_logits, item.pixel_values.shape[-2:])
         labels = result.labels
         if labels.shape != item.picture.size[::-1]:  # of strips, whose logits are gone before they can be resized
-            labels = nn.functional.interpolate(labels[None, None].float(), item.picture.size[::-1])[0, 0].to(
-                labels.dtype
+            logger.warning_once(
+                "The logits of a picture do not fit into memory, so that it is finished in strips: labels are brought "
+                "to the picture's own size (nearest pixel) instead of logits, which shows at edges of classes."
             )
+            labels = resize_map(labels, *item.picture.size[::-1])
         maps = (maps.cpu().numpy() for maps in (labels, coarse_labels, confidence))
         gate = (np.array(values) for values in (result.windows, result.certainty, result.refined))
         predictions.append(Prediction(item.picture, *maps, *gate))
