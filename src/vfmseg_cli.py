@@ -192,6 +192,8 @@ def judge_model(name: str, presets: Sequence[str], trains: bool) -> None:
         if not any(os.path.isfile(os.path.join(name, file)) for file in CHECKPOINT_FILES):
             raise ValueError(f"{name!r} holds no model: there is no config.json in it")
         return None
+    if os.path.isfile(name):
+        raise ValueError(f"{name!r} is a file; models are folders, or of the Hub: user/name")
     folder, slash, _ = name.partition("/")
     if not slash:
         if trains and name in presets:
@@ -228,6 +230,10 @@ def judge_dataset(text: str, datasets: Mapping[str, Mapping]) -> None:
     if not spec:
         raise ValueError(f"expected [name=]dataset[@split], e.g. dusk=camvid:/data/camvid@target_dusk, got {text!r}")
     place = spec.partition("?")[0]
+    if os.path.isfile(place):
+        described = place.lower().endswith((".yaml", ".yml", ".json"))
+        way = f"write folder:{place}" if described else "own data are described by a file: folder:/path/to/dataset.yaml"
+        raise ValueError(f"{place!r} is a file, and no data set; {way}")
     name, colon, path = place.partition(":")
     if name in datasets:
         known = datasets[name]

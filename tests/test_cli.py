@@ -106,6 +106,9 @@ def test_help_of_transformers_options_on_demand():
         (["evaluate", "--model", "DIR/modl", "--data", "streets:night"], "did you mean DIR/model?"),
         (["evaluate", "--model", "DIR", "--data", "streets:night"], "holds no model"),
         (["evaluate", "--model", "user/name", "--data", "./absent"], "there is no ./absent"),
+        (["evaluate", "--model", "DIR/file", "--data", "streets:night"], "is a file; models are folders"),
+        (["evaluate", "--model", "user/name", "--data", "DIR/file"], "is a file, and no data set; own data are"),
+        (["check", "DIR/own.yaml"], "and no data set; write folder:DIR/own.yaml"),
         (["predict", "user/name", "--output", "NEW"], "--model is missing"),
         (["predict", "user/name", "absent.png", "--output", "NEW"], "no such file or folder: absent.png"),
         (["predict", "--model", "user/name", "DIR", "--output", "DIR/file/x"], "file is a file, not a folder"),
@@ -120,6 +123,7 @@ def test_help_of_transformers_options_on_demand():
 )  # fmt: skip
 def test_what_is_wrong_is_said_at_once(words, expected, tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "own.yaml").touch()
     (tmp_path / "model").mkdir()
     there = {"DIR": str(tmp_path), "NEW": str(tmp_path / "new")}
     for word, path in there.items():
