@@ -18,15 +18,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="vfmseg-tests-")
 
 import torch
-from tiny import BACKBONE, REFINER
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
+from tests.support import SHARED
+from tests.support.tiny import BACKBONE, REFINER
+
 
 torch.set_num_threads(1)
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
 
 
 def pytest_unconfigure():
@@ -80,22 +79,3 @@ def tiny_model(tiny_config):
         return VFMSegForSemanticSegmentation(tiny_config(**overrides)).eval()
 
     return make
-
-
-def disagreement(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> float:
-    """
-    Largest |actual - expected| / (atol + rtol |expected|) with atol = rtol = `tolerance`; up to 1 is agreement.
-
-    Infinity where it is no number: NaN agrees with nothing.
-    """
-    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
-    actual, expected = actual.detach().double(), expected.double()
-    ratio = (actual - expected).abs() / (tolerance + tolerance * expected.abs())
-    return float(ratio.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
-
-
-def lively(model, factor: float = 60.0):
-    """Classifiers start near zero; scaled up, the logits and the certainty vary over the picture."""
-    for head in (model.coarse_head, model.refine_head):
-        head.classifier.weight.data.mul_(factor)
-    return model

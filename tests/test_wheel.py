@@ -7,9 +7,9 @@ import sys
 import zipfile
 
 import pytest
-from blocks import rows
-from conftest import REPOSITORY
 
+from tests.support import REPOSITORY
+from tests.support.blocks import rows
 from vfmseg_hf import VFMSegImageProcessor
 from vfmseg_hf.cli.table import VERBS
 

@@ -5,3 +5,5 @@ from pathlib import Path
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SOURCE = REPOSITORY / "src"
+SHARED = REPOSITORY.parent / "shared"

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import REPOSITORY
+from . import REPOSITORY, SOURCE
 
 
-SOURCE, PACKAGE = REPOSITORY / "src", "vfmseg_hf"
+PACKAGE = "vfmseg_hf"
 BEGIN, END = "<!-- map: begin, written by `make map` -->", "<!-- map: end -->"
 
 
