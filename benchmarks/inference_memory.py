@@ -1,8 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Peak memory of large pictures, against what is stated, for whole logits and for strips.
+"""Peak memory of large images, against what is stated, for whole logits and for strips.
 
-A small model with random weights refines all windows of one picture, for every size and mode in a process of its own.
-The peak is what the inference takes beside weights and picture. Labels are compared with those of logits on the device.
+A small model with random weights refines all windows of one image, for every size and mode in a process of its own.
+The peak is what the inference takes beside weights and image. Labels are compared with those of logits on the device.
 """
 
 import argparse
@@ -29,7 +29,7 @@ HELD_BACK, BESIDE = 1.1, 2**24
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = ["1024x1024", "2048x4096", "4096x8192"]
-    parser.add_argument("--sizes", nargs="+", default=sizes, help="heights x widths of the pictures")
+    parser.add_argument("--sizes", nargs="+", default=sizes, help="heights x widths of the images")
     parser.add_argument("--device", default="auto", help="e.g. cpu or cuda:0")
 
 
@@ -83,12 +83,12 @@ def check_peak(size: str, mode: str, peak: int, stated: int) -> None:
 
 
 def segment_and_measure(mode: str, height: int, width: int, device: str, file: str) -> dict[str, float]:
-    """Segments a picture in this process; bytes, seconds, windows. Its labels go into a `file` of NumPy's."""
+    """Segments an image in this process; bytes, seconds, windows. Its labels go into a `file` of NumPy's."""
     torch.manual_seed(0)
     model = spread_classes(small_model()).to(device)
-    picture = draw_blobs(height, width).to(device)
+    image = draw_blobs(height, width).to(device)
     config, boxes = model.config, plan_windows(height, width, model.config.window_size, model.config.window_stride)
-    first = picture[..., : config.window_size, : config.window_size]
+    first = image[..., : config.window_size, : config.window_size]
     # A batch of another size rounds otherwise. With whole rows of windows or even parts of them, all modes have the
     # same batches.
     columns = sum(box[0] == boxes[0][0] for box in boxes)
@@ -96,11 +96,11 @@ def segment_and_measure(mode: str, height: int, width: int, device: str, file: s
     config.window_batch_size = max(number for number in range(1, most + 1) if columns % number == 0)
     with torch.inference_mode():
         infer(model, first, mode)  # what torch sets up once
-        synchronize(picture.device)
-        with PeakMemory(picture.device) as memory:
+        synchronize(image.device)
+        with PeakMemory(image.device) as memory:
             start = time.perf_counter()
-            result = infer(model, picture, mode)
-            synchronize(picture.device)
+            result = infer(model, image, mode)
+            synchronize(image.device)
             seconds = time.perf_counter() - start
         labels = result if mode == "strips" else label_map(result)[0]
     np.save(file, labels.cpu().numpy())
@@ -109,14 +109,14 @@ def segment_and_measure(mode: str, height: int, width: int, device: str, file: s
     return {"peak": memory.peak, "stated": stated, "seconds": seconds, "windows": len(boxes), "batch": batch}
 
 
-def infer(model: VFMSegForSemanticSegmentation, picture: torch.Tensor, mode: str) -> torch.Tensor:
-    """Logits `[C, H, W]` of a picture `[1, 3, H, W]`, or its labels `[H, W]` in mode `"strips"`."""
+def infer(model: VFMSegForSemanticSegmentation, image: torch.Tensor, mode: str) -> torch.Tensor:
+    """Logits `[C, H, W]` of an image `[1, 3, H, W]`, or its labels `[H, W]` in mode `"strips"`."""
     if mode == "strips":
-        return model.segment(picture, refine="all", in_strips=True)[0].labels
-    return model(picture, refine="all").logits[0]
+        return model.segment(image, refine="all", in_strips=True)[0].labels
+    return model(image, refine="all").logits[0]
 
 
 def draw_blobs(height: int, width: int) -> torch.Tensor:
-    """A picture `[1, 3, height, width]` of smooth blobs of some dozens of pixels: quick to draw at any size."""
+    """An image `[1, 3, height, width]` of smooth blobs of some dozens of pixels: quick to draw at any size."""
     noise = torch.randn(1, 3, height // 48 + 2, width // 48 + 2)
     return 2 * resize_bilinear(noise, (height, width))

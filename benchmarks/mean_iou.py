@@ -3,7 +3,7 @@
 
 `evaluate` ships no metric: its `mean_iou` comes from the Hub. `--module mean_iou` loads it from there, or from a folder
 with a copy. The row "stored in Arrow" needs neither: it is `evaluate.Metric`'s own `add_batch` and `compute` with the
-features of that module (pictures, which Arrow holds as PNG), and this library's counting behind them. It shows what
+features of that module (images, which Arrow holds as PNG), and this library's counting behind them. It shows what
 storing costs. The maps are labels of procedural scenes, one scene as the prediction of another.
 """
 

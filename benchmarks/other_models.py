@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Other segmentation models of transformers that a user would pick, with random weights: what a picture costs them."""
+"""Other segmentation models of transformers that a user would pick, with random weights: what an image costs them."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def mask2former_swin_large(num_labels: int) -> Mask2FormerConfig:
 
 
 def eomt_large(num_labels: int) -> EomtConfig:
-    """Takes square pictures of one size only: a picture goes through it in squares of its height, as its authors do."""
+    """Takes square images of one size only: an image goes through it in squares of its height, as its authors do."""
     return EomtConfig(
         hidden_size=1024,
         num_hidden_layers=24,
@@ -110,7 +110,7 @@ def import_scipy() -> None:
 
 def segment_with(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """
-    Class ids of every pixel of a picture, `int64` `[B, height, width]`, the way each model is meant to be used.
+    Class ids of every pixel of an image, `int64` `[B, height, width]`, the way each model is meant to be used.
 
     Args:
         model: from [`build_model`].
@@ -130,7 +130,7 @@ def segment_with(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def resize_to_height(pixel_values: torch.Tensor, height: int) -> torch.Tensor:
-    """Pictures `[B, 3, h, w]` at a height and the nearest width in multiples of it."""
+    """Images `[B, 3, h, w]` at a height and the nearest width in multiples of it."""
     width = max(round(pixel_values.shape[3] / pixel_values.shape[2]), 1) * height
     return resize_bilinear(pixel_values, (height, width))
 

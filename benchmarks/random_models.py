@@ -26,7 +26,7 @@ def random_model(preset: str) -> VFMSegForSemanticSegmentation:
 
 
 def spread_classes(model: VFMSegForSemanticSegmentation) -> VFMSegForSemanticSegmentation:
-    """The model itself, with larger weights in both classifiers, so that labels and certainty vary over a picture."""
+    """The model itself, with larger weights in both classifiers, so that labels and certainty vary over an image."""
     for head in (model.coarse_head, model.refine_head):
         head.classifier.weight.data.mul_(60)
     return model

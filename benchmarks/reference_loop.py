@@ -22,7 +22,7 @@ class ReferenceResult:
         logits (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`).
         coarse_logits: those of the coarse head, `(batch_size, num_labels, any height, any width)`.
         windows: (top, left, bottom, right) in visiting order.
-        certainty, refined: of each picture and window.
+        certainty, refined: of each image and window.
     """
 
     logits: torch.Tensor
@@ -39,11 +39,11 @@ def reference_inference(
     Args:
         model: in eval mode, with or without LoRA attached.
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): with `certainty_scope="image"` the
-            pictures go through one by one.
+            images go through one by one.
         refine: as in the model's `forward`.
     """
     if model.config.certainty_scope == "image" and len(pixel_values) > 1:
-        parts = [reference_inference(model, picture[None], refine) for picture in pixel_values]
+        parts = [reference_inference(model, image[None], refine) for image in pixel_values]
         return ReferenceResult(
             torch.cat([part.logits for part in parts]),
             torch.cat([part.coarse_logits for part in parts]),
@@ -71,8 +71,8 @@ def reference_inference(
         count[..., top:bottom, left:right] += 1
         certainty.append(float(share))
         refined.append(wanted)
-    pictures = len(pixel_values)
-    return ReferenceResult(total / count, coarse_logits, windows, [certainty] * pictures, [refined] * pictures)
+    images = len(pixel_values)
+    return ReferenceResult(total / count, coarse_logits, windows, [certainty] * images, [refined] * images)
 
 
 def reference_coarse(model: VFMSegForSemanticSegmentation, pixel_values: torch.Tensor) -> torch.Tensor:

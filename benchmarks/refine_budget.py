@@ -1,8 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a limit on the refined windows costs: mean IoU and seconds per picture of a trained model for several budgets.
+"""What a limit on the refined windows costs: mean IoU and seconds per image of a trained model for several budgets.
 
 The least certain windows are refined first, whatever the thresholds say, so that a budget of 1 refines all. Seconds are
-of the whole evaluation, with drawing or reading the pictures.
+of the whole evaluation, with drawing or reading the images.
 """
 
 import argparse
@@ -11,13 +11,13 @@ import time
 from vfmseg_hf.data import open_dataset
 from vfmseg_hf.evaluation import evaluate_domain, mean_over_domains
 from vfmseg_hf.prediction.predict import load_model
-from vfmseg_hf.training import EvaluationPictures
+from vfmseg_hf.training import EvaluationImages
 from vfmseg_hf.utils.plotting import new_figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="directory of a trained model")
-    parser.add_argument("--data", nargs="+", required=True, metavar="SPEC[@SPLIT]", help="corpora to score it on")
+    parser.add_argument("--data", nargs="+", required=True, metavar="SPEC[@SPLIT]", help="datasets to score it on")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.0, 0.1, 0.25, 0.5, 0.75, 1.0], help="shares")
     parser.add_argument("--plot", help="file for a chart of the curve (needs the extra 'train')")
     parser.add_argument("--device", default="auto", help="e.g. cpu or cuda:0")
@@ -28,18 +28,18 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     Scores of every budget, the domains' mean.
 
     Raises:
-        ValueError: if a budget is no share, or a corpus cannot be scored.
+        ValueError: if a budget is no share, or a dataset cannot be scored.
     """
     model, processor = load_model(arguments.model, arguments.device)
     domains = {}
     for item in arguments.data:
         spec, _, split = item.partition("@")
-        domains[item] = EvaluationPictures(open_dataset(spec, split=split) if split else open_dataset(spec), processor)
+        domains[item] = EvaluationImages(open_dataset(spec, split=split) if split else open_dataset(spec), processor)
     rows = []
     for budget in arguments.budgets:
         model.config.max_window_share = budget
         start = time.perf_counter()
-        scores = {name: evaluate_domain(model, pictures, name, refine="all") for name, pictures in domains.items()}
+        scores = {name: evaluate_domain(model, images, name, refine="all") for name, images in domains.items()}
         seconds = time.perf_counter() - start
         rows.append(
             {
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
                 "windows refined": sum(score.refined for score in scores.values()) / len(scores),
                 "mean IoU": mean_over_domains(scores),
                 "coarse mean IoU": mean_over_domains(scores, "coarse"),
-                "seconds per picture": seconds / sum(score.pictures for score in scores.values()),
+                "seconds per image": seconds / sum(score.images for score in scores.values()),
             }
         )
     if arguments.plot:

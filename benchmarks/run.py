@@ -12,7 +12,7 @@ import sys
 from vfmseg_hf.cli.options import check_output_folder
 
 from . import BENCHMARKS
-from .report import describe_machine, format_tables, write_benchmark
+from .records import describe_machine, format_tables, write_benchmark
 
 
 def parse_arguments() -> argparse.Namespace:

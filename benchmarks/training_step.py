@@ -2,9 +2,9 @@
 """One training step, with one encoder pass of twice the batch and a fused optimizer, against two passes in float32.
 
 A step is forward, backward, AdamW and zero_grad, of LoRA and both heads as the recipe trains them. The reference takes
-the coarse pictures and the detail crops through the encoder one after the other, as the published code does, in float32
+the coarse images and the detail crops through the encoder one after the other, as the published code does, in float32
 and with the AdamW that loops over the parameters (`foreach=False, fused=False`). All modes start from the same random
-weights and take turns in one process, with the same pictures (procedural street scenes) and the same crop.
+weights and take turns in one process, with the same images (procedural street scenes) and the same crop.
 
 The first step of every mode is not timed. The encoder has no dropout in it, which one pass would draw otherwise than
 two; what the heads draw is the same. The table has the losses of that step, and in float32 the loss and the gradients
@@ -42,7 +42,7 @@ REFERENCE, EXACT = "two passes, float32", "one pass, float32"
 
 @dataclass
 class Batch:
-    """Pictures `[B, 3, H, W]`, labels `[B, H, W]` and the detail crop."""
+    """Images `[B, 3, H, W]`, labels `[B, H, W]` and the detail crop."""
 
     pixel_values: torch.Tensor
     labels: torch.Tensor
@@ -95,12 +95,12 @@ class TrainingStep:
 
 
 def one_pass(model: VFMSegForSemanticSegmentation, batch: Batch) -> torch.Tensor:
-    """The library's loss: coarse pictures and crops go through the encoder as one batch."""
+    """The library's loss: coarse images and crops go through the encoder as one batch."""
     return model(batch.pixel_values, labels=batch.labels, detail_crop_box=batch.box).loss
 
 
 def two_passes(model: VFMSegForSemanticSegmentation, batch: Batch) -> torch.Tensor:
-    """The same loss from the model's modules, the encoder run for the coarse pictures and then for the crops."""
+    """The same loss from the model's modules, the encoder run for the coarse images and then for the crops."""
     top, left, bottom, right = batch.box
     small = F.interpolate(batch.pixel_values, scale_factor=0.5, mode="bilinear", align_corners=False)
     coarse_logits = model.coarse_head(model.model(small).feature_maps)
@@ -115,8 +115,8 @@ def two_passes(model: VFMSegForSemanticSegmentation, batch: Batch) -> torch.Tens
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="dinov2-base", help="a foundation model by name")
-    parser.add_argument("--crop", type=int, default=512, help="edge of the square pictures; the paper's are of 1024")
-    parser.add_argument("--batch_size", type=int, default=2, help="pictures per step")
+    parser.add_argument("--crop", type=int, default=512, help="edge of the square images; the paper's are of 1024")
+    parser.add_argument("--batch_size", type=int, default=2, help="images per step")
     parser.add_argument("--device", default="auto", help="e.g. cpu or cuda:0")
     parser.add_argument("--repeats", type=int, default=3, help="steps of every mode; the medians count")
 
@@ -164,7 +164,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
                 "mode": name,
                 "seconds": median(seconds[name]),
                 "times as fast": median(b / s for b, s in zip(seconds[REFERENCE], seconds[name], strict=True)),
-                "pictures/s": arguments.batch_size / median(seconds[name]),
+                "images/s": arguments.batch_size / median(seconds[name]),
                 "GFLOP/s": operations / median(seconds[name]) / 1e9,
                 "of the matmul peak": operations / median(seconds[name]) / peaks[step.dtype],
                 "peak MiB": memory[name] / 2**20,

@@ -2,11 +2,11 @@
 """Two-stage inference in every mode against the published loop, in turns in one run.
 
 The published loop takes one window at a time with LoRA as it is attached, in the same process, with the same weights
-and threads. Labels are compared with the loop's in float32. Pictures are procedural street scenes. Without --model the
-weights are random, and the thresholds are put where half of the windows of the first picture are certain.
+and threads. Labels are compared with the loop's in float32. Images are procedural street scenes. Without --model the
+weights are random, and the thresholds are put where half of the windows of the first image are certain.
 
 Other models of transformers (--others) take their turns between the modes. Their weights are random, so that only what
-a picture costs them can be compared.
+an image costs them can be compared.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from .two_stage_modes import (
     LOOP,
     Mode,
     Outcome,
-    draw_pictures,
+    draw_images,
     halve_certainty,
     make_models,
     make_modes,
@@ -45,8 +45,8 @@ from .two_stage_report import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="directory of a trained model; without it, random weights of --preset")
     parser.add_argument("--preset", default="dinov2-base", help="a foundation model by name")
-    parser.add_argument("--size", default="1024x2048", help="height x width of the pictures")
-    parser.add_argument("--pictures", type=int, default=1, help="pictures, one after the other")
+    parser.add_argument("--size", default="1024x2048", help="height x width of the images")
+    parser.add_argument("--images", type=int, default=1, help="images, one after the other")
     parser.add_argument("--device", default="auto", help="e.g. cpu or cuda:0")
     parser.add_argument("--repeats", type=int, default=3, help="times that every mode is run; the medians count")
     parser.add_argument("--modes", nargs="+", help="some of the modes only; the baselines come along")
@@ -73,19 +73,19 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     device = choose_device(arguments.device)
     described = arguments.model or f"{arguments.preset} with random weights"
     torch.manual_seed(0)
-    pictures = draw_pictures(arguments.pictures, arguments.size, device)
+    images = draw_images(arguments.images, arguments.size, device)
     adapted, model = make_models(arguments.model, arguments.preset, device)
     stages = count_stages(model.config, height, width)
-    others = make_other_modes(model.config.num_labels, pictures[0]) if arguments.others else {}
+    others = make_other_modes(model.config.num_labels, images[0]) if arguments.others else {}
     with torch.inference_mode():
         if arguments.model is None:
-            halve_certainty(model, pictures[0])
+            halve_certainty(model, images[0])
             adapted.config = model.config
         modes = choose_modes(make_modes(adapted, model, arguments.compile), arguments.modes, bool(others)) | others
-        measured = measure(modes, pictures, arguments.repeats)
+        measured = measure(modes, images, arguments.repeats)
         profiled = (LOOP, "float32", "int8" if device.type == "cpu" else "bfloat16")
         profiles = {
-            name: profile_operators(lambda mode=modes[name]: mode.run(pictures[0]), device)
+            name: profile_operators(lambda mode=modes[name]: mode.run(images[0]), device)
             for name in profiled
             if name in modes
         }
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     limits = [describe_limit(name, modes, measured, operations, peaks) for name in modes]
     tables = {
         "What is left to gain: the counted operations at the measured peak of matrix products": limits,
-        "Where the time of a picture goes, under the profiler": [
+        "Where the time of an image goes, under the profiler": [
             row for name, profile in profiles.items() for row in describe_profile(name, profile, operations[name])
         ],
     }
@@ -142,42 +142,42 @@ def choose_modes(modes: dict[str, Mode], names: list[str] | None, with_loop: boo
     return {name: mode for name, mode in modes.items() if name in wanted}
 
 
-def measure(modes: dict[str, Mode], pictures: list[torch.Tensor], repeats: int) -> dict[str, dict[str, object]]:
+def measure(modes: dict[str, Mode], images: list[torch.Tensor], repeats: int) -> dict[str, dict[str, object]]:
     """
-    Run the modes in turns: seconds per picture and share of time outside of each repeat; outcomes and memory.
+    Run the modes in turns: seconds per image and share of time outside of each repeat; outcomes and memory.
 
     Memory is of a run before these that is not timed: where freed memory is given back first, taking it anew takes
     time. It warms up as well; what is compiled is compiled before it.
     """
-    device = pictures[0].device
+    device = images[0].device
     measured = {name: {"seconds": [], "outside": []} for name in modes}
     for name, mode in modes.items():
         if mode.is_compiled:
-            mode.run(pictures[0])
+            mode.run(images[0])
         trim_heap()
         with PeakMemory(device) as memory:
-            mode.run(pictures[0])
+            mode.run(images[0])
         measured[name]["memory"] = memory.peak
     for _ in range(repeats):
         for name, mode in modes.items():
             modules, values = mode.parts(), measured[name]
             if modules and device.type != "cpu":  # where the clock makes the host wait, it gets a run of its own
                 with ModuleClock(modules, device) as clock:
-                    seconds, _ = time_mode(mode, pictures)
+                    seconds, _ = time_mode(mode, images)
                 values["outside"].append(1 - clock.seconds / seconds)
                 modules = ()
             with ModuleClock(modules, device) as clock:
-                seconds, values["outcomes"] = time_mode(mode, pictures)
+                seconds, values["outcomes"] = time_mode(mode, images)
             if modules:
                 values["outside"].append(1 - clock.seconds / seconds)
-            values["seconds"].append(seconds / len(pictures))
+            values["seconds"].append(seconds / len(images))
     return measured
 
 
-def time_mode(mode: Mode, pictures: list[torch.Tensor]) -> tuple[float, list[Outcome]]:
+def time_mode(mode: Mode, images: list[torch.Tensor]) -> tuple[float, list[Outcome]]:
     """Seconds until the device is done, and what came out."""
-    synchronize(pictures[0].device)
+    synchronize(images[0].device)
     start = time.perf_counter()
-    outcomes = [mode.run(picture) for picture in pictures]
-    synchronize(pictures[0].device)
+    outcomes = [mode.run(image) for image in images]
+    synchronize(images[0].device)
     return time.perf_counter() - start, outcomes

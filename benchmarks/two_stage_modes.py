@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The ways to segment a picture that the benchmark of the two-stage inference compares."""
+"""The ways to segment an image that the benchmark of the two-stage inference compares."""
 
 import copy
 from collections.abc import Callable
@@ -28,7 +28,7 @@ LOOP = "published loop"
 @dataclass
 class Outcome:
     """
-    Labels `[H, W]` of a picture, which windows were refined, and the logits `[C, H, W]` where there are any.
+    Labels `[H, W]` of an image, which windows were refined, and the logits `[C, H, W]` where there are any.
 
     A model without windows has refined none.
     """
@@ -41,14 +41,14 @@ class Outcome:
 @dataclass
 class Mode:
     """
-    One way to segment a picture.
+    One way to segment an image.
 
     Args:
-        run: segments a picture `[1, 3, H, W]`.
+        run: segments an image `[1, 3, H, W]`.
         baseline: name of the mode whose seconds are divided by this one's, and whose labels are compared.
         model: what segments.
         dtype: what matrix products compute in, for the peak that the achieved operations are compared with.
-        operations: counted operations of a picture by group, of a model that has no stages.
+        operations: counted operations of an image by group, of a model that has no stages.
     """
 
     run: Callable[[torch.Tensor], Outcome]
@@ -80,7 +80,7 @@ class Mode:
         return self.model.model, self.model.coarse_head, self.model.refine_head
 
 
-def draw_pictures(count: int, size: str, device: torch.device) -> list[torch.Tensor]:
+def draw_images(count: int, size: str, device: torch.device) -> list[torch.Tensor]:
     """Street scenes as a model sees them, `[1, 3, height, width]` each."""
     processor = VFMSegImageProcessorPil(do_resize=False)
     rows = open_dataset(f"streets:night?n={count}&size={size}")
@@ -100,12 +100,12 @@ def make_models(
     return adapted.eval(), copy.deepcopy(adapted).merge_and_unload().eval()
 
 
-def halve_certainty(model: VFMSegForSemanticSegmentation, picture: torch.Tensor) -> None:
+def halve_certainty(model: VFMSegForSemanticSegmentation, image: torch.Tensor) -> None:
     """Put both thresholds in the middle of what occurs, so that about half of the windows are certain enough."""
     config = model.config
-    confidence = model(picture, refine=False).logits.softmax(1).amax(1)
+    confidence = model(image, refine=False).logits.softmax(1).amax(1)
     config.confidence_threshold = float(confidence.median())
-    config.certainty_threshold = float(model(picture, refine=False).certainty.median())
+    config.certainty_threshold = float(model(image, refine=False).certainty.median())
 
 
 def make_modes(
@@ -116,16 +116,16 @@ def make_modes(
     """Every mode that the device has, by name; baselines first."""
     on_cpu = model.device.type == "cpu"
 
-    def loop(each: VFMSegForSemanticSegmentation, refine: bool | str, picture: torch.Tensor) -> Outcome:
-        result = reference_inference(each, picture.to(each.dtype), refine)
+    def loop(each: VFMSegForSemanticSegmentation, refine: bool | str, image: torch.Tensor) -> Outcome:
+        result = reference_inference(each, image.to(each.dtype), refine)
         return Outcome(result.logits[0].argmax(0), result.refined[0], result.logits[0])
 
-    def forward(each: VFMSegForSemanticSegmentation, refine: bool | str, picture: torch.Tensor, **options) -> Outcome:
-        output = each(picture.to(each.dtype), refine=refine, **options)
+    def forward(each: VFMSegForSemanticSegmentation, refine: bool | str, image: torch.Tensor, **options) -> Outcome:
+        output = each(image.to(each.dtype), refine=refine, **options)
         return Outcome(output.logits[0].argmax(0), output.refined[0].tolist(), output.logits[0])
 
-    def segment(each: VFMSegForSemanticSegmentation, refine: bool | str, picture: torch.Tensor, **options) -> Outcome:
-        result = each.segment(picture.to(each.dtype), refine=refine, **options)[0]
+    def segment(each: VFMSegForSemanticSegmentation, refine: bool | str, image: torch.Tensor, **options) -> Outcome:
+        result = each.segment(image.to(each.dtype), refine=refine, **options)[0]
         return Outcome(result.labels, result.refined)
 
     everything, gated = LOOP, f"{LOOP}, gated"
@@ -157,21 +157,21 @@ def make_modes(
     return modes
 
 
-def make_other_modes(num_labels: int, picture: torch.Tensor) -> dict[str, Mode]:
+def make_other_modes(num_labels: int, image: torch.Tensor) -> dict[str, Mode]:
     """
-    Other models of transformers by name, in float32 on the device of a picture `[1, 3, H, W]`.
+    Other models of transformers by name, in float32 on the device of an image `[1, 3, H, W]`.
 
     Raises:
         ImportError: without scipy; the message names the extra.
     """
 
-    def segment(model: nn.Module, picture: torch.Tensor) -> Outcome:
-        return Outcome(segment_with(model, picture)[0], [])
+    def segment(model: nn.Module, image: torch.Tensor) -> Outcome:
+        return Outcome(segment_with(model, image)[0], [])
 
     modes = {}
     for name, configuration in OTHER_MODELS.items():
         model = build_model(configuration(num_labels))
-        operations = count_operations(model, tuple(picture.shape), call=segment_with)
-        model.to(picture.device)
+        operations = count_operations(model, tuple(image.shape), call=segment_with)
+        model.to(image.device)
         modes[name] = Mode(partial(segment, model), LOOP, model, operations=operations)
     return modes

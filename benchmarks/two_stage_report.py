@@ -16,7 +16,7 @@ from .measuring import count_operations
 from .two_stage_modes import LOOP, Mode, Outcome
 
 
-Operations = Mapping[str, float]  # of one picture, by group of operators
+Operations = Mapping[str, float]  # of one image, by group of operators
 
 OURS, OTHERS = "this library", "other models, random weights"
 COLOURS = {LOOP: "#8c8c8c", OURS: "#2f6db3", OTHERS: "#d98032"}
@@ -49,7 +49,7 @@ def count_stages(config: VFMSegConfig, height: int, width: int) -> dict[str, dic
 
 
 def scale_operations(stages: Mapping[str, Operations], outcomes: Sequence[Outcome]) -> Operations:
-    """Operations of a picture with as many windows as were refined; the mean over the pictures."""
+    """Operations of an image with as many windows as were refined; the mean over the images."""
     refined = sum(sum(outcome.refined) for outcome in outcomes) / len(outcomes)
     return {group: stages["coarse"][group] + refined * stages["window"][group] for group in stages["coarse"]}
 
@@ -86,7 +86,7 @@ def describe(
         "mode": name,
         "seconds": seconds,
         "times as fast": median(ratios),
-        "pictures/s": 1 / seconds,
+        "images/s": 1 / seconds,
         **agreement,
         "GFLOP/s": achieved / 1e9,
         "of the matmul peak": achieved / peaks[mode.dtype] if mode.dtype in peaks else "-",
@@ -142,8 +142,8 @@ def describe_profile(name: str, profile: Mapping[str, float], operations: Operat
     A row for each group of operators of one mode.
 
     Args:
-        profile: seconds of each group, for one picture.
-        operations: counted ones of that picture.
+        profile: seconds of each group, for one image.
+        operations: counted ones of that image.
     """
     whole = sum(profile.values())
     return [
@@ -180,8 +180,8 @@ def plot_seconds(result: Mapping[str, object], modes: Mapping[str, Mode], path: 
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1.2 * max(row["seconds"] for row in rows.values()))  # room for the texts
     height, width = result["size"]
-    axes.set_title(f"Segmenting a picture of {height} x {width}")
-    axes.set_xlabel(f"seconds per picture, median of {result['repeats']} (x: times as fast as the published loop)")
+    axes.set_title(f"Segmenting an image of {height} x {width}")
+    axes.set_xlabel(f"seconds per image, median of {result['repeats']} (x: times as fast as the published loop)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(kinds), frameon=False)
     figure.savefig(path, dpi=110)

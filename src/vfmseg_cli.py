@@ -233,7 +233,7 @@ def judge_dataset(text: str, datasets: Mapping[str, Mapping]) -> None:
     if os.path.isfile(place):
         described = place.lower().endswith((".yaml", ".yml", ".json"))
         way = f"write folder:{place}" if described else "own data are described by a file: folder:/path/to/dataset.yaml"
-        raise ValueError(f"{place!r} is a file, and no data set; {way}")
+        raise ValueError(f"{place!r} is a file, and no dataset; {way}")
     name, colon, path = place.partition(":")
     if name in datasets:
         known = datasets[name]
@@ -250,7 +250,7 @@ def judge_dataset(text: str, datasets: Mapping[str, Mapping]) -> None:
             raise FileNotFoundError(f"there is no {path}, where {text!r} should be{near_path(path)}")
     elif colon and not os.path.exists(spec):
         near = options.did_you_mean(name, datasets) or f", only {', '.join(datasets)}"
-        raise ValueError(f"there is no data set {name!r} in {text!r}{near}")
+        raise ValueError(f"there is no dataset {name!r} in {text!r}{near}")
     elif not colon and not os.path.exists(place) and not os.path.exists(spec):
         if place.startswith((".", "/", "~")) or place.count("/") > 1:
             raise FileNotFoundError(f"there is no {place}{near_path(place)}")

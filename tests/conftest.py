@@ -14,7 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The models are tiny: one thread is as fast as two, and stays fast when other tests keep the cores busy. Processes that
 # tests start have it from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Tests in other processes may prepare the same data sets, and nothing is left in the home directory.
+# Tests in other processes may prepare the same datasets, and nothing is left in the home directory.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="vfmseg-tests-")
 
 import torch

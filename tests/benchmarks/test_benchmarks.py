@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks import BENCHMARKS, evaluation_memory, inference_memory, mean_iou, own_process
-from benchmarks.report import describe_machine, format_rows, write_benchmark
+from benchmarks.records import describe_machine, format_rows, write_benchmark
 from tests.support import REPOSITORY
 from vfmseg_hf.evaluation import load_mean_iou
 
@@ -83,8 +83,8 @@ def in_this_process(monkeypatch, capsys):
 
 
 def test_evaluation_memory_measures_the_process_that_evaluates(in_this_process):
-    (row,) = evaluation_memory.run(argparse.Namespace(pictures=[2], size="64x128"))["rows"]
-    assert row["pictures"] == 2 and row["peak MiB"] >= row["of it before"] > 50 and row["seconds"] > 0
+    (row,) = evaluation_memory.run(argparse.Namespace(images=[2], size="64x128"))["rows"]
+    assert row["images"] == 2 and row["peak MiB"] >= row["of it before"] > 50 and row["seconds"] > 0
 
 
 def test_evaluation_memory_compares_the_most_with_the_fewest(monkeypatch):
@@ -93,13 +93,13 @@ def test_evaluation_memory_compares_the_most_with_the_fewest(monkeypatch):
         return subprocess.CompletedProcess(command, 0, f'a notice\n{{"peak MiB": {100 + count / 2}}}\n', "")
 
     monkeypatch.setattr(own_process.subprocess, "run", measured)
-    result = evaluation_memory.run(argparse.Namespace(pictures=[30, 10], size="8x8"))
-    assert result["rows"] == [{"pictures": 10, "peak MiB": 105.0}, {"pictures": 30, "peak MiB": 115.0}]
+    result = evaluation_memory.run(argparse.Namespace(images=[30, 10], size="8x8"))
+    assert result["rows"] == [{"images": 10, "peak MiB": 105.0}, {"images": 30, "peak MiB": 115.0}]
     assert result["growth_mib"] == 10
     failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nValueError: no size\n")
     monkeypatch.setattr(own_process.subprocess, "run", lambda *a, **k: failed)
     with pytest.raises(ValueError, match="n=10&size=8x8.* failed in its own process: ValueError: no size"):
-        evaluation_memory.run(argparse.Namespace(pictures=[30, 10], size="8x8"))
+        evaluation_memory.run(argparse.Namespace(images=[30, 10], size="8x8"))
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def test_inference_memory_of_every_mode(small_windows):
 def test_inference_memory_finds_other_labels(small_windows, monkeypatch):
     infer = inference_memory.infer
 
-    def change_a_label(model, picture, mode):
-        result = infer(model, picture, mode)
+    def change_a_label(model, image, mode):
+        result = infer(model, image, mode)
         if mode == "strips":
             result[3, 4] += 1
         return result
@@ -140,10 +140,10 @@ def test_inference_memory_finds_other_labels(small_windows, monkeypatch):
 def test_inference_memory_finds_a_peak_above_what_is_stated(small_windows, monkeypatch):
     held, infer = [], inference_memory.infer
 
-    def keep_much(model, picture, mode):
+    def keep_much(model, image, mode):
         held.append(torch.ones(2**24))
         time.sleep(0.05)  # until it is noticed
-        return infer(model, picture, mode)
+        return infer(model, image, mode)
 
     monkeypatch.setattr(inference_memory, "infer", keep_much)
     with pytest.raises(ValueError, match=r"96x160 in mode 'device' took \d+ MiB, but inference_memory states \d+ MiB"):

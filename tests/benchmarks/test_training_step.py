@@ -32,7 +32,7 @@ def test_rows_of_all_modes(measure):
     ]  # fmt: skip
     for row in result["rows"]:
         assert len(result["seconds"][row["mode"]]) == 2 and row["seconds"] > 0 and row["of the matmul peak"] > 0
-        assert row["pictures/s"] == pytest.approx(3 / row["seconds"])
+        assert row["images/s"] == pytest.approx(3 / row["seconds"])
         assert row["GFLOP/s"] == pytest.approx(result["operations"] / row["seconds"] / 1e9)
     assert reference["times as fast"] == 1 and reference["loss differs by"] == 0
     assert single["loss differs by"] <= 1e-5 and set(result["matmul_peak"]) == {"float32", "bfloat16"}

@@ -40,12 +40,12 @@ def arguments(tiny_model, tmp_path, monkeypatch):
 
 def test_rows_of_all_modes(arguments, tmp_path):
     pytest.importorskip("matplotlib")
-    result = BENCHMARKS["two-stage"].run(arguments("--pictures", "2", "--plot", str(tmp_path / "chart.png")))
+    result = BENCHMARKS["two-stage"].run(arguments("--images", "2", "--plot", str(tmp_path / "chart.png")))
     rows = {row["mode"]: row for row in json.loads(json.dumps(result))["rows"]}
     assert list(rows)[:2] == ["published loop", "published loop, gated"]
     assert {"float32", "float32, gated", "float32, labels", "float32, strips", "bfloat16", "int8"} <= set(rows)
     for name, row in rows.items():
-        assert row["seconds"] > 0 and row["pictures/s"] == pytest.approx(1 / row["seconds"])
+        assert row["seconds"] > 0 and row["images/s"] == pytest.approx(1 / row["seconds"])
         assert 0 < row["outside encoder and heads"] < 1 and row["same decisions"] == ("half" not in name)
     assert rows["float32"]["same labels"] == 1 and 0 < rows["float32"]["largest difference"] < 1e-3
     assert rows["float32"]["windows refined"] == 1 and rows["float32, half of the windows"]["windows refined"] == 0.5
@@ -122,9 +122,9 @@ def test_other_models_take_their_turns(arguments, small_others, tmp_path, monkey
     pytest.importorskip("matplotlib")
     turns, time_mode = [], two_stage.time_mode
 
-    def noted(mode, pictures):
+    def noted(mode, images):
         turns.append(mode)
-        return time_mode(mode, pictures)
+        return time_mode(mode, images)
 
     monkeypatch.setattr(two_stage, "time_mode", noted)
     chart = tmp_path / "chart.svg"
@@ -183,13 +183,13 @@ def test_limits_and_profile(arguments):
 
 def test_time_goes_to_the_group_of_its_operators():
     device, square = torch.device("cpu"), torch.randn(512, 512)
-    picture, heads = torch.randn(1, 8, 256, 256), torch.randn(1, 2, 512, 32)
+    image, heads = torch.randn(1, 8, 256, 256), torch.randn(1, 2, 512, 32)
     calls = {
         LINEAR: lambda: nn.functional.linear(square, square),
         ATTENTION: lambda: nn.functional.scaled_dot_product_attention(heads, heads, heads),
-        CONVOLUTION: lambda: nn.functional.conv2d(picture, torch.ones(8, 8, 3, 3)),
-        ARITHMETIC: lambda: picture.exp_().add(1).softmax(1),
-        COPIES: lambda: nn.functional.interpolate(picture, scale_factor=4, mode="bilinear"),
+        CONVOLUTION: lambda: nn.functional.conv2d(image, torch.ones(8, 8, 3, 3)),
+        ARITHMETIC: lambda: image.exp_().add(1).softmax(1),
+        COPIES: lambda: nn.functional.interpolate(image, scale_factor=4, mode="bilinear"),
         BETWEEN: lambda: time.sleep(0.05),
     }
     for group, call in calls.items():

@@ -38,7 +38,7 @@ def adapter(tiny_model, tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     rows(1, sizes=((64, 128),))[0]["image"].save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
@@ -47,29 +47,29 @@ def labels_of(output) -> np.ndarray:
     return np.array(Image.open(output / "labels" / "a.png"))
 
 
-def predict(model, picture, output, *words) -> np.ndarray:
+def predict(model, image, output, *words) -> np.ndarray:
     where = ["--output", output, "--device", "cpu", "--num_workers", 0]
-    assert call("predict", "--model", model, picture, *where, *words) == 0
+    assert call("predict", "--model", model, image, *where, *words) == 0
     return labels_of(output)
 
 
-def test_merge(adapter, tmp_path, picture, capsys):
+def test_merge(adapter, tmp_path, image, capsys):
     assert call("merge", adapter, tmp_path / "merged") == 0
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "recipe.json"} == names
     assert json.loads((tmp_path / "merged" / "recipe.json").read_text()) == {"note": "goes along"}
-    expected = predict(adapter, picture, tmp_path / "a")
-    assert not np.array_equal(expected, predict_with_base(tmp_path, picture)), "the adapter says something else"
+    expected = predict(adapter, image, tmp_path / "a")
+    assert not np.array_equal(expected, predict_with_base(tmp_path, image)), "the adapter says something else"
     shutil.rmtree(tmp_path / "base")
     shutil.rmtree(adapter)
-    assert np.array_equal(predict(tmp_path / "merged", picture, tmp_path / "b"), expected)
+    assert np.array_equal(predict(tmp_path / "merged", image, tmp_path / "b"), expected)
     assert "holds no adapter to merge" in error_of("merge", tmp_path / "merged", tmp_path / "again")
     assert "exists and is not empty" in error_of("merge", tmp_path / "merged", tmp_path / "merged")
 
 
-def predict_with_base(tmp_path, picture) -> np.ndarray:
+def predict_with_base(tmp_path, image) -> np.ndarray:
     VFMSegImageProcessor(size=SIZE).save_pretrained(tmp_path / "base")
-    return predict(tmp_path / "base", picture, tmp_path / "plain")
+    return predict(tmp_path / "base", image, tmp_path / "plain")
 
 
 def test_a_merge_that_does_not_come_back_leaves_nothing(adapter, tmp_path, monkeypatch, capsys):
@@ -84,26 +84,26 @@ def test_a_merge_that_does_not_come_back_leaves_nothing(adapter, tmp_path, monke
     assert not (tmp_path / "new").exists()
 
 
-def test_a_base_that_has_moved(adapter, tmp_path, picture, capsys):
-    expected = predict(adapter, picture, tmp_path / "a")
+def test_a_base_that_has_moved(adapter, tmp_path, image, capsys):
+    expected = predict(adapter, image, tmp_path / "a")
     (tmp_path / "base").rename(tmp_path / "moved")
     given = ["--output", tmp_path / "b", "--device", "cpu"]
-    assert "backbone_name_or_path" in error_of("predict", "--model", adapter, picture, *given)
+    assert "backbone_name_or_path" in error_of("predict", "--model", adapter, image, *given)
     moved = ["--backbone_name_or_path", tmp_path / "moved"]
-    assert np.array_equal(predict(adapter, picture, tmp_path / "b", *moved), expected)
+    assert np.array_equal(predict(adapter, image, tmp_path / "b", *moved), expected)
     words = ["--data", "streets:night?n=1&size=64x128@test", "--output", tmp_path / "scores.json", "--device", "cpu"]
     assert call("evaluate", "--model", adapter, *words, *moved) == 0
     assert call("merge", adapter, tmp_path / "merged", *moved) == 0
     assert "is for adapters" in error_of("evaluate", "--model", tmp_path / "merged", *words, *moved)
 
 
-def test_an_adapter_of_the_hub_at_a_revision(adapter, tmp_path, picture):
-    expected = predict(adapter, picture, tmp_path / "a")
+def test_an_adapter_of_the_hub_at_a_revision(adapter, tmp_path, image):
+    expected = predict(adapter, image, tmp_path / "a")
     with FakeHub() as hub:
         hub.files["tester/street"] = {path.name: path.read_bytes() for path in adapter.iterdir()}
         environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
         done = start(
-            "predict", "--model", "tester/street", picture, "--revision", REVISION, "--output", tmp_path / "b",
+            "predict", "--model", "tester/street", image, "--revision", REVISION, "--output", tmp_path / "b",
             "--backbone_name_or_path", tmp_path / "base", "--device", "cpu", "--num_workers", 0, **environment,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -112,9 +112,9 @@ def test_an_adapter_of_the_hub_at_a_revision(adapter, tmp_path, picture):
 
 @pytest.mark.parametrize("words, refined", [(["--max_windows", 0], 0), (["--max_windows", 1], 1),
                                             (["--max_window_share", 0], 0), ([], None)])  # fmt: skip
-def test_limits_of_windows(words, refined, adapter, tmp_path, picture, capsys):
+def test_limits_of_windows(words, refined, adapter, tmp_path, image, capsys):
     capsys.readouterr()
-    predict(adapter, picture, tmp_path / "out", "--refine", "all", *words)
+    predict(adapter, image, tmp_path / "out", "--refine", "all", *words)
     said = capsys.readouterr().out
     total = int(said.split(" windows refined")[0].rpartition(" ")[2])
     assert total > 1 and f"{total if refined is None else refined} of {total} windows refined" in said
@@ -127,7 +127,7 @@ def test_limits_of_windows(words, refined, adapter, tmp_path, picture, capsys):
 
 
 @pytest.mark.parametrize("seen", [(64, 128), (48, 96)])
-def test_strips_where_logits_do_not_fit(seen, adapter, tmp_path, picture, monkeypatch, loading_log):
+def test_strips_where_logits_do_not_fit(seen, adapter, tmp_path, image, monkeypatch, loading_log):
     """The same labels, and the same scores; of an image that was resized the labels are, not the logits: it is said."""
     warning_once.cache_clear()
     called = []
@@ -142,7 +142,7 @@ def test_strips_where_logits_do_not_fit(seen, adapter, tmp_path, picture, monkey
     words = ["--model", adapter, "--data", "streets:night?n=1&size=64x128@test", "--device", "cpu", *size, "--output"]
     labels, scores = [], []
     for name in ("whole", "strips"):
-        labels.append(predict(adapter, picture, tmp_path / name, *size))
+        labels.append(predict(adapter, image, tmp_path / name, *size))
         assert call("evaluate", *words, tmp_path / f"{name}.json") == 0
         scores.append(json.loads((tmp_path / f"{name}.json").read_text())["domains"]["test"]["final"])
         monkeypatch.setattr(strips, "free_memory", lambda device: 0)

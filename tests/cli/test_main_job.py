@@ -70,10 +70,10 @@ def logged(trainer: Trainer, key: str) -> list[float]:
     return [float(entry[key]) for entry in trainer.state.log_history if key in entry]
 
 
-class TestOnGeneratedPictures:
+class TestOnGeneratedImages:
     @pytest.fixture
     def frames(self) -> list[Frame]:
-        """Ten pictures: five batches of two, so that the last update of an epoch accumulates one batch only."""
+        """Ten images: five batches of two, so that the last update of an epoch accumulates one batch only."""
         random = np.random.default_rng(0)
         return [
             Frame(
@@ -279,9 +279,9 @@ def read_ids(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def predict(model: Path, pictures: list[Path], output: Path) -> str:
+def predict(model: Path, images: list[Path], output: Path) -> str:
     """What `vfmseg predict` prints in a process of its own."""
-    command = [sys.executable, "-m", "vfmseg_cli", "predict", model, *pictures, "--output", output]
+    command = [sys.executable, "-m", "vfmseg_cli", "predict", model, *images, "--output", output]
     # On the CPU, as the Trainer's evaluation that it is compared with.
     done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr

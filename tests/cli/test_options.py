@@ -1,4 +1,4 @@
-"""What a command refuses before it loads a model or reads a data set, in one line and with status 2."""
+"""What a command refuses before it loads a model or reads a dataset, in one line and with status 2."""
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_predict(arguments, expected, refusal):
         (("--json", "FILE/report.json"), "file is a file, not a folder"),
         (("--chart", "DIR"), "is a folder; name a file"),
         (("--chart", "chart.jpg"), "--chart: expected a file whose name ends with .png, got 'chart.jpg'"),
-        (("streets:night",), "name one data set to check"),
+        (("streets:night",), "name one dataset to check"),
         (("--class_map", "FILE"), "--model is missing"),
     ],
 )

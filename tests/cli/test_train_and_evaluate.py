@@ -169,16 +169,16 @@ def test_a_signal_saves_and_exits(number, tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_unreadable_picture_is_named_in_one_line(saved_model, tmp_path, monkeypatch, num_workers):
+def test_an_unreadable_image_is_named_in_one_line(saved_model, tmp_path, monkeypatch, num_workers):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "b.png").write_bytes(b"no picture")
+    (tmp_path / "photos" / "b.png").write_bytes(b"no image")
     (tmp_path / "masks").mkdir()
     Image.fromarray(np.zeros((64, 128), dtype=np.uint8)).save(tmp_path / "masks" / "b.png")
     meaning = {"images": "photos", "labels": "masks", "classes": "cityscapes", "ids": {"road": 0}}
-    (tmp_path / "corpus.json").write_text(json.dumps(meaning))
-    spec = f"folder:{tmp_path / 'corpus.json'}"
+    (tmp_path / "dataset.json").write_text(json.dumps(meaning))
+    spec = f"folder:{tmp_path / 'dataset.json'}"
     status = evaluate("--model", saved_model, "--data", spec, "--num_workers", num_workers)
-    assert "\n" not in status and "Cannot read the picture" in status and "photos/b.png" in status
+    assert "\n" not in status and "Cannot read the image" in status and "photos/b.png" in status
 
 
 def test_errors_are_one_line(tiny_config, tmp_path):

@@ -99,11 +99,11 @@ def write(weights, path):
 
 @pytest.fixture
 def predict():
-    picture = torch.randn(1, 3, 70, 100)
+    image = torch.randn(1, 3, 70, 100)
 
     def predict(model):
         with torch.no_grad():
-            return model.eval()(picture, refine="all").logits
+            return model.eval()(image, refine="all").logits
 
     return predict
 

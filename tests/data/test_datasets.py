@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Corpora: layouts, ids that stay mapped whatever is done to a data set, and errors that say what to do."""
+"""Datasets: layouts, ids that stay mapped whatever is done to a dataset, and errors that say what to do."""
 
 import csv
 import os
@@ -82,7 +82,7 @@ class TestLayouts:
             first_id = int(np.asarray(row["image"])[0, 0, 0])  # as written by `write_frame`
             assert table[first_id] == np.asarray(row["label"])[0, 0]
 
-    def test_pictures_are_opened_when_read_only(self, tree):
+    def test_images_are_opened_when_read_only(self, tree):
         split = next(iter(tree.counts))
         dataset = tree.load(split)
         for path in tree.folder.rglob("*.*g"):
@@ -108,7 +108,7 @@ class TestLayouts:
             monkeypatch.chdir(tree.folder.parent)
 
 
-# --- what is done to data sets ------------------------------------------------------------------------------------
+# --- what is done to datasets ------------------------------------------------------------------------------------
 
 
 def rows_of(dataset) -> list[dict]:
@@ -126,7 +126,7 @@ def through_parquet(dataset, path):
 
 
 def embedded(dataset):
-    """With all files inside, as `push_to_hub` sends data sets."""
+    """With all files inside, as `push_to_hub` sends datasets."""
     dataset = dataset.with_format("arrow").map(embed_table_storage, batched=True, keep_in_memory=True)
     return dataset.with_format(None)
 
@@ -240,7 +240,7 @@ class TestOperations:
         with pytest.raises((TypeError, ValueError)):
             dataset.cast_column("label", datasets.Value("string"))[0]
 
-    def test_two_corpora_in_one(self, make_tree, tmp_path):
+    def test_two_datasets_in_one(self, make_tree, tmp_path):
         trees = [make_tree(name) for name in TREES]
         parts = [tree.load(describe_dataset(tree.spec).splits[0]) for tree in trees]
         expected = {**trees[0].expected, **trees[1].expected}
@@ -386,11 +386,11 @@ class TestLabelFiles:
 
     def test_another_size(self, label):
         rewrite(label, lambda ids: ids[:, :30])
-        with pytest.raises(ValueError, match=rf"{label} is 30x24 pixels, its picture .*0016E5_07959.jpg is 32x24"):
+        with pytest.raises(ValueError, match=rf"{label} is 30x24 pixels, its image .*0016E5_07959.jpg is 32x24"):
             self.read()
 
     @pytest.mark.parametrize("orientation", range(2, 9))
-    def test_pictures_stay_as_their_label_maps(self, label, orientation, tmp_path):
+    def test_images_stay_as_their_label_maps(self, label, orientation, tmp_path):
         """Whatever the EXIF tag says: owners' label maps are for the stored pixels."""
         image = label.parents[1] / "images" / "0016E5_07959.jpg"
         pixels = np.zeros((24, 32, 3), np.uint8)
@@ -402,9 +402,9 @@ class TestLabelFiles:
             check_row(row, self.tree.expected)
             shown = np.asarray(row["image"]).astype(int)
             assert shown.shape == (24, 32, 3) and abs(shown - pixels).max() < 60
-        if orientation >= 5:  # what a label map for the turned picture looks like
+        if orientation >= 5:  # what a label map for the turned image looks like
             rewrite(label, lambda ids: np.ascontiguousarray(ids.T))
-            with pytest.raises(ValueError, match="is 24x32 pixels, its picture .* is 32x24, before the turn .* EXIF"):
+            with pytest.raises(ValueError, match="is 24x32 pixels, its image .* is 32x24, before the turn .* EXIF"):
                 self.read()
 
     def test_broken_files(self, label):
@@ -438,8 +438,8 @@ class TestBadSpecs:
             open_dataset("kamvid:/somewhere")
         with pytest.raises(ValueError, match="no split 'dusk', only"):
             tree.load("dusk")
-        with pytest.raises(FileNotFoundError, match="'no/such_corpus' is neither"):
-            open_dataset("no/such_corpus", "train")
+        with pytest.raises(FileNotFoundError, match="'no/such_dataset' is neither"):
+            open_dataset("no/such_dataset", "train")
         with pytest.raises(ValueError, match="Unknown dataset"):
             describe_dataset("kamvid:/somewhere")
 
@@ -500,7 +500,7 @@ class TestRules:
             matrix = np.random.default_rng(0).integers(0, 9, (19, 19))
             np.testing.assert_array_equal(rule.merge(matrix)[:, :19], matrix)
 
-    @pytest.mark.parametrize("name", [name for name, corpus in DATASETS.items() if corpus.describe is None])
+    @pytest.mark.parametrize("name", [name for name, dataset in DATASETS.items() if dataset.describe is None])
     def test_infos(self, name):
         info = describe_dataset(name)
         assert info is describe_dataset(f"{name}:/anywhere") and info.name == name
@@ -568,13 +568,13 @@ class TestOnTheOwnersData:
         assert seen == set(camvid.TRAIN_IDS.values())
 
 
-# --- data sets of others ------------------------------------------------------------------------------------------
+# --- datasets of others ------------------------------------------------------------------------------------------
 
 
 class TestTables:
     @pytest.fixture
     def own(self, tmp_path):
-        """Pictures with palette label maps of three classes."""
+        """Images with palette label maps of three classes."""
         rows = []
         for index in range(3):
             ids = np.full((6, 8), index, np.uint8)
@@ -582,8 +582,8 @@ class TestTables:
             label = PIL.Image.fromarray(ids)
             label.putpalette([200, 100, 50] * 256)
             label.save(tmp_path / f"map{index}.png")
-            PIL.Image.new("L", (8, 6), index).save(tmp_path / f"picture{index}.png")
-            rows.append({"image": str(tmp_path / f"picture{index}.png"), "label": str(tmp_path / f"map{index}.png")})
+            PIL.Image.new("L", (8, 6), index).save(tmp_path / f"image{index}.png")
+            rows.append({"image": str(tmp_path / f"image{index}.png"), "label": str(tmp_path / f"map{index}.png")})
         features = datasets.Features({"image": Image(), "label": Image()})
         return Dataset.from_list(rows, features=features)
 
@@ -596,27 +596,25 @@ class TestTables:
 
     def test_stored(self, own, tmp_path):
         own.save_to_disk(tmp_path / "stored")
-        self.check(open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), ["picture0", "picture1", "picture2"])
+        self.check(open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), ["image0", "image1", "image2"])
 
-    def test_parquet_with_the_pictures_inside(self, own, tmp_path, monkeypatch):
+    def test_parquet_with_the_images_inside(self, own, tmp_path, monkeypatch):
         (tmp_path / "parquet").mkdir()
         embedded(own).to_parquet(tmp_path / "parquet" / "data.parquet")
         for path in tmp_path.glob("*.png"):
             path.unlink()
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
         for split in (None, "train"):
-            self.check(
-                open_dataset(f"{tmp_path}/parquet?id2label=cityscapes", split), [f"picture{i}" for i in range(3)]
-            )
+            self.check(open_dataset(f"{tmp_path}/parquet?id2label=cityscapes", split), [f"image{i}" for i in range(3)])
         assert len(open_dataset(f"{tmp_path}/parquet?id2label=cityscapes", "train[1:]")) == 2
 
     def test_palettes_are_not_looked_up(self, own, tmp_path):
         own = own.cast_column("label", Image(mode="L"))
         assert np.asarray(own[0]["label"]).max() == 124  # what a palette makes of ids
         own.save_to_disk(tmp_path / "stored")
-        self.check(open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), ["picture0", "picture1", "picture2"])
+        self.check(open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), ["image0", "image1", "image2"])
 
-    def test_a_stored_corpus(self, make_tree, tmp_path):
+    def test_a_stored_dataset(self, make_tree, tmp_path):
         tree = make_tree("camvid")
         tree.load("train").save_to_disk(tmp_path / "stored")
         rows = rows_of(open_dataset(str(tmp_path / "stored")))
@@ -624,21 +622,21 @@ class TestTables:
         for row in rows:
             check_row(row, tree.expected)
 
-    def test_beside_another_corpus(self, own, make_tree, tmp_path):
+    def test_beside_another_dataset(self, own, make_tree, tmp_path):
         own.save_to_disk(tmp_path / "stored")
         tree = make_tree("camvid")
         both = concatenate_datasets([open_dataset(f"{tmp_path}/stored?id2label=cityscapes"), tree.load("val")])
-        self.check(both.select(range(3)), ["picture0", "picture1", "picture2"])
+        self.check(both.select(range(3)), ["image0", "image1", "image2"])
         check_row(both[3], tree.expected)
 
     @pytest.mark.parametrize("inside", [False, True], ids=["files", "bytes"])
-    def test_pictures_that_a_tag_turns(self, own, tmp_path, inside):
+    def test_images_that_a_tag_turns(self, own, tmp_path, inside):
         save_turned(np.zeros((6, 8, 3), np.uint8), tmp_path / "turned.jpg", 3)
         rows = [*({key: row[key] for key in ("image", "label")} for row in own), {**own[0]}]
         rows[3]["image"] = str(tmp_path / "turned.jpg")
         dataset = Dataset.from_list(rows, features=own.features)
         (embedded(dataset) if inside else dataset).save_to_disk(tmp_path / "stored")
-        with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag .*turned.*exif_transpose"):
+        with pytest.raises(ValueError, match=r"1 images have an EXIF tag .*turned.*exif_transpose"):
             open_dataset(f"{tmp_path}/stored?id2label=cityscapes")
 
     def test_bad_tables(self, own, tmp_path):
@@ -668,7 +666,7 @@ class TestTables:
 class TestStreets:
     @pytest.fixture
     def drawn(self, monkeypatch):
-        """In place of the generator: a scene is its seed's digits, a picture is its labels; returns what was drawn."""
+        """In place of the generator: a scene is its seed's digits, an image is its labels; returns what was drawn."""
         drawn = []
 
         def draw_scene(seed, height, width):
@@ -727,12 +725,12 @@ class TestStreets:
         for row in rows:
             self.check(row)
 
-    def test_pictures_may_be_replaced(self, drawn):
+    def test_images_may_be_replaced(self, drawn):
         dataset = open_dataset("streets:game?n=3&size=8x12").map(lambda row: {"image": np.asarray(row["image"]) // 2})
         image = np.asarray(dataset[2]["image"])
         np.testing.assert_array_equal(image[..., 0], np.asarray(dataset[2]["label"]) // 2)
 
-    def test_pictures_may_come_from_files(self, drawn, tmp_path):
+    def test_images_may_come_from_files(self, drawn, tmp_path):
         def replace(row, index):
             if index == 1:
                 return {"image": PIL.Image.new("RGB", (12, 8), (1, 2, 3))}
@@ -751,8 +749,8 @@ class TestStreets:
         self.check(both[1])
         self.check(both[3], 10)
 
-    def test_no_two_pictures_share_a_scene(self):
-        last = streets.MAX_PICTURES - 1
+    def test_no_two_images_share_a_scene(self):
+        last = streets.MAX_IMAGES - 1
         assert streets.scene_seed("train", 0, 12) == 12
         assert streets.scene_seed("train", 0, last) + 1 == streets.scene_seed("validation", 0, 0)
         assert streets.scene_seed("validation", 5, last) + 1 == streets.scene_seed("test", 5, 0)
@@ -811,7 +809,7 @@ class TestStreets:
 
 @pytest.fixture
 def own(monkeypatch):
-    """A data set of one's own: what its file has to hold is a table, a layout, and a `NamedDataset` of them."""
+    """A dataset of one's own: what its file has to hold is a table, a layout, and a `NamedDataset` of them."""
     info = DatasetDescription(
         "mine", splits=("train", "dusk", "val"), licence="none", usage="mine:/path", id2label={0: "a"}
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""EXIF orientation: pictures are where their label maps are, in training and evaluation, or it is said or refused."""
+"""EXIF orientation: images are where their label maps are, in training and evaluation, or it is said or refused."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
 from vfmseg_hf.data import DATASETS, class_statistics, findings, open_dataset, storage
 from vfmseg_hf.data.check import check_dataset
 from vfmseg_hf.model import image_inputs as image_inputs_vfmseg
-from vfmseg_hf.training import Augmentation, EvaluationPictures, TrainingPictures
+from vfmseg_hf.training import Augmentation, EvaluationImages, TrainingImages
 
 
 BACKENDS = [VFMSegImageProcessor, VFMSegImageProcessorPil]
@@ -36,13 +36,13 @@ def upright_pixels(path: Path) -> np.ndarray:
     return np.array(PIL.ImageOps.exif_transpose(PIL.Image.open(path)).convert("RGB"))
 
 
-def check_both_ways(dataset: Dataset, pictures: list[np.ndarray]) -> None:
-    """Training and evaluation see these pictures, and label maps of their size."""
+def check_both_ways(dataset: Dataset, images: list[np.ndarray]) -> None:
+    """Training and evaluation see these images, and label maps of their size."""
     raw = VFMSegImageProcessorPil(do_resize=False, image_mean=[0.0] * 3, image_std=[1.0] * 3)
-    training = TrainingPictures(dataset, raw, lambda image, label, *rest: (image / 255, label))
-    evaluation = EvaluationPictures(dataset, raw)
-    for index, picture in enumerate(pictures):
-        expected = torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255
+    training = TrainingImages(dataset, raw, lambda image, label, *rest: (image / 255, label))
+    evaluation = EvaluationImages(dataset, raw)
+    for index, image in enumerate(images):
+        expected = torch.from_numpy(image.copy()).permute(2, 0, 1) / 255
         for item in (training[index], evaluation[index]):
             torch.testing.assert_close(item["pixel_values"], expected)
             assert item["labels"].shape == expected.shape[1:]
@@ -67,14 +67,14 @@ def notices(monkeypatch):
 # --- owners' layouts ----------------------------------------------------------------------------------------------
 
 
-def test_every_corpus_of_files_is_tried():
+def test_every_dataset_of_files_is_tried():
     tried = {name.split()[0] for name in LAYOUTS} | set(TREES)
     assert set(DATASETS) - tried == {"folder", "streets"}  # own data, which is below, and scenes without files
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
 @pytest.mark.parametrize("name", list(LAYOUTS))
-def test_owners_pictures_are_as_stored(name, packed, tmp_path, notices):
+def test_owners_images_are_as_stored(name, packed, tmp_path, notices):
     for orientation in TURNS:
         copy = make_copy(tmp_path / str(orientation), name, packed, orientation)
         place = tmp_path / str(orientation) / name.replace(" ", "_")
@@ -90,7 +90,7 @@ def test_owners_pictures_are_as_stored(name, packed, tmp_path, notices):
 
 @pytest.mark.parametrize("name", list(TREES))
 @pytest.mark.parametrize("orientation", TURNS)
-def test_owners_pictures_in_lists_are_as_stored(name, orientation, tmp_path, notices):
+def test_owners_images_in_lists_are_as_stored(name, orientation, tmp_path, notices):
     tree = TREES[name](tmp_path / "tree")
     for path in tree.folder.rglob("*.jpg"):
         with PIL.Image.open(path) as image:
@@ -135,7 +135,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", list(FORMS))
 def test_forms_of_the_tag(form, tmp_path):
-    """Nothing that is done with a picture of a data set brings the tag back."""
+    """Nothing that is done with an image of a dataset brings the tag back."""
     save, name = FORMS[form]
     (tmp_path / "p").mkdir()
     save(corners(16, 12), tmp_path / "p" / name)
@@ -153,21 +153,21 @@ def test_forms_of_the_tag(form, tmp_path):
 
 
 def own_data(folder: Path, pairs: list[tuple[Path, tuple[int, int]]], **keys: str) -> str:
-    """Spec of own data: copies of pictures, with label maps of the given sizes (width, height)."""
-    for index, (picture, size) in enumerate(pairs):
+    """Spec of own data: copies of images, with label maps of the given sizes (width, height)."""
+    for index, (image, size) in enumerate(pairs):
         for kind in ("photos", "masks"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
-        (folder / "photos" / f"{index}{picture.suffix}").write_bytes(picture.read_bytes())
+        (folder / "photos" / f"{index}{image.suffix}").write_bytes(image.read_bytes())
         mask = PIL.Image.new("L", size)
         mask.putpixel((0, 0), 1)
         mask.save(folder / "masks" / f"{index}.png")
-    plan = {"images": "photos", "labels": "masks", "ids": {"way": 0, "wall": 1}, "image_suffix": picture.suffix, **keys}
-    (folder / "corpus.json").write_text(json.dumps(plan))
-    return f"folder:{folder}/corpus.json"
+    plan = {"images": "photos", "labels": "masks", "ids": {"way": 0, "wall": 1}, "image_suffix": image.suffix, **keys}
+    (folder / "dataset.json").write_text(json.dumps(plan))
+    return f"folder:{folder}/dataset.json"
 
 
 def forms_of(dataset: Dataset, place: Path) -> list[Dataset]:
-    """What users do with a data set."""
+    """What users do with a dataset."""
     mapped = dataset.map(lambda row: {**row})
     dataset.save_to_disk(place / "stored")
     embedded = dataset.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
@@ -221,31 +221,31 @@ def test_tags_that_cannot_be_read(tmp_path, notices):
 @pytest.mark.parametrize("size", [(16, 12), (12, 16)], ids=["as stored", "across"])
 def test_own_data(orientation, size, tmp_path, notices):
     save_turned(corners(16, 12), tmp_path / "a.jpg", orientation)
-    pictures = {"stored": stored_pixels(tmp_path / "a.jpg"), "turned": upright_pixels(tmp_path / "a.jpg")}
-    for exif, pixels in pictures.items():
+    images = {"stored": stored_pixels(tmp_path / "a.jpg"), "turned": upright_pixels(tmp_path / "a.jpg")}
+    for exif, pixels in images.items():
         spec = own_data(tmp_path / exif, [(tmp_path / "a.jpg", size)], exif=exif)
         if pixels.shape[1::-1] == size:
             check_both_ways(open_dataset(spec), [pixels])
             report = check_dataset(spec, num_proc=1, cache_dir=tmp_path / "cache")
             assert report.clean and not report.splits[0].findings.notices
         else:
-            with pytest.raises(ValueError, match=f"label map .* is {size[0]}x{size[1]} pixels, its picture /.*0.jpg"):
+            with pytest.raises(ValueError, match=f"label map .* is {size[0]}x{size[1]} pixels, its image /.*0.jpg"):
                 open_dataset(spec)[0]
     assert not notices
     spec = own_data(tmp_path / "open", [(tmp_path / "a.jpg", size)])
     if orientation < 5:
-        with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag .*0.jpg.*`exif: stored` or `exif: turned`"):
+        with pytest.raises(ValueError, match=r"1 images have an EXIF tag .*0.jpg.*`exif: stored` or `exif: turned`"):
             open_dataset(spec)
     else:
         exif = "stored" if size == (16, 12) else "turned"
         dataset = open_dataset(spec)
-        check_both_ways(dataset, [pictures[exif]])
+        check_both_ways(dataset, [images[exif]])
         (text,) = notices
         assert text.endswith(f"{int(exif == 'stored')} are read as stored and {int(exif == 'turned')} turned.")
 
 
 def test_own_data_of_both_kinds(tmp_path, notices):
-    """Each picture has the position of its label map; one whose sizes tell nothing is named."""
+    """Each image has the position of its label map; one whose sizes tell nothing is named."""
     for name, orientation in (("a", 6), ("b", 8), ("c", 1)):
         save_turned(corners(16, 12), tmp_path / f"{name}.jpg", orientation)
     pairs = [(tmp_path / "a.jpg", (16, 12)), (tmp_path / "b.jpg", (12, 16)), (tmp_path / "c.jpg", (16, 12))]
@@ -254,10 +254,10 @@ def test_own_data_of_both_kinds(tmp_path, notices):
     check_both_ways(dataset, pixels)
     check_both_ways(concatenate_datasets([dataset, dataset.map(lambda row: {**row})]), pixels * 2)
     (text,) = notices
-    assert text.endswith("2 pictures have an EXIF tag that asks to turn them; by their label maps' sizes 1 are read as "
+    assert text.endswith("2 images have an EXIF tag that asks to turn them; by their label maps' sizes 1 are read as "
                          "stored and 1 turned.")  # fmt: skip
     save_turned(corners(16, 16), tmp_path / "square.jpg", 6)
-    with pytest.raises(ValueError, match=r"1 pictures have an EXIF tag that asks to turn or mirror them \(\S*3.jpg\)"):
+    with pytest.raises(ValueError, match=r"1 images have an EXIF tag that asks to turn or mirror them \(\S*3.jpg\)"):
         open_dataset(own_data(tmp_path / "own", [*pairs, (tmp_path / "square.jpg", (16, 16))]))
 
 
@@ -290,8 +290,8 @@ def test_label_maps_with_a_tag(tmp_path):
     spec = own_data(tmp_path / "own", [(tmp_path / "a.jpg", (16, 12))])
     ids = np.zeros((12, 16), np.uint8)
     ids[0] = 255
-    (tmp_path / "own/corpus.json").write_text(
-        (tmp_path / "own/corpus.json").read_text().replace('"ids"', '"ignore": 255, "ids"')
+    (tmp_path / "own/dataset.json").write_text(
+        (tmp_path / "own/dataset.json").read_text().replace('"ids"', '"ignore": 255, "ids"')
     )
     for orientation in (3, 6, 1):
         save_turned(ids, tmp_path / "own/masks/0.png", orientation)
@@ -300,7 +300,7 @@ def test_label_maps_with_a_tag(tmp_path):
             check_both_ways(dataset, [stored_pixels(tmp_path / "a.jpg")])
             np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), ids)
         else:
-            with pytest.raises(ValueError, match="1 pictures have an EXIF tag"):
+            with pytest.raises(ValueError, match="1 images have an EXIF tag"):
                 open_dataset(spec)
     save_turned(corners(16, 12), tmp_path / "own/photos/0.jpg", 1)
     save_turned(ids, tmp_path / "own/masks/0.png", 3)
@@ -311,7 +311,7 @@ def test_label_maps_with_a_tag(tmp_path):
 
 
 def table(folder: Path, pairs: list[tuple[int, tuple[int, int]]], inside: bool) -> str:
-    """Orientations of pictures of 16 x 12, and sizes of their label maps."""
+    """Orientations of images of 16 x 12, and sizes of their label maps."""
     rows = []
     folder.mkdir()
     for index, (orientation, size) in enumerate(pairs):
@@ -332,7 +332,7 @@ def test_tables(orientation, inside, tmp_path, notices):
         folder = tmp_path / f"{size[0]}"
         spec = table(folder, [(orientation, size), (1, (16, 12))], inside)
         if orientation < 5:
-            with pytest.raises(ValueError, match="1 pictures have an EXIF tag .*exif_transpose"):
+            with pytest.raises(ValueError, match="1 images have an EXIF tag .*exif_transpose"):
                 open_dataset(spec)
             continue
         dataset = open_dataset(spec)
@@ -346,7 +346,7 @@ def test_tables(orientation, inside, tmp_path, notices):
 
 def test_tables_of_both_kinds(tmp_path):
     spec = table(tmp_path / "both", [(6, (16, 12)), (6, (12, 16)), (1, (16, 12))], True)
-    with pytest.raises(ValueError, match=r"2 pictures have an EXIF tag .*\(Of all, by .* 1 are .* stored and 1 turned"):
+    with pytest.raises(ValueError, match=r"2 images have an EXIF tag .*\(Of all, by .* 1 are .* stored and 1 turned"):
         open_dataset(spec)
 
 
@@ -363,7 +363,7 @@ def levels(pixel_values: object) -> np.ndarray:
 
 
 def drawn(pixels: np.ndarray) -> np.ndarray:
-    """A label map of a picture of `corners`: an id for each colour."""
+    """A label map of an image of `corners`: an id for each colour."""
     return (pixels.astype(int) > 100) @ np.array([1, 2, 3]).astype(np.uint8)
 
 
@@ -371,60 +371,60 @@ def drawn(pixels: np.ndarray) -> np.ndarray:
 def test_processor(processor, orientation, tmp_path, notices):
     path = tmp_path / "a.png"
     save_turned(corners(16, 12), path, orientation)
-    pictures = [stored_pixels(path), upright_pixels(path)]
-    for pixels in pictures:
+    images = [stored_pixels(path), upright_pixels(path)]
+    for pixels in images:
         label = drawn(pixels).astype(np.uint8)
-        for picture in (str(path), PIL.Image.open(path)):
+        for image in (str(path), PIL.Image.open(path)):
             for form in (label, PIL.Image.fromarray(label), torch.from_numpy(label)[None]):
                 if orientation < 5:
-                    with pytest.raises(ValueError, match=rf"Picture 0 \(.*a.png\) has an EXIF tag \(orientation "
+                    with pytest.raises(ValueError, match=rf"Image 0 \(.*a.png\) has an EXIF tag \(orientation "
                                                          rf"{orientation}\).*exif_transpose.*np.array"):  # fmt: skip
-                        processor(picture, form)
+                        processor(image, form)
                     continue
-                inputs = processor(picture, form)
+                inputs = processor(image, form)
                 np.testing.assert_array_equal(levels(inputs["pixel_values"][0]), pixels)
                 np.testing.assert_array_equal(inputs["labels"][0], label)
     assert len(notices) == (2 if orientation >= 5 else 0)
     # Without a map, and with one that has the same tag, it is turned.
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    PIL.Image.fromarray(drawn(pictures[0]).astype(np.uint8)).save(tmp_path / "label.png", exif=exif)
-    np.testing.assert_array_equal(levels(processor(str(path))["pixel_values"][0]), pictures[1])
+    PIL.Image.fromarray(drawn(images[0]).astype(np.uint8)).save(tmp_path / "label.png", exif=exif)
+    np.testing.assert_array_equal(levels(processor(str(path))["pixel_values"][0]), images[1])
     inputs = processor(str(path), str(tmp_path / "label.png"))
-    np.testing.assert_array_equal(levels(inputs["pixel_values"][0]), pictures[1])
-    np.testing.assert_array_equal(inputs["labels"][0], drawn(pictures[1]))
+    np.testing.assert_array_equal(levels(inputs["pixel_values"][0]), images[1])
+    np.testing.assert_array_equal(inputs["labels"][0], drawn(images[1]))
     # What the error advises.
-    for pixels, picture in zip(
-        pictures, (np.array(PIL.Image.open(path)), PIL.ImageOps.exif_transpose(PIL.Image.open(path))), strict=True
+    for pixels, image in zip(
+        images, (np.array(PIL.Image.open(path)), PIL.ImageOps.exif_transpose(PIL.Image.open(path))), strict=True
     ):
-        np.testing.assert_array_equal(levels(processor(picture, drawn(pixels))["pixel_values"][0]), pixels)
+        np.testing.assert_array_equal(levels(processor(image, drawn(pixels))["pixel_values"][0]), pixels)
 
 
 def test_processor_on_batches(processor, tmp_path, notices):
     """Every pair has its own position."""
     save_turned(corners(16, 12), tmp_path / "a.png", 6)
     save_turned(corners(12, 16), tmp_path / "b.png", 8)
-    pictures = [corners(12, 16), str(tmp_path / "a.png"), str(tmp_path / "b.png"), str(tmp_path / "a.png")]
+    images = [corners(12, 16), str(tmp_path / "a.png"), str(tmp_path / "b.png"), str(tmp_path / "a.png")]
     pixels = [
         corners(12, 16),
         upright_pixels(tmp_path / "a.png"),
         stored_pixels(tmp_path / "b.png"),
         upright_pixels(tmp_path / "a.png"),
     ]
-    inputs = processor(pictures, [drawn(item) for item in pixels], return_tensors="np")
+    inputs = processor(images, [drawn(item) for item in pixels], return_tensors="np")
     for item, pixel_values, labels in zip(pixels, inputs["pixel_values"], inputs["labels"], strict=True):
         np.testing.assert_array_equal(levels(pixel_values), item)
         np.testing.assert_array_equal(labels, drawn(item))
     assert len(notices) == 2
-    with pytest.raises(ValueError, match=r"Segmentation map 1 is 5x16.*Picture 1 \(.*a.png\) is 16x12"):
-        processor(pictures[:2], [drawn(pixels[0]), np.zeros((5, 16), np.uint8)])
+    with pytest.raises(ValueError, match=r"Segmentation map 1 is 5x16.*Image 1 \(.*a.png\) is 16x12"):
+        processor(images[:2], [drawn(pixels[0]), np.zeros((5, 16), np.uint8)])
     save_turned(corners(16, 16), tmp_path / "square.png", 6)
     with pytest.raises(ValueError, match="square.png.*EXIF"):
         processor(str(tmp_path / "square.png"), np.zeros((16, 16), np.uint8))
 
 
 def test_processor_on_maps_with_a_tag(processor, tmp_path, notices):
-    """The same rule the other way round: a picture without the tag that its label map has."""
+    """The same rule the other way round: an image without the tag that its label map has."""
     label = drawn(corners(16, 12)).astype(np.uint8)
     save_turned(label, tmp_path / "label.png", 6)
     upright = np.rot90(corners(16, 12), -1)
@@ -445,21 +445,21 @@ def test_processor_on_maps_with_a_tag(processor, tmp_path, notices):
 def test_rows_in_memory_are_read_alike(mode, tmp_path):
     """As stored, in training and evaluation; other modes as the image processor has them."""
     if mode == "I;16":
-        picture = PIL.Image.fromarray(np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16))
+        image = PIL.Image.fromarray(np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16))
     else:
-        picture = PIL.Image.fromarray(corners(96, 64)).convert(mode)
+        image = PIL.Image.fromarray(corners(96, 64)).convert(mode)
     exif = PIL.Image.Exif()
     exif[0x0112] = 3
-    picture.save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "a.png", exif=exif)
     rows = [{"image": PIL.Image.open(tmp_path / "a.png"), "label": PIL.Image.new("L", (96, 64)), "file_name": "a"}]
     processor = VFMSegImageProcessorPil(do_resize=False, do_normalize=False)
     plain = Augmentation((64, 96), flip_probability=0.0, photometric=False)
     seen = [
-        pictures[0]["pixel_values"]
-        for pictures in (TrainingPictures(rows, processor, plain), EvaluationPictures(rows, processor))
+        images[0]["pixel_values"]
+        for images in (TrainingImages(rows, processor, plain), EvaluationImages(rows, processor))
     ]
     torch.testing.assert_close(*seen)
     turned = [{**rows[0], "label": PIL.Image.new("L", (64, 96))}]
-    for pictures in (TrainingPictures(turned, processor, plain), EvaluationPictures(turned, processor)):
-        with pytest.raises(ValueError, match="label map of a is 64x96 pixels, its picture 96x64 as it is stored"):
-            pictures[0]
+    for images in (TrainingImages(turned, processor, plain), EvaluationImages(turned, processor)):
+        with pytest.raises(ValueError, match="label map of a is 64x96 pixels, its image 96x64 as it is stored"):
+            images[0]

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Corpora as their owners ship them, in folders and in zip archives; own folders; archives across processes."""
+"""Datasets as their owners ship them, in folders and in zip archives; own folders; archives across processes."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ class TestLayouts:
             for row in dataset:
                 copy.check(row)
 
-    def test_one_archive_may_be_the_corpus(self, make_copy):
+    def test_one_archive_may_be_the_dataset(self, make_copy):
         copy = make_copy("synthia", packed=True)
         copy.spec = f"synthia:{copy.folder}/SYNTHIA_RAND_CITYSCAPES.zip"
         assert len([copy.check(row) for row in copy.load()]) == 2
@@ -107,7 +107,7 @@ class TestLayouts:
         (copy.folder / "bdd100k_images_10k/__MACOSX/images/10k/train").mkdir(parents=True)
         assert len([copy.check(row) for row in copy.load("train")]) == 1
 
-    def test_the_folder_seg_may_be_the_corpus(self, make_copy):
+    def test_the_folder_seg_may_be_the_dataset(self, make_copy):
         copy = make_copy("bdd100k (older)")
         copy.spec += "/seg"
         assert len([copy.check(row) for row in copy.load("val")]) == 1
@@ -151,7 +151,7 @@ class TestLayouts:
 
 
 class TestOperations:
-    """On both kinds of storage; labels in folders are covered more widely in `test_corpora`."""
+    """On both kinds of storage; labels in folders are covered more widely in `test_datasets`."""
 
     @pytest.mark.parametrize(
         "operate",
@@ -287,7 +287,7 @@ class TestArchives:
 
     @pytest.mark.parametrize("use", [lambda row: {**row}, lambda row: {"image": row["image"], "label": row["label"]}])
     @pytest.mark.parametrize("packed", [False, True], ids=["folders", "archives"])
-    def test_mapped_pictures_lose_nothing(self, make_copy, use, packed):
+    def test_mapped_images_lose_nothing(self, make_copy, use, packed):
         copy = make_copy("bdd100k")
         (image,) = (copy.folder / "images/10k/val").iterdir()
         noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -336,14 +336,14 @@ class TestArchives:
             path.rename(path.with_suffix(".ZIP"))
         assert len([copy.check(row) for row in copy.load("train")]) == 2
 
-    def test_broken_picture(self, make_copy):
+    def test_broken_image(self, make_copy):
         copy = make_copy("gtav")
-        (copy.folder / "images" / "00002.png").write_bytes(b"no picture")
-        with pytest.raises(OSError, match=r"Cannot read the picture .*images/00002.png: "):
+        (copy.folder / "images" / "00002.png").write_bytes(b"no image")
+        with pytest.raises(OSError, match=r"Cannot read the image .*images/00002.png: "):
             open_dataset(f"gtav:{copy.folder}")[1]["image"]
         copy.layout.pack(copy.folder, copy.folder.parent / "zips")
         dataset = open_dataset(f"gtav:{copy.folder.parent}/zips")
-        with pytest.raises(OSError, match=r"Cannot read the picture zip://images/00002.png::.*01_images.zip"):
+        with pytest.raises(OSError, match=r"Cannot read the image zip://images/00002.png::.*01_images.zip"):
             dataset["image"][1]
 
     def test_a_file_in_two_archives(self, make_copy):
@@ -479,8 +479,8 @@ class TestBdd100k:
         (notice,) = notices
         assert notice.startswith(f"bdd100k: {names} are left out, because their label maps are of another view")
 
-    def test_copies_from_before_the_pictures_were_mended(self, make_copy, notices, monkeypatch):
-        """Six pictures without label map, and six label maps without picture."""
+    def test_copies_from_before_the_images_were_mended(self, make_copy, notices, monkeypatch):
+        """Six images without label map, and six label maps without image."""
         monkeypatch.setitem(bdd100k.INFO.pairs, "train", 5)
         copy = make_copy("bdd100k")
         for name in bdd100k.WRONG_VIEW[:4]:
@@ -490,11 +490,11 @@ class TestBdd100k:
         (row,) = copy.load("train")
         copy.check(row)
         assert len(notices) == 2 and "fee92217-63b3f87f" in notices[1] and "are not published" in notices[1]
-        # With their pictures they are pairs like all others; other label maps without picture are still errors.
+        # With their images they are pairs like all others; other label maps without image are still errors.
         add_pair(copy, f"images/10k/train/{name}.jpg", f"labels/sem_seg/masks/train/{name}.png")
         assert name in list(copy.load("train")["file_name"])
         PIL.Image.new("L", (16, 12)).save(copy.folder / "labels/sem_seg/masks/train/other.png")
-        with pytest.raises(FileNotFoundError, match="have no picture: .*other.png"):
+        with pytest.raises(FileNotFoundError, match="have no image: .*other.png"):
             copy.load("train")
 
 
@@ -567,7 +567,7 @@ class TestGtav:
         copy = make_copy("gtav")
         for folder in ("images", "labels"):
             (copy.folder / folder / "00001.png").rename(copy.folder / folder / "first.png")
-        with pytest.raises(ValueError, match="first.png is no picture of gtav"):
+        with pytest.raises(ValueError, match="first.png is no image of gtav"):
             copy.load()
 
 
@@ -577,7 +577,7 @@ class TestGtav:
 class TestFolder:
     @pytest.fixture
     def write(self, tmp_path):
-        def make(plan, labels: np.ndarray, name: str = "corpus.yaml") -> str:
+        def make(plan, labels: np.ndarray, name: str = "dataset.yaml") -> str:
             for path in ("photos/a", "masks/a"):
                 (tmp_path / path).mkdir(parents=True, exist_ok=True)
             PIL.Image.new("RGB", labels.shape[1::-1]).save(tmp_path / "photos/a/1_left.jpg")
@@ -611,7 +611,7 @@ class TestFolder:
     def test_colours(self, write, tmp_path, palette):
         colours = {"way": [128, 64, 128], "car": [[0, 0, 142], [0, 0, 70]]}
         pixels = np.array([[[128, 64, 128], [0, 0, 142], [0, 0, 70], [9, 9, 9]]], np.uint8)
-        spec = write({**self.FILES, "colours": colours, "ignore": [9, 9, 9]}, pixels, "corpus.json")
+        spec = write({**self.FILES, "colours": colours, "ignore": [9, 9, 9]}, pixels, "dataset.json")
         if palette:
             PIL.Image.fromarray(pixels).quantize(4).save(tmp_path / "masks/a/1_gt.png")
         dataset = open_dataset(spec)
@@ -653,9 +653,9 @@ class TestFolder:
     def test_full_paths(self, write, tmp_path):
         plan = {**self.FILES, "ids": {"way": 7}, "images": f"{tmp_path}/photos/", "labels": f"{tmp_path}/masks"}
         (tmp_path / "elsewhere").mkdir()
-        spec = write(plan, np.array([[7]], np.uint8), "elsewhere/corpus.json")
+        spec = write(plan, np.array([[7]], np.uint8), "elsewhere/dataset.json")
         assert len(open_dataset(spec)) == 1
-        spec = write({**plan, "images": f"{tmp_path}/nowhere"}, np.array([[7]], np.uint8), "elsewhere/corpus.json")
+        spec = write({**plan, "images": f"{tmp_path}/nowhere"}, np.array([[7]], np.uint8), "elsewhere/dataset.json")
         with pytest.raises(FileNotFoundError, match=f"No {tmp_path}/nowhere/"):
             open_dataset(spec)
 
@@ -674,7 +674,7 @@ class TestFolder:
         (tmp_path / "masks/a/1_gt.png").rename(tmp_path / "masks/a/1.PNG")
         assert list(open_dataset(spec)["file_name"]) == ["a/1"]
         (tmp_path / "photos/a/1.png").write_bytes((tmp_path / "masks/a/1.PNG").read_bytes())
-        with pytest.raises(ValueError, match=r"one file twice: .*a/1.*Or say with `image_suffix` in .*corpus.yaml"):
+        with pytest.raises(ValueError, match=r"one file twice: .*a/1.*Or say with `image_suffix` in .*dataset.yaml"):
             open_dataset(spec)
         write({**plan, "image_suffix": ".JPG"}, np.array([[7]], np.uint8))
         (tmp_path / "photos/a/1_left.jpg").unlink()
@@ -684,7 +684,7 @@ class TestFolder:
     @pytest.mark.parametrize("value", ["upright", True, ["stored"]])
     def test_exif_is_one_of_two_words(self, write, value):
         spec = write({**self.FILES, "ids": {"way": 7}, "exif": value}, np.array([[7]], np.uint8))
-        with pytest.raises(ValueError, match="corpus.yaml: `exif` is .*`stored` or `turned`"):
+        with pytest.raises(ValueError, match="dataset.yaml: `exif` is .*`stored` or `turned`"):
             open_dataset(spec)
 
     @pytest.mark.parametrize(

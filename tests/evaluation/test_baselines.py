@@ -51,5 +51,5 @@ def test_colour_lookup_is_the_majority_of_each_colour():
     label_map = np.array([[1, 1, 2], [0, 255, 255]], dtype=np.uint8)
     lookup = ColourLookup([(image, label_map)], 3)
     # 207 and 13 fall into the bins of 200 and 10; green was never seen, so it gets the commonest class.
-    picture = Image.fromarray(np.array([[[207, 13, 3], [9, 9, 199], [0, 255, 0]]], dtype=np.uint8))
-    assert lookup.predict(picture).tolist() == [[1, 0, 1]]
+    other = Image.fromarray(np.array([[[207, 13, 3], [9, 9, 199], [0, 255, 0]]], dtype=np.uint8))
+    assert lookup.predict(other).tolist() == [[1, 0, 1]]

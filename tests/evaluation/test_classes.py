@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Classes by name: those of data sets against those of a model, in scores, training, checkpoints and the check."""
+"""Classes by name: those of datasets against those of a model, in scores, training, checkpoints and the check."""
 
 import json
 import re
@@ -24,8 +24,8 @@ from vfmseg_hf.evaluation import confusion_matrix, evaluate_domain, iou_scores
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.training import (
     Augmentation,
-    EvaluationPictures,
-    TrainingPictures,
+    EvaluationImages,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
@@ -49,10 +49,10 @@ def said(loading_log):
 def varied(model, frames):
     """A model that predicts each of its classes somewhere: no class has larger logits than others on the whole."""
     processor = VFMSegImageProcessor(do_resize=False)
-    pictures = processor([frame["image"] for frame in frames], return_tensors="pt")["pixel_values"]
+    images = processor([frame["image"] for frame in frames], return_tensors="pt")["pixel_values"]
     for head, refine in ((model.coarse_head, False), (model.refine_head, "all")):
         torch.nn.init.normal_(head.classifier.weight, std=3.0)
-        head.classifier.bias -= model(pictures, refine=refine).logits.mean(dim=(0, 2, 3))
+        head.classifier.bias -= model(images, refine=refine).logits.mean(dim=(0, 2, 3))
     return model
 
 
@@ -158,12 +158,12 @@ def test_files_that_name_classes(tmp_path):
         read_class_maps(path, {"first": {0: "road"}})
 
 
-# ------------------------------------------------------------------------------------------------ data sets
+# ------------------------------------------------------------------------------------------------ datasets
 
 
 @pytest.fixture
 def table():
-    """A data set of two classes; `features` are of further columns, whose cells are all `value`."""
+    """A dataset of two classes; `features` are of further columns, whose cells are all `value`."""
 
     def make(features=None, value=None, ids=(0, 1)):
         columns = {
@@ -192,7 +192,7 @@ def test_a_class_label_names_the_classes(features, value, table, tmp_path, said)
 
 
 def test_what_names_no_class_is_refused(table, tmp_path):
-    """A `ClassLabel` of whole pictures is none of their label maps."""
+    """A `ClassLabel` of whole images is none of their label maps."""
     place = str(tmp_path / "data")
     table({"scene_category": NAMES}, 0).save_to_disk(place)
     with pytest.raises(ValueError, match=r"data does not say which classes .*data\?id2label=FILE .*--id2label FILE"):
@@ -276,10 +276,10 @@ def test_ids_beyond_the_classes_are_an_error(table, tmp_path, processor, tiny_mo
     dataset = open_dataset(f"{tmp_path}/data?id2label={tmp_path}/names.yaml")
     message = r"holds ids \[2\], which this dataset does not have; it has \[0, 1, 255\]"
     with pytest.raises(ValueError, match=message):
-        TrainingPictures(dataset, processor, Augmentation((32, 32)))[0]
-    pictures = EvaluationPictures(dataset, processor, class_map={"a": "road", "b": "person"})
+        TrainingImages(dataset, processor, Augmentation((32, 32)))[0]
+    images = EvaluationImages(dataset, processor, class_map={"a": "road", "b": "person"})
     with pytest.raises(ValueError, match=message):  # a model with a class 2 would take it in silence
-        evaluate_domain(tiny_model(id2label=ABC), pictures, "x")
+        evaluate_domain(tiny_model(id2label=ABC), images, "x")
 
 
 # ------------------------------------------------------------------------------------------------ scores
@@ -296,10 +296,10 @@ def in_order_of(frames: list[dict], own: dict[int, str], other: dict[int, str]) 
 def test_classes_in_another_order_score_the_same(tiny_model, processor, said):
     frames = rows(4, classes=3)
     model = varied(tiny_model(id2label=ABC), frames)
-    expected = evaluate_domain(model, EvaluationPictures(frames, processor, id2label=ABC), "own")
+    expected = evaluate_domain(model, EvaluationImages(frames, processor, id2label=ABC), "own")
     assert not said()
-    pictures = EvaluationPictures(in_order_of(frames, ABC, CAB), processor, id2label=CAB)
-    actual = evaluate_domain(model, pictures, "own")
+    images = EvaluationImages(in_order_of(frames, ABC, CAB), processor, id2label=CAB)
+    actual = evaluate_domain(model, images, "own")
     assert (
         actual.classes == tuple(CAB.values()) and "own: the classes have the model's names in another order" in said()
     )
@@ -307,35 +307,35 @@ def test_classes_in_another_order_score_the_same(tiny_model, processor, said):
         assert len(set(np.round(scores["per_category_iou"], 6))) == 3
         assert np.array_equal(actual.scores[stage]["per_category_iou"], scores["per_category_iou"][[2, 0, 1]])
         assert actual.scores[stage]["mean_iou"] == scores["mean_iou"]
-    matched = pictures.for_model(ABC, "own")
-    assert torch.equal(matched[1]["labels"], EvaluationPictures(frames, processor)[1]["labels"])
+    matched = images.for_model(ABC, "own")
+    assert torch.equal(matched[1]["labels"], EvaluationImages(frames, processor)[1]["labels"])
     twice = matched.for_model(ABC, "own")
     assert torch.equal(twice[1]["labels"], matched[1]["labels"]) and twice.evaluation == matched.evaluation
-    assert torch.equal(matched.for_model(CAB, "own")[1]["labels"], pictures[1]["labels"])
+    assert torch.equal(matched.for_model(CAB, "own")[1]["labels"], images[1]["labels"])
     with pytest.raises(ValueError, match="own: the classes of the data are not the model's; only in the model: shelf"):
-        evaluate_domain(tiny_model(id2label={0: "road", 1: "person", 2: "shelf"}), pictures, "own")
+        evaluate_domain(tiny_model(id2label={0: "road", 1: "person", 2: "shelf"}), images, "own")
     with pytest.raises(ValueError, match="the rule for scores is for 19 classes, but the labels have 3"):
-        EvaluationPictures(frames, processor, describe_dataset("camvid").evaluation, id2label=ABC)
+        EvaluationImages(frames, processor, describe_dataset("camvid").evaluation, id2label=ABC)
     with pytest.raises(ValueError, match="a class map needs the names"):
-        EvaluationPictures(frames, processor, class_map={"a": "b"})
+        EvaluationImages(frames, processor, class_map={"a": "b"})
 
 
 def test_nothing_known_takes_the_models_names(tiny_model, processor):
-    domain = evaluate_domain(tiny_model(id2label=ABC), EvaluationPictures(rows(1, classes=3), processor), "own")
+    domain = evaluate_domain(tiny_model(id2label=ABC), EvaluationImages(rows(1, classes=3), processor), "own")
     assert domain.classes == tuple(ABC.values())
 
 
-def test_groups_of_a_corpus_follow_the_models_order(tiny_model, processor):
+def test_groups_of_a_dataset_follow_the_models_order(tiny_model, processor):
     """camvid's rule, for a model with Cityscapes' classes in another order."""
     rule = describe_dataset("camvid").evaluation
     frames = [{**frame, "label": np.where(np.isin(frame["label"], (16, 17)), 255, frame["label"])} for frame in rows(3)]
     frames = [{**frame, "label": Pillow.fromarray(frame["label"].astype(np.uint8))} for frame in frames]
-    pictures = EvaluationPictures(frames, processor, rule, id2label=CITYSCAPES_ID2LABEL)
+    images = EvaluationImages(frames, processor, rule, id2label=CITYSCAPES_ID2LABEL)
     model = lively(tiny_model())
-    expected = evaluate_domain(model, pictures, "camvid")
+    expected = evaluate_domain(model, images, "camvid")
     order = np.random.default_rng(3).permutation(19)
     change_classes(model, {index: CITYSCAPES_ID2LABEL[old] for index, old in enumerate(order)})
-    actual = evaluate_domain(model, pictures, "camvid")
+    actual = evaluate_domain(model, images, "camvid")
     assert actual.classes == expected.classes == rule.names
     for stage, scores in expected.scores.items():
         np.testing.assert_allclose(actual.scores[stage]["per_category_iou"], scores["per_category_iou"], atol=2e-3)
@@ -347,7 +347,7 @@ def test_a_class_map_scores_groups(tiny_model, processor):
     frames = rows(3, classes=4)
     model = varied(tiny_model(id2label={0: "vehicle", 1: "tree", 2: "bush", 3: "wall"}), frames)
     class_map = {"car": "vehicle", "truck": "vehicle", "plant": ["tree", "bush"], "sky": None}
-    domain = evaluate_domain(model, EvaluationPictures(frames, processor, id2label=names, class_map=class_map), "x")
+    domain = evaluate_domain(model, EvaluationImages(frames, processor, id2label=names, class_map=class_map), "x")
     assert domain.classes == ("sky", "car + truck", "plant")
     truth_of, predicted_as = np.array([255, 1, 1, 2]), np.array([1, 2, 2, 3])  # wall (3) is of no class
     count = 0
@@ -381,21 +381,20 @@ def test_the_trainer_compares_classes(tiny_model, tmp_path, processor, said):
     permuted = in_order_of(frames, ABC, CAB)
     pixels = np.array([[np.sum(np.array(frame["label"]) == index) for index in range(3)] for frame in frames])
     of_own = np.array([[np.sum(np.array(frame["label"]) == index) for index in range(3)] for frame in permuted])
-    crops = TrainingPictures(permuted, processor, Augmentation((64, 64)), 1, of_own, id2label=CAB)
-    scored = {"own": EvaluationPictures(permuted, processor, id2label=CAB)}
+    crops = TrainingImages(permuted, processor, Augmentation((64, 64)), 1, of_own, id2label=CAB)
+    scored = {"own": EvaluationImages(permuted, processor, id2label=CAB)}
     model = lively(tiny_model(id2label=ABC))
     trainer = make_trainer(model, tmp_path, processor, crops, scored)
     assert "the training set: the classes have" in said() and "own: the classes have" in said()
-    expected = TrainingPictures(frames, processor, Augmentation((64, 64)), 1)
+    expected = TrainingImages(frames, processor, Augmentation((64, 64)), 1)
     for key in ((0, 0), (0, 2), (3, 1, 2, 100.0)):  # the last one is drawn for a class, which is the model's
         actual, wanted = trainer.train_dataset[key], expected[key]
         assert all(torch.equal(actual[name], wanted[name]) for name in ("labels", "pixel_values"))
     assert np.array_equal(trainer.train_dataset.class_pixels, pixels)
-    plain = make_trainer(model, tmp_path, processor, None, EvaluationPictures(frames, processor)).evaluate()
+    plain = make_trainer(model, tmp_path, processor, None, EvaluationImages(frames, processor)).evaluate()
     assert trainer.evaluate()["eval_own_mean_iou"] == plain["eval_mean_iou"]
     assert (
-        trainer.evaluate(EvaluationPictures(permuted, processor, id2label=CAB))["eval_mean_iou"]
-        == plain["eval_mean_iou"]
+        trainer.evaluate(EvaluationImages(permuted, processor, id2label=CAB))["eval_mean_iou"] == plain["eval_mean_iou"]
     )
     other = tiny_model(id2label={0: "road", 1: "person", 2: "shelf"})
     words = "the classes of the data are not the model's; only in the model: shelf; only in the data: traffic_light"
@@ -410,36 +409,36 @@ def test_the_trainer_compares_classes(tiny_model, tmp_path, processor, said):
 
 
 @pytest.mark.parametrize("kind", ["some", "joined"])
-def test_pictures_inside_a_data_set_of_torch_are_refused(kind, tiny_model, tmp_path, processor):
+def test_images_inside_a_data_set_of_torch_are_refused(kind, tiny_model, tmp_path, processor):
     """Their classes could not be compared: the same ones in another order would score 0 without a word."""
-    pictures = EvaluationPictures(rows(2, classes=3), processor, id2label=CAB)
-    wrapped = Subset(pictures, [0]) if kind == "some" else ConcatDataset([pictures])
+    images = EvaluationImages(rows(2, classes=3), processor, id2label=CAB)
+    wrapped = Subset(images, [0]) if kind == "some" else ConcatDataset([images])
     with pytest.raises(ValueError, match=f"torch's {type(wrapped).__name__} hides the classes"):
         make_trainer(tiny_model(id2label=ABC), tmp_path, processor, evaluation=wrapped)
 
 
 def test_a_class_map_that_leaves_one_class_does_not_train(tiny_model, tmp_path, processor):
     frames = rows(2, classes=3)
-    pictures = TrainingPictures(
+    images = TrainingImages(
         frames, processor, Augmentation((64, 64)), id2label=ABC, class_map=dict.fromkeys(ABC.values(), "x")
     )
-    trainer = make_trainer(tiny_model(id2label={0: "x"}), tmp_path, processor, train=pictures)
+    trainer = make_trainer(tiny_model(id2label={0: "x"}), tmp_path, processor, train=images)
     with pytest.raises(ValueError, match="a single class"):
         trainer.train()
 
 
 def test_lists_of_classes_are_for_scores_that_are_counted(tiny_model, tmp_path, processor):
-    pictures = EvaluationPictures(rows(2, classes=1), processor, id2label={0: "thing"}, class_map={"thing": ["x", "y"]})
-    trainer = make_trainer(tiny_model(id2label={0: "x", 1: "y"}), tmp_path, processor, evaluation=pictures)
+    images = EvaluationImages(rows(2, classes=1), processor, id2label={0: "thing"}, class_map={"thing": ["x", "y"]})
+    trainer = make_trainer(tiny_model(id2label={0: "x", 1: "y"}), tmp_path, processor, evaluation=images)
     assert trainer.evaluate()["eval_mean_iou"] == 1
     with pytest.raises(ValueError, match="thing each stands for several classes of the model"):
-        trainer.predict(pictures)
+        trainer.predict(images)
 
 
 def test_a_run_goes_on_with_its_own_classes_only(tiny_model, tmp_path, processor):
     def trained(classes: dict[int, str], resume: bool):
-        pictures = TrainingPictures(rows(2, classes=3), processor, Augmentation((64, 64)), id2label=classes)
-        trainer = make_trainer(tiny_model(id2label=classes), tmp_path, processor, train=pictures)
+        images = TrainingImages(rows(2, classes=3), processor, Augmentation((64, 64)), id2label=classes)
+        trainer = make_trainer(tiny_model(id2label=classes), tmp_path, processor, train=images)
         trainer.args.save_strategy, trainer.args.max_steps = "steps", 1 + resume
         trainer.args.save_steps = 1
         trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1") if resume else None)
@@ -458,8 +457,8 @@ def test_weights_of_classes_go_along(tiny_model, tmp_path, said):
 
 
 def test_what_a_trainer_has_saved_loads_without_a_word(tiny_model, tmp_path, processor, said):
-    pictures = TrainingPictures(rows(2, classes=3), processor, Augmentation((64, 64)), id2label=ABC)
-    trainer = make_trainer(tiny_model(id2label=ABC), tmp_path, processor, train=pictures)
+    images = TrainingImages(rows(2, classes=3), processor, Augmentation((64, 64)), id2label=ABC)
+    trainer = make_trainer(tiny_model(id2label=ABC), tmp_path, processor, train=images)
     trainer.train()
     trainer.save_model(str(tmp_path / "m"))
     VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "m")
@@ -472,13 +471,13 @@ def test_training_with_a_class_map(tiny_model, tmp_path, processor):
     names = {0: "walker", 1: "way", 2: "lorry", 3: "path"}
     class_map = {"walker": "person", "way": "road", "path": "road", "lorry": None}
     pixels = np.arange(8).reshape(2, 4)
-    crops = TrainingPictures(frames, processor, Augmentation((64, 64)), 0, pixels, names, class_map)
+    crops = TrainingImages(frames, processor, Augmentation((64, 64)), 0, pixels, names, class_map)
     matched = make_trainer(model, tmp_path, processor, crops).train_dataset
     assert matched.class_pixels.tolist() == [[1 + 3, 0, 0], [5 + 7, 0, 4]]
     for key in ((0, 0), (0, 1)):
         whole = Augmentation((64, 64), cat_max_ratio=1.0)
-        labels = TrainingPictures(frames, processor, whole)[key]["labels"]
-        mapped = TrainingPictures(frames, processor, whole, 0, None, names, class_map).for_model(ABC, "x")
+        labels = TrainingImages(frames, processor, whole)[key]["labels"]
+        mapped = TrainingImages(frames, processor, whole, 0, None, names, class_map).for_model(ABC, "x")
         assert torch.equal(mapped[key]["labels"], torch.tensor([2, 0, 255, 0])[labels])
     crops.class_map = {**class_map, "way": ["road", "Traffic light"]}
     with pytest.raises(ValueError, match="one class only, but way is road or Traffic light"):
@@ -534,9 +533,9 @@ def test_rows_of_equal_names_are_kept(checkpoint, said, tmp_path):
             assert fresh.abs().max() < 0.06 and (kind == "bias") == (not fresh.any())
         else:  # torch's own: uniform within 1 / sqrt(fan in)
             assert 0 < fresh.abs().max() <= 1 / np.sqrt(5 * 4)
-    pictures = torch.randn(1, 3, 64, 96)
+    images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        a, b = (each.eval()(pictures, refine=False).coarse_logits for each in (before, model))
+        a, b = (each.eval()(images, refine=False).coarse_logits for each in (before, model))
     assert torch.equal(b[:, [1, 2]], a[:, [2, 0]])
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("coarse_head" in name and "classifier.weight" in name for name in trained)
@@ -544,17 +543,17 @@ def test_rows_of_equal_names_are_kept(checkpoint, said, tmp_path):
     model.save_pretrained(tmp_path / "again")
     again = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "again").eval()
     with torch.no_grad():
-        assert again.config.id2label == OWN and torch.equal(again(pictures).logits, model(pictures).logits)
-    model.train()(pictures, labels=torch.zeros(1, 64, 96, dtype=torch.long)).loss.backward()
+        assert again.config.id2label == OWN and torch.equal(again(images).logits, model(images).logits)
+    model.train()(images, labels=torch.zeros(1, 64, 96, dtype=torch.long)).loss.backward()
 
 
 def test_the_same_names_in_another_order_are_permuted(checkpoint, said):
     place, before = checkpoint
     model = start_model(str(place), id2label=CAB)
     assert "its classes were put into the order of the training set: person, road, traffic_light" in said()
-    pictures = torch.randn(1, 3, 64, 96)
+    images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        a, b = (each.eval()(pictures, refine="all") for each in (before, model))
+        a, b = (each.eval()(images, refine="all") for each in (before, model))
     assert torch.equal(b.coarse_logits, a.coarse_logits[:, [2, 0, 1]])
     torch.testing.assert_close(b.logits, a.logits[:, [2, 0, 1]], atol=1e-5, rtol=1e-5)
 
@@ -575,7 +574,7 @@ def test_the_same_classes_and_numbers(checkpoint, said):
 # ------------------------------------------------------------------------------------------------ commands
 
 
-def own_corpus(folder, classes: dict[int, str], name: str = "corpus.yaml", count: int = 3) -> str:
+def own_dataset(folder, classes: dict[int, str], name: str = "dataset.yaml", count: int = 3) -> str:
     """Frames of blocks whose ids are those of `classes`; returns the spec."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -596,8 +595,8 @@ def saved_model(tiny_model, tmp_path):
 
 def test_evaluate(saved_model, tmp_path, monkeypatch, capsys, table):
     """The files list the same ids in another order: c.yaml's order is the model's, d.yaml's is not."""
-    same = own_corpus(tmp_path / "data", ABC)
-    entries = json.loads((tmp_path / "data" / "corpus.yaml").read_text())
+    same = own_dataset(tmp_path / "data", ABC)
+    entries = json.loads((tmp_path / "data" / "dataset.yaml").read_text())
     entries["ids"] = {name: entries["ids"][name] for name in ("person", "road", "Traffic light")}
     (tmp_path / "data" / "other.yaml").write_text(json.dumps(entries))
     words = ["--model", saved_model, "--output", tmp_path / "scores.json", "--device", "cpu", "--data"]
@@ -612,10 +611,10 @@ def test_evaluate(saved_model, tmp_path, monkeypatch, capsys, table):
     assert "person 0 -> 2" in domains["b"]["class_mapping"]["said"]
 
     capsys.readouterr()
-    strange = own_corpus(tmp_path / "strange", {0: "way", 1: "person", 2: "sky"})
+    strange = own_dataset(tmp_path / "strange", {0: "way", 1: "person", 2: "sky"})
     status = error_of("evaluate", *words, f"a={same}", f"b={strange}")
     assert status.startswith("error: b: the classes of the data are not the model's; only in the model: road")
-    assert "IoU" not in capsys.readouterr().out, "before the first picture of any domain"
+    assert "IoU" not in capsys.readouterr().out, "before the first image of any domain"
     (tmp_path / "map.yaml").write_text("way: [road, Traffic light]\nsky: null\n")
     mapped = ["--class_map", tmp_path / "map.yaml"]
     assert error_of("evaluate", *words, f"a={same}", f"b={strange}", *mapped) is None
@@ -636,11 +635,11 @@ def test_check(saved_model, tmp_path, monkeypatch, capsys):
         status = call("check", spec, "--model", saved_model, "--num_proc", 1, *words)
         return status, " ".join(capsys.readouterr().out.split())
 
-    status, out = check(own_corpus(tmp_path / "same", ABC))
+    status, out = check(own_dataset(tmp_path / "same", ABC))
     assert status == 0 and "classes and model: the same names in the same order" in out
-    status, out = check(own_corpus(tmp_path / "order", CAB))
+    status, out = check(own_dataset(tmp_path / "order", CAB))
     assert status == 0 and "another order, ids are mapped: person 0 -> 2" in out and out.endswith("clean: all")
-    strange = own_corpus(tmp_path / "strange", {0: "way", 1: "person", 2: "sky"})
+    strange = own_dataset(tmp_path / "strange", {0: "way", 1: "person", 2: "sky"})
     status, out = check(strange, "--json", tmp_path / "report.json")
     assert status == 1 and "only in the model: road, Traffic light; only in the data: way, sky" in out
     assert out.endswith("problems: all none, classes 1")
@@ -654,16 +653,16 @@ def test_check(saved_model, tmp_path, monkeypatch, capsys):
 
 def test_the_prior_of_ablations_compares_classes(tmp_path):
     """Labels of the same frames in another order: the prior scores as with its own."""
-    prepared = own_corpus(tmp_path / "own", ABC)
+    prepared = own_dataset(tmp_path / "own", ABC)
     for frame in in_order_of(rows(3, sizes=((64, 96),), classes=3), ABC, CAB):
         (tmp_path / "other" / "labels").mkdir(parents=True, exist_ok=True)
         (tmp_path / "other" / "images").mkdir(exist_ok=True)
         frame["image"].save(tmp_path / "other" / "images" / f"{frame['file_name']}.png")
         frame["label"].save(tmp_path / "other" / "labels" / f"{frame['file_name']}.png")
     plan = {"images": "images", "labels": "labels", "ids": {name: index for index, name in CAB.items()}}
-    (tmp_path / "other" / "corpus.yaml").write_text(json.dumps(plan))
+    (tmp_path / "other" / "dataset.yaml").write_text(json.dumps(plan))
     train = Domain("train", prepared, None)
-    domains = [Domain("own", prepared, None), Domain("other", f"folder:{tmp_path}/other/corpus.yaml", None)]
+    domains = [Domain("own", prepared, None), Domain("other", f"folder:{tmp_path}/other/dataset.yaml", None)]
     scores = prior_scores(train, domains)
     assert scores["own"] == scores["other"] > 0.2
 
@@ -676,14 +675,14 @@ TRAIN = [
 
 def test_train_from_a_checkpoint(saved_model, tmp_path, monkeypatch, said):
     """Own classes give new heads; a class map for the training set keeps the checkpoint's classes."""
-    spec = own_corpus(tmp_path / "own", OWN)
+    spec = own_dataset(tmp_path / "own", OWN)
     words = ["--model", saved_model, "--train", spec, *TRAIN]
     assert error_of("train", *words, "--output_dir", tmp_path / "new", "--domains", f"own={spec}") is None
     assert "kept 2 of its 3 classes" in said()
     assert json.loads((tmp_path / "new" / "config.json").read_text())["id2label"] == {str(i): n for i, n in OWN.items()}
     assert "eval_own_mean_iou" in (tmp_path / "new" / "eval_results.json").read_text()
 
-    other = own_corpus(tmp_path / "other", ABC)
+    other = own_dataset(tmp_path / "other", ABC)
     run = ["--output_dir", tmp_path / "none", "--domains", f"other={other}"]
     status = error_of("train", *words, *run)
     assert status.startswith("error: other: the classes of the data are not the model's; only in the model: floor")

@@ -23,7 +23,7 @@ from vfmseg_hf.data.domains import evaluation_domains
 from vfmseg_hf.evaluation import (
     PROTOCOLS,
     DomainScores,
-    count_pictures,
+    count_images,
     counting,
     describe_domain,
     describe_protocol,
@@ -35,7 +35,7 @@ from vfmseg_hf.evaluation import (
     score_domain,
     write_scores,
 )
-from vfmseg_hf.training import EvaluationPictures
+from vfmseg_hf.training import EvaluationImages
 from vfmseg_hf.utils.processes import join_processes, process_rank
 
 
@@ -81,7 +81,7 @@ def published_input(image, longest, shortest):
         ("1024x512", (1024, 512), (1024, 2048), (512, 1024)),
     ],
 )
-def test_pictures_are_resized_as_published(tiny_model, backend, name, box, size, expected):
+def test_images_are_resized_as_published(tiny_model, backend, name, box, size, expected):
     image, own = noise(*size), backend(size={"height": 32, "width": 32}, resample=3)
     _, processor = PROTOCOLS[name].apply(tiny_model(), own)
     pixel_values = processor(PIL.Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
@@ -100,7 +100,7 @@ def test_default_and_native_leave_the_checkpoint_alone(tiny_model):
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 128)])
-def test_published_coarse_pass_is_512x1024_whatever_the_picture(tiny_model, size):
+def test_published_coarse_pass_is_512x1024_whatever_the_image(tiny_model, size):
     model = tiny_model(certainty_threshold=1.0, confidence_threshold=0.0, certainty_scope="batch")
     published, _ = PROTOCOLS["published"].apply(model, VFMSegImageProcessor())
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_a_model_that_cannot_follow_is_refused(tiny_model):
 
 
 def test_the_recorded_inference_comes_out_of_an_evaluation(shared, tmp_path):
-    """From the picture file to the confusion matrix; unresized, because the recording began at the resized picture."""
+    """From the image file to the confusion matrix; unresized, because the recording began at the resized image."""
     case = GoldenCase(shared / "golden" / "dinov2", tmp_path)
     own_size = replace(PROTOCOLS["published"], processor={"do_resize": False})
     model, processor = own_size.apply(case.model("merged", for_inference=True).eval(), VFMSegImageProcessor())
@@ -127,7 +127,7 @@ def test_the_recorded_inference_comes_out_of_an_evaluation(shared, tmp_path):
     label = np.full(meta["output_size"], 255, dtype=np.uint8)
     label[::2, ::2] = recorded.numpy()
     rows = [{"image": PIL.Image.open(case.folder / meta["image"]), "label": label, "file_name": "golden"}]
-    domain = evaluate_domain(model, EvaluationPictures(rows, processor), "golden")
+    domain = evaluate_domain(model, EvaluationImages(rows, processor), "golden")
     assert domain.refined == np.mean(meta["window_refined"]) == 5 / 8
     wrong = (1 - domain.scores["final"]["overall_accuracy"]) * recorded.numel()
     assert wrong <= meta["pixels_with_margin_below_1e3"]
@@ -154,12 +154,12 @@ def random_label(height, width, seed=0):
 def test_both_stages_are_counted_at_the_labels_size(lively_model):
     model = lively_model
     sizes = [(96, 128), (96, 128), (64, 80)]
-    pictures = [torch.randn(3, *size) for size in sizes]
+    images = [torch.randn(3, *size) for size in sizes]
     labels = [random_label(*size, seed=seed) for seed, size in enumerate([(50, 61), (96, 128), (130, 90)])]
-    matrices, windows, _ = count_pictures(model, pictures, labels, 19, 255)
-    for picture, label, pair, (refined, count) in zip(pictures, labels, matrices, windows.tolist(), strict=True):
+    matrices, windows, _ = count_images(model, images, labels, 19, 255)
+    for image, label, pair, (refined, count) in zip(images, labels, matrices, windows.tolist(), strict=True):
         with torch.no_grad():
-            output = model(picture[None])
+            output = model(image[None])
         for matrix, logits in zip(pair, (output.coarse_logits[0], output.logits[0]), strict=True):
             difference = (matrix - brute_force(logits, label, 19)).abs().sum() / 2
             assert difference <= 2 and matrix.sum() == (label != 255).sum(), "up to two near ties"
@@ -169,16 +169,16 @@ def test_both_stages_are_counted_at_the_labels_size(lively_model):
 
 def test_flip_averages_the_probabilities_of_both_directions(lively_model):
     model = lively_model
-    picture, label = torch.randn(3, 64, 112), random_label(64, 112)
-    matrices, windows, _ = count_pictures(model, [picture], [label], 19, 255, flip=True)
+    image, label = torch.randn(3, 64, 112), random_label(64, 112)
+    matrices, windows, _ = count_images(model, [image], [label], 19, 255, flip=True)
     with torch.no_grad():
-        plain, mirrored = model(picture[None]), model(picture.flip(-1)[None])
+        plain, mirrored = model(image[None]), model(image.flip(-1)[None])
     mean = (plain.logits.softmax(1) + mirrored.logits.softmax(1).flip(-1)) / 2
     assert torch.equal(matrices[0, 1], brute_force(mean[0], label, 19))
     assert windows.tolist() == [[int(plain.refined.sum() + mirrored.refined.sum()), 2 * plain.refined.numel()]]
     assert not torch.equal(matrices[0, 1], brute_force(plain.logits[0], label, 19))
     # Whoever averages both directions cannot tell them apart.
-    turned, *_ = count_pictures(model, [picture.flip(-1)], [label.flip(-1)], 19, 255, flip=True)
+    turned, *_ = count_images(model, [image.flip(-1)], [label.flip(-1)], 19, 255, flip=True)
     assert torch.equal(turned[:, 1], matrices[:, 1])
 
 
@@ -187,7 +187,7 @@ def test_flip_averages_the_probabilities_of_both_directions(lively_model):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Pictures and labels of three different sizes."""
+    """Images and labels of three different sizes."""
     sizes = [(64, 96), (80, 64), (64, 96), (48, 100), (64, 64)]
     return [
         {"image": PIL.Image.fromarray(noise(*size, seed)), "label": random_label(*size, seed).byte().numpy(),
@@ -198,59 +198,57 @@ def rows():
 
 @pytest.fixture
 def scored(lively_model, rows):
-    return lively_model, EvaluationPictures(rows, VFMSegImageProcessor(do_resize=False))
+    return lively_model, EvaluationImages(rows, VFMSegImageProcessor(do_resize=False))
 
 
 def same_scores(actual: DomainScores, expected: DomainScores) -> None:
-    assert (actual.pictures, actual.refined, actual.classes) == (expected.pictures, expected.refined, expected.classes)
+    assert (actual.images, actual.refined, actual.classes) == (expected.images, expected.refined, expected.classes)
     for stage, scores in expected.scores.items():
         for key, value in scores.items():
             np.testing.assert_array_equal(actual.scores[stage][key], value)
 
 
-def test_a_domain_is_the_sum_of_its_pictures(scored):
-    model, pictures = scored
-    items = [pictures[index] for index in range(len(pictures))]
-    counts = count_pictures(
-        model, [item["pixel_values"] for item in items], [item["labels"] for item in items], 19, 255
-    )
+def test_a_domain_is_the_sum_of_its_images(scored):
+    model, images = scored
+    items = [images[index] for index in range(len(images))]
+    counts = count_images(model, [item["pixel_values"] for item in items], [item["labels"] for item in items], 19, 255)
     expected = score_domain(counts.matrices.numpy(), counts.windows.numpy(), each_class(), "noise")
     state = torch.get_rng_state()
-    domain = evaluate_domain(model, pictures, "noise")
+    domain = evaluate_domain(model, images, "noise")
     same_scores(domain, expected)
     assert 0 < domain.refined < 1 and domain.images_per_second == pytest.approx(5 / domain.seconds)
     assert torch.equal(torch.get_rng_state(), state), "an evaluation must not change what training draws next"
     seen = []
     progress = lambda items: (seen.append(item["file_name"]) or item for item in items)  # noqa: E731
-    same_scores(evaluate_domain(model, pictures, "noise", num_workers=2, progress=progress), expected)
+    same_scores(evaluate_domain(model, images, "noise", num_workers=2, progress=progress), expected)
     assert seen == ["0", "1", "2", "3", "4"], "workers keep the order"
 
 
 @pytest.mark.parametrize("batch_size", [3, 7])
 def test_batches_of_any_sizes_score_the_same(scored, batch_size):
-    """Windows of pictures of three sizes go through the refine head together."""
-    model, pictures = scored
+    """Windows of images of three sizes go through the refine head together."""
+    model, images = scored
     model.config.window_batch_size = 100
     batches = []
     model.refine_head.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0][0])))
-    expected = evaluate_domain(model, pictures, "noise")
+    expected = evaluate_domain(model, images, "noise")
     alone, _ = batches.copy(), batches.clear()
     seen = []
     progress = lambda items: (seen.append(item["file_name"]) or item for item in items)  # noqa: E731
-    same_scores(evaluate_domain(model, pictures, "noise", progress=progress, batch_size=batch_size), expected)
+    same_scores(evaluate_domain(model, images, "noise", progress=progress, batch_size=batch_size), expected)
     assert seen == ["0", "1", "2", "3", "4"]
     assert sum(batches) == sum(alone) and len(batches) < len(alone)
-    flipped = evaluate_domain(model, pictures, "noise", flip=True)
-    same_scores(evaluate_domain(model, pictures, "noise", flip=True, batch_size=batch_size), flipped)
+    flipped = evaluate_domain(model, images, "noise", flip=True)
+    same_scores(evaluate_domain(model, images, "noise", flip=True, batch_size=batch_size), flipped)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_pictures_decide_alone_whatever_the_scope(scored, flip):
-    model, pictures = scored
+def test_images_decide_alone_whatever_the_scope(scored, flip):
+    model, images = scored
     model.config.certainty_scope = "batch"
-    expected = evaluate_domain(model, pictures, "noise", flip=flip)
+    expected = evaluate_domain(model, images, "noise", flip=flip)
     assert 0 < expected.refined < 1
-    same_scores(evaluate_domain(model, pictures, "noise", flip=flip, batch_size=5), expected)
+    same_scores(evaluate_domain(model, images, "noise", flip=flip, batch_size=5), expected)
 
 
 class Renamed(VFMSegForSemanticSegmentation):
@@ -311,35 +309,35 @@ def hooked(model):
     ids=["itself", "subclass", "PeftModel", "wrapper", "hooks", "wrapped PeftModel"],
 )
 def test_both_roads_score_the_same(wrap, together, scored, monkeypatch):
-    model, pictures = scored
-    items = [pictures[index] for index in range(len(pictures))]
+    model, images = scored
+    items = [images[index] for index in range(len(images))]
     inputs = [item["pixel_values"] for item in items], [item["labels"] for item in items]
     model, calls = wrap(model), []
     segment = VFMSegForSemanticSegmentation.segment
     monkeypatch.setattr(
         VFMSegForSemanticSegmentation, "segment", lambda *args, **how: (calls.append(1), segment(*args, **how))[1]
     )
-    fast = count_pictures(model, *inputs, 19, 255)
+    fast = count_images(model, *inputs, 19, 255)
     assert bool(calls) == together
     monkeypatch.setattr(counting, "plain_model", lambda model: None)
-    for actual, expected in zip(fast, count_pictures(model, *inputs, 19, 255), strict=True):
+    for actual, expected in zip(fast, count_images(model, *inputs, 19, 255), strict=True):
         assert torch.equal(actual, expected)
 
 
 def test_a_subclass_with_its_own_forward_is_called(scored):
-    model, pictures = scored
-    matrices, *_ = count_pictures(
-        as_subclass(model, Certain), [pictures[0]["pixel_values"]], [pictures[0]["labels"]], 19, 255
+    model, images = scored
+    matrices, *_ = count_images(
+        as_subclass(model, Certain), [images[0]["pixel_values"]], [images[0]["labels"]], 19, 255
     )
     assert matrices[0, 1, :, 3].sum() == matrices[0, 1].sum() > matrices[0, 0, :, 3].sum()
 
 
 def test_counting_waits_for_the_device_once_a_domain(scored, monkeypatch):
     """Beside the one wait of a batch that inference takes for its decisions."""
-    model, pictures = scored
-    many = EvaluationPictures(pictures.dataset * 4, pictures.processor)
+    model, images = scored
+    many = EvaluationImages(images.dataset * 4, images.processor)
     copies, taken = count_copies(monkeypatch), []
-    for dataset in (pictures, many):
+    for dataset in (images, many):
         copies.clear()
         with CountWaits() as waits:
             evaluate_domain(model, dataset, "noise", batch_size=5)
@@ -354,8 +352,8 @@ def test_counting_waits_for_the_device_once_a_domain(scored, monkeypatch):
 
 @pytest.mark.parametrize("workers", [False, True])
 def test_unknown_labels_are_found_when_all_is_counted(workers, scored):
-    model, pictures = scored
-    items = [{**pictures[index], "labels": pictures[index]["labels"].clone()} for index in range(len(pictures))]
+    model, images = scored
+    items = [{**images[index], "labels": images[index]["labels"].clone()} for index in range(len(images))]
     items[1]["labels"][0, :3] = 77
 
     class Own(torch.utils.data.Dataset):
@@ -370,10 +368,10 @@ def test_unknown_labels_are_found_when_all_is_counted(workers, scored):
         evaluate_domain(model, Own(), "own", num_workers=2 * workers)
 
 
-def test_nothing_is_kept_of_a_picture(scored):
-    """Neither the picture, its logits nor a matrix of its own: as many tensors live after the last as after a few."""
-    model, pictures = scored
-    many = EvaluationPictures(pictures.dataset * 4, pictures.processor)
+def test_nothing_is_kept_of_a_image(scored):
+    """Neither the image, its logits nor a matrix of its own: as many tensors live after the last as after a few."""
+    model, images = scored
+    many = EvaluationImages(images.dataset * 4, images.processor)
     alive = {}
 
     def watch(items):
@@ -387,30 +385,30 @@ def test_nothing_is_kept_of_a_picture(scored):
     assert alive[19] <= alive[2]
 
 
-def test_processes_share_the_pictures_and_agree_exactly(scored, tmp_path):
-    model, pictures = scored
-    expected = evaluate_domain(model, pictures, "noise")
-    for domain in run_in_processes(2, lambda rank: evaluate_domain(model, pictures, "noise"), tmp_path):
+def test_processes_share_the_images_and_agree_exactly(scored, tmp_path):
+    model, images = scored
+    expected = evaluate_domain(model, images, "noise")
+    for domain in run_in_processes(2, lambda rank: evaluate_domain(model, images, "noise"), tmp_path):
         same_scores(domain, expected)
 
 
 def test_refine_modes_and_flip_reach_the_model(scored):
-    model, pictures = scored
-    assert evaluate_domain(model, pictures, "noise", False).refined == 0
-    assert evaluate_domain(model, pictures, "noise", "all").refined == 1
-    plain, flipped = (evaluate_domain(model, pictures, "noise", flip=flip).scores["final"] for flip in (False, True))
+    model, images = scored
+    assert evaluate_domain(model, images, "noise", False).refined == 0
+    assert evaluate_domain(model, images, "noise", "all").refined == 1
+    plain, flipped = (evaluate_domain(model, images, "noise", flip=flip).scores["final"] for flip in (False, True))
     assert plain["mean_iou"] != flipped["mean_iou"]
 
 
 def test_what_cannot_be_scored_is_said(scored, rows, tiny_model):
-    model, pictures = scored
+    model, images = scored
     with pytest.raises(ValueError, match="model has 3 classes, but the domain 'noise' is scored by a rule for 19"):
-        evaluate_domain(tiny_model(num_labels=3), EvaluationPictures(rows, pictures.processor, each_class()), "noise")
+        evaluate_domain(tiny_model(num_labels=3), EvaluationImages(rows, images.processor, each_class()), "noise")
     ignored = [{**row, "label": np.full_like(row["label"], 255)} for row in rows]
     with pytest.raises(ValueError, match="no pixel of the domain 'noise' has a class: all 5 label maps are ignored"):
-        evaluate_domain(model, EvaluationPictures(ignored, pictures.processor), "noise")
+        evaluate_domain(model, EvaluationImages(ignored, images.processor), "noise")
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
-        evaluate_domain(model, pictures, "noise", batch_size=0)
+        evaluate_domain(model, images, "noise", batch_size=0)
 
 
 @pytest.mark.parametrize(
@@ -429,10 +427,10 @@ def test_domains_are_scored_on_the_split_that_is_held_out(spec, split):
 
 
 @pytest.mark.parametrize("splits, expected", [(("day", "val"), "val"), (("night", "day"), "night")])
-def test_own_corpora_hold_out_what_they_call_so(tmp_path, splits, expected):
+def test_own_datasets_hold_out_what_they_call_so(tmp_path, splits, expected):
     folders = {split: {"images": f"{split}/photos", "labels": f"{split}/masks"} for split in splits}
-    (tmp_path / "corpus.json").write_text(json.dumps({"splits": folders, "ids": {"road": 7}, "ignore": "rest"}))
-    assert describe_dataset(f"folder:{tmp_path / 'corpus.json'}").evaluation_split == expected
+    (tmp_path / "dataset.json").write_text(json.dumps({"splits": folders, "ids": {"road": 7}, "ignore": "rest"}))
+    assert describe_dataset(f"folder:{tmp_path / 'dataset.json'}").evaluation_split == expected
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -474,21 +472,21 @@ def test_tables_are_percent_with_two_decimals():
 def test_results_hold_what_it_takes_to_repeat_them(tiny_model, tmp_path):
     model, processor = PROTOCOLS["published"].apply(tiny_model(confidence_threshold=0.9), VFMSegImageProcessor())
     dataset = open_dataset("streets:night?n=2&size=64x128", "test")
-    corpora = {name: describe_domain("streets:night?n=2&size=64x128", dataset) for name in ("day", "night")}
+    datasets = {name: describe_domain("streets:night?n=2&size=64x128", dataset) for name in ("day", "night")}
     about = {"protocol": describe_protocol(PROTOCOLS["published"], model, processor, "all", True)}
     path = tmp_path / "scores.json"
-    write_scores(path, {"day": made_up(0.5, 0.625)}, corpora, about)
+    write_scores(path, {"day": made_up(0.5, 0.625)}, datasets, about)
     half = json.loads(path.read_text())
     assert half["complete"] is False and half["mean"] is None and list(half["domains"]) == ["day"]
-    write_scores(path, {"day": made_up(0.5, 0.625), "night": made_up(0.25, 1 / 3)}, corpora, about)
+    write_scores(path, {"day": made_up(0.5, 0.625), "night": made_up(0.25, 1 / 3)}, datasets, about)
     result = json.loads(path.read_text())
     assert result["complete"] is True
     assert result["mean"]["final"]["mean_iou"] == pytest.approx((0.625 + 0.333) / 2, abs=1e-12)
     night = result["domains"]["night"]
     assert night["final"]["iou"] == {"road": 0.333, "tram": None}
     assert night["final"]["accuracy"] == {"road": 0.333, "tram": None}
-    assert night["split"] == "test" and night["corpus"].startswith("streets:night") and night["description"]
-    assert (night["pictures"], night["refined"], night["images_per_second"]) == (10, 0.25, 5.0)
+    assert night["split"] == "test" and night["dataset"].startswith("streets:night") and night["description"]
+    assert (night["images"], night["refined"], night["images_per_second"]) == (10, 0.25, 5.0)
     protocol = result["protocol"]
     box = {"shortest_edge": 1024, "longest_edge": 2048}
     assert protocol["resize"] == {"size": box, "resample": "bilinear", "antialias": False}

@@ -204,7 +204,7 @@ class TestScores:
         merged = merge_classes(np.array([[1, 2, 4], [8, 16, 32]]), (0, 0), 1)
         np.testing.assert_array_equal(merged, [[27, 36]])
 
-    def test_groups_of_another_corpus(self):
+    def test_groups_of_another_dataset(self):
         with pytest.raises(ValueError, match=r"shape \(3, 3\).*of 2 classes"):
             merge_classes(np.ones((3, 3)), (0, 1), 2)
         with pytest.raises(ValueError, match=r"2 pixels are labelled with classes \[1\]"):
@@ -368,7 +368,7 @@ class TestMeanIoU:
         bad[1][0, 0] = 19
         metric.add_batch(predictions=[good[0]], references=[good[1]])
         if known_when == "loaded":
-            with pytest.raises(ValueError, match="Picture 1 of the batch: Labels hold unknown ids: 19"):
+            with pytest.raises(ValueError, match="Image 1 of the batch: Labels hold unknown ids: 19"):
                 metric.add_batch(predictions=[good[0], bad[0]], references=[good[1], bad[1]])
             assert len(metric) == 1
             same(metric.compute(), iou_scores(confusion_matrix(*good, 7)))
@@ -387,13 +387,13 @@ class TestMeanIoU:
         metric = load_mean_iou(**settings)
         metric.add(prediction=predictions, reference=labels)
         same(metric.compute(), expected)
-        with pytest.raises(ValueError, match="Picture 0 of the batch: Labels hold ids from -100.*ignore_index"):
+        with pytest.raises(ValueError, match="Image 0 of the batch: Labels hold ids from -100.*ignore_index"):
             load_mean_iou().add(prediction=predictions, reference=labels)
 
     def test_bad_calls(self):
         predictions, labels = random_maps()
         metric = load_mean_iou(num_labels=7)
-        with pytest.raises(ValueError, match="no picture to score"):
+        with pytest.raises(ValueError, match="no image to score"):
             metric.compute(ignore_index=IGNORE)
         with pytest.raises(ValueError, match="needs ignore_index"):
             metric.compute(predictions=[predictions], references=[labels])
@@ -407,9 +407,9 @@ class TestMeanIoU:
             load_mean_iou(num_labels=7, reduce_labels=True)
         with pytest.raises(ValueError, match="2 predictions for 1 references"):
             metric.add_batch(predictions=[predictions] * 2, references=[labels])
-        with pytest.raises(ValueError, match=r"Picture 1 of the batch.*\(12, 17\).*\(13, 17\)"):
+        with pytest.raises(ValueError, match=r"Image 1 of the batch.*\(12, 17\).*\(13, 17\)"):
             metric.add_batch(predictions=[predictions, predictions[1:]], references=[labels] * 2)
-        with pytest.raises(TypeError, match="Picture 0 of the batch.*argmax"):
+        with pytest.raises(TypeError, match="Image 0 of the batch.*argmax"):
             metric.add_batch(predictions=[predictions / 2], references=[labels])
         with pytest.raises(ValueError, match="Bad inputs.*num_labels"):
             metric.add_batch(predictions=[predictions], references=[labels], num_labels=7)
@@ -417,7 +417,7 @@ class TestMeanIoU:
             load_mean_iou(num_process=2, process_id=1)
         assert len(metric) == 0
 
-    def test_memory_does_not_grow_with_the_pictures(self):
+    def test_memory_does_not_grow_with_the_images(self):
         metric, (predictions, labels) = load_mean_iou(), random_maps(19, (64, 64))
 
         def held(times: int) -> int:

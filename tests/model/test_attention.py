@@ -53,8 +53,8 @@ def make(tmp_path):
 
 @torch.no_grad()
 def logits(model: VFMSegForSemanticSegmentation) -> torch.Tensor:
-    pictures = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    return model(pictures, refine="all").logits
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    return model(images, refine="all").logits
 
 
 @pytest.fixture

@@ -19,15 +19,15 @@ SMALL_RUN = {"coarse_size": 64, "window_size": 64, "window_stride": 40}
 
 
 @pytest.fixture
-def picture():
+def image():
     return torch.randn(1, 3, 70, 100)
 
 
 @pytest.fixture
-def predict(picture):
+def predict(image):
     def predict(model):
         with torch.no_grad():
-            return model.eval()(picture, refine="all").logits
+            return model.eval()(image, refine="all").logits
 
     return predict
 
@@ -86,9 +86,9 @@ def test_encoder_alone_from_a_segmentation_checkpoint(tiny_model, tmp_path, load
     model.save_pretrained(tmp_path)
     encoder = AutoModel.from_pretrained(tmp_path)
     assert type(encoder) is VFMSegModel
-    pictures = torch.randn(1, 3, 32, 48)
+    images = torch.randn(1, 3, 32, 48)
     with torch.no_grad():
-        for ours, theirs in zip(encoder(pictures).feature_maps, model.model(pictures).feature_maps, strict=True):
+        for ours, theirs in zip(encoder(images).feature_maps, model.model(images).feature_maps, strict=True):
             assert torch.equal(ours, theirs)
     assert not loading_log.records, "no warning of the heads that were left behind"
 
@@ -135,11 +135,11 @@ def test_other_classes_without_the_flag_are_refused(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype, tiny_model, tmp_path, picture):
+def test_half_precision(dtype, tiny_model, tmp_path, image):
     tiny_model().save_pretrained(tmp_path)
     model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path, dtype=dtype)
     with torch.no_grad():
-        assert model(picture.to(dtype), refine="all").logits.isfinite().all()
+        assert model(image.to(dtype), refine="all").logits.isfinite().all()
 
 
 # ------------------------------------------------------------------------------------------ foundation models
@@ -167,7 +167,7 @@ def test_from_backbone_resamples_only_two_tensors(foundation, loading_log):
 
 
 def test_resampling_equals_the_recorded_converter(shared):
-    """The recording also holds tensors of a smaller picture size than ours: 128 pixels."""
+    """The recording also holds tensors of a smaller image size than ours: 128 pixels."""
     from vfmseg_hf.model.encoders import get_encoder_family
 
     folder = shared / "golden" / "convert"
@@ -433,12 +433,12 @@ def test_a_continued_adapter_keeps_its_base(adapted, foundation, tmp_path, predi
     assert torch.equal(predict(again), predict(adapted))
 
 
-def test_half_precision_adapter(adapted, tmp_path, picture):
+def test_half_precision_adapter(adapted, tmp_path, image):
     adapted.save_pretrained(tmp_path)
     model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.float16)
     assert model.dtype == torch.float16
     with torch.no_grad():
-        assert model(picture.half(), refine="all").logits.isfinite().all()
+        assert model(image.half(), refine="all").logits.isfinite().all()
 
 
 def test_arguments_of_from_pretrained_on_an_adapter(adapted, tmp_path, predict):

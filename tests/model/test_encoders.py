@@ -84,7 +84,7 @@ class Encoder:
     Attributes:
         save: writes a tiny foundation model with random weights to a directory and returns it.
         hidden_states: the library's own states after every block as maps `[B, C, rows, columns]`.
-        sizes: picture sizes that the library can run.
+        sizes: image sizes that the library can run.
     """
 
     save: Callable[[Path], PreTrainedModel]
@@ -108,23 +108,23 @@ def token_maps(states: tuple[torch.Tensor, ...], prefix: int, rows: int, columns
 
 
 def tokens_of(prefix: int, patch: int, **arguments) -> Callable[[PreTrainedModel, torch.Tensor], list[torch.Tensor]]:
-    def hidden_states(model: PreTrainedModel, pictures: torch.Tensor) -> list[torch.Tensor]:
-        states = model(pictures, output_hidden_states=True, **arguments).hidden_states
-        return token_maps(states[1:], prefix, pictures.shape[2] // patch, pictures.shape[3] // patch)
+    def hidden_states(model: PreTrainedModel, images: torch.Tensor) -> list[torch.Tensor]:
+        states = model(images, output_hidden_states=True, **arguments).hidden_states
+        return token_maps(states[1:], prefix, images.shape[2] // patch, images.shape[3] // patch)
 
     return hidden_states
 
 
-def naflex_hidden_states(model: Siglip2VisionModel, pictures: torch.Tensor) -> list[torch.Tensor]:
-    rows, columns = pictures.shape[2] // 16, pictures.shape[3] // 16
-    patches = torch.stack([convert_image_to_patches(picture, 16) for picture in pictures])
-    shapes = torch.tensor([[rows, columns]] * len(pictures))
+def naflex_hidden_states(model: Siglip2VisionModel, images: torch.Tensor) -> list[torch.Tensor]:
+    rows, columns = images.shape[2] // 16, images.shape[3] // 16
+    patches = torch.stack([convert_image_to_patches(image, 16) for image in images])
+    shapes = torch.tensor([[rows, columns]] * len(images))
     states = model(patches, torch.ones(patches.shape[:2]), shapes, output_hidden_states=True).hidden_states
     return token_maps(states[1:], 0, rows, columns)
 
 
-def sam_hidden_states(model: SamVisionModel, pictures: torch.Tensor) -> list[torch.Tensor]:
-    states = model(pictures, output_hidden_states=True).hidden_states
+def sam_hidden_states(model: SamVisionModel, images: torch.Tensor) -> list[torch.Tensor]:
+    states = model(images, output_hidden_states=True).hidden_states
     return [state.permute(0, 3, 1, 2) for state in states[1:]]
 
 
@@ -141,8 +141,8 @@ def timm_model(architecture: str, patch: int) -> TimmWrapperModel:
     )
 
 
-def timm_hidden_states(model: TimmWrapperModel, pictures: torch.Tensor) -> list[torch.Tensor]:
-    return model.timm_model.forward_intermediates(pictures, norm=False, intermediates_only=True)
+def timm_hidden_states(model: TimmWrapperModel, images: torch.Tensor) -> list[torch.Tensor]:
+    return model.timm_model.forward_intermediates(images, norm=False, intermediates_only=True)
 
 
 WITH_MLP = {**SHAPE, "intermediate_size": 64}
@@ -228,15 +228,15 @@ def adapted(build):
     return adapted
 
 
-def encode(model: VFMSegForSemanticSegmentation, pictures: torch.Tensor) -> torch.Tensor:
+def encode(model: VFMSegForSemanticSegmentation, images: torch.Tensor) -> torch.Tensor:
     """The four feature maps as one tensor `[4, B, C, rows, columns]`."""
-    return torch.stack(model.model(pictures).feature_maps)
+    return torch.stack(model.model(images).feature_maps)
 
 
 def predict(model: VFMSegForSemanticSegmentation) -> torch.Tensor:
-    pictures = torch.linspace(-2, 2, 3 * 70 * 100).sin().reshape(1, 3, 70, 100) * 2
+    images = torch.linspace(-2, 2, 3 * 70 * 100).sin().reshape(1, 3, 70, 100) * 2
     with torch.no_grad():
-        return model.eval()(pictures, refine="all").logits
+        return model.eval()(images, refine="all").logits
 
 
 def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -254,10 +254,10 @@ def test_feature_maps_are_the_librarys_hidden_states(name, foundation, build):
     patch = get_encoder_family(native).patch_size(native)
     model = build(name, backbone_config=native.to_dict(), patch_size=patch, coarse_size=2 * patch)
     for size in ENCODERS[name].sizes:
-        pictures = torch.randn(2, 3, *size)
+        images = torch.randn(2, 3, *size)
         with torch.no_grad():
-            expected = torch.stack(ENCODERS[name].hidden_states(library, pictures))
-            maps = encode(model, pictures)
+            expected = torch.stack(ENCODERS[name].hidden_states(library, images))
+            maps = encode(model, images)
         assert maps.shape == (DEPTH, 2, WIDTH, size[0] // patch, size[1] // patch)
         assert disagreement(maps, expected, tolerance=1e-5) <= 1
 
@@ -276,18 +276,18 @@ def test_any_size(name, size, build):
 @families
 @pytest.mark.parametrize("place", [(0, 0), (2, 4), (1, 3)], ids=str)
 def test_a_patch_stays_in_its_place(name, place, build):
-    """What changes in one patch of a picture changes the feature there the most."""
-    model, pictures = build(name), torch.randn(1, 3, 48, 80)
-    changed = pictures.clone()
+    """What changes in one patch of an image changes the feature there the most."""
+    model, images = build(name), torch.randn(1, 3, 48, 80)
+    changed = images.clone()
     row, column = place
     changed[..., row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] += 3
     with torch.no_grad():
-        difference = (encode(model, changed) - encode(model, pictures))[0, 0].norm(dim=0)
+        difference = (encode(model, changed) - encode(model, images))[0, 0].norm(dim=0)
     assert divmod(int(difference.argmax()), 5) == place
 
 
 def sam_at(model: SamVisionModel, table: torch.Tensor, size: tuple[int, int]) -> SamVisionModel:
-    """The library's SAM with another position table, made to take pictures of another size."""
+    """The library's SAM with another position table, made to take images of another size."""
     model.vision_encoder.pos_embed = nn.Parameter(table)
     model.vision_encoder.patch_embed.image_size = size
     return model
@@ -304,10 +304,10 @@ def test_sam_at_sizes_that_the_library_refuses(size, foundation, build, tmp_path
         align_corners=False,
     ).permute(0, 2, 3, 1)
     library = sam_at(SamVisionModel.from_pretrained(foundation("sam_vision_model")[0]), table, size)
-    pictures = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        expected = torch.stack(sam_hidden_states(library, pictures))
-        assert disagreement(encode(build("sam_vision_model"), pictures), expected, tolerance=1e-5) <= 1
+        expected = torch.stack(sam_hidden_states(library, images))
+        assert disagreement(encode(build("sam_vision_model"), images), expected, tolerance=1e-5) <= 1
 
 
 def test_sams_own_grid_equals_the_published_one(tmp_path):
@@ -324,10 +324,10 @@ def test_sams_own_grid_equals_the_published_one(tmp_path):
     assert weights["vision_encoder.layers.1.attn.rel_pos_h"].shape == (127, 16)
     table = library.vision_encoder.pos_embed.data.permute(0, 3, 1, 2)
     table = F.interpolate(table, size=(32, 32), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
-    pictures = torch.randn(1, 3, 512, 512)
+    images = torch.randn(1, 3, 512, 512)
     with torch.no_grad():
-        expected = torch.stack(sam_hidden_states(sam_at(library, table, (512, 512)), pictures))
-        assert disagreement(encode(model, pictures), expected, tolerance=1e-5) <= 1
+        expected = torch.stack(sam_hidden_states(sam_at(library, table, (512, 512)), images))
+        assert disagreement(encode(model, images), expected, tolerance=1e-5) <= 1
 
 
 def test_sam_on_a_smaller_grid(foundation, build):
@@ -338,9 +338,9 @@ def test_sam_on_a_smaller_grid(foundation, build):
     changed = {key for key in native if not torch.equal(weights[key], native[key]) if weights[key].shape}
     tables = {f"vision_encoder.layers.{block}.attn.rel_pos_{axis}" for block in (1, 3) for axis in "hw"}
     assert changed == tables | {"vision_encoder.pos_embed"}
-    pictures = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert disagreement(encode(small, pictures), encode(build("sam_vision_model"), pictures), 1e-5) <= 1
+        assert disagreement(encode(small, images), encode(build("sam_vision_model"), images), 1e-5) <= 1
 
 
 @pytest.mark.parametrize("name", ["dinov2", "dinov2_with_registers"])
@@ -355,12 +355,12 @@ def test_scale_offset_positions(name, foundation, build):
     assert positions.shape[1] == grid * grid
     library = build(name).model.encoder
     library.embeddings.position_embeddings = nn.Parameter(torch.cat([table[:, :1], positions], dim=1))
-    pictures = torch.randn(2, 3, grid * 16, grid * 16)
+    images = torch.randn(2, 3, grid * 16, grid * 16)
     prefix = get_encoder_family(library.config).num_prefix_tokens(library.config)
     with torch.no_grad():
-        expected = torch.stack(tokens_of(prefix, 16)(library, pictures))
-        assert disagreement(encode(model, pictures), expected, tolerance=1e-5) <= 1
-        assert disagreement(encode(build(name), pictures), expected, tolerance=1e-5) > 1, "the other rule differs"
+        expected = torch.stack(tokens_of(prefix, 16)(library, images))
+        assert disagreement(encode(model, images), expected, tolerance=1e-5) <= 1
+        assert disagreement(encode(build(name), images), expected, tolerance=1e-5) > 1, "the other rule differs"
 
 
 def test_bilinear_positions(foundation, build):
@@ -380,11 +380,11 @@ def test_bilinear_positions(foundation, build):
     table = resized(table, 32, 9)
     weights = {**model.model.encoder.state_dict(), "embeddings.position_embedding.weight": table}
     library.load_state_dict(weights)
-    pictures = torch.randn(2, 3, 144, 144)
+    images = torch.randn(2, 3, 144, 144)
     with torch.no_grad():
-        expected = torch.stack(tokens_of(prefix=1, patch=16)(library, pictures))
-        assert disagreement(encode(model, pictures), expected, tolerance=1e-5) <= 1
-        assert disagreement(encode(build("clip_vision_model"), pictures), expected, tolerance=1e-5) > 1
+        expected = torch.stack(tokens_of(prefix=1, patch=16)(library, images))
+        assert disagreement(encode(model, images), expected, tolerance=1e-5) <= 1
+        assert disagreement(encode(build("clip_vision_model"), images), expected, tolerance=1e-5) > 1
 
 
 @families
@@ -411,12 +411,12 @@ def test_naflex_kernel_at_another_patch_size(build, foundation):
 
 @families
 def test_lora_is_effective_on_every_target(name, adapted):
-    model, pictures = adapted(name), torch.randn(2, 3, 48, 80)
+    model, images = adapted(name), torch.randn(2, 3, 48, 80)
     family = get_encoder_family(model.config.backbone_config)
     factors = {n: p for n, p in model.model.named_parameters() if ".lora_" in n}
     assert len(factors) == 2 * DEPTH * len(family.lora_targets)
     assert sum(".lora_" in n for n, _ in model.named_parameters()) == len(factors), "none in the heads"
-    maps = encode(model, pictures)
+    maps = encode(model, images)
     (maps * torch.randn_like(maps)).sum().backward()
     silent = [n for n, p in factors.items() if p.grad is None or not p.grad.norm() > 0]
     assert not silent, "factors without a gradient"
@@ -425,20 +425,20 @@ def test_lora_is_effective_on_every_target(name, adapted):
             kept = parameter.data.clone()
             with torch.no_grad():
                 parameter.zero_()
-                assert relative_difference(encode(model, pictures), maps) > 1e-4, f"{n} has no effect"
+                assert relative_difference(encode(model, images), maps) > 1e-4, f"{n} has no effect"
                 parameter.copy_(kept)
 
 
 @families
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_keeps_loras_gradients(name, reentrant, adapted):
-    model, pictures = adapted(name).train(), torch.randn(2, 3, 48, 80)
+    model, images = adapted(name).train(), torch.randn(2, 3, 48, 80)
     weights = torch.randn(4, 2, WIDTH, 3, 5)
 
     def gradients():
         torch.manual_seed(5)  # DINOv3 scales its positions at random in training
         model.zero_grad()
-        (encode(model, pictures) * weights).sum().backward()
+        (encode(model, images) * weights).sum().backward()
         return {n: p.grad.clone() for n, p in model.model.named_parameters() if p.grad is not None}
 
     expected = gradients()
@@ -458,13 +458,13 @@ def test_a_training_step_reaches_loras_and_heads(name, adapted):
 
 
 def test_dinov3_scales_its_positions_only_where_asked_to_and_in_training(build):
-    model, pictures = build("dinov3_vit").train(), torch.randn(1, 3, 48, 80)
+    model, images = build("dinov3_vit").train(), torch.randn(1, 3, 48, 80)
     with torch.no_grad():
-        assert torch.equal(encode(model, pictures), encode(model, pictures))
+        assert torch.equal(encode(model, images), encode(model, images))
         model.model.encoder.config.pos_embed_rescale = 2.0
-        assert relative_difference(encode(model, pictures), encode(model, pictures)) > 1e-4
+        assert relative_difference(encode(model, images), encode(model, images)) > 1e-4
         model.eval()
-        assert torch.equal(encode(model, pictures), encode(model, pictures))
+        assert torch.equal(encode(model, images), encode(model, images))
 
 
 # ------------------------------------------------------------------------------------------------ attention, precision
@@ -472,12 +472,12 @@ def test_dinov3_scales_its_positions_only_where_asked_to_and_in_training(build):
 
 @families
 def test_eager_and_sdpa_agree(name, build):
-    pictures = torch.randn(2, 3, 48, 80)
+    images = torch.randn(2, 3, 48, 80)
     models = {kind: build(name, attn_implementation=kind) for kind in ("sdpa", "eager")}
     with torch.no_grad():
-        assert disagreement(encode(models["eager"], pictures), encode(models["sdpa"], pictures), 1e-4) <= 1
+        assert disagreement(encode(models["eager"], images), encode(models["sdpa"], images), 1e-4) <= 1
         maps_of_attention = get_encoder_family(models["eager"].config.backbone_config).gives_attentions
-        output = models["eager"].model(pictures, output_hidden_states=True, output_attentions=maps_of_attention)
+        output = models["eager"].model(images, output_hidden_states=True, output_attentions=maps_of_attention)
     assert len(output.hidden_states) == DEPTH + 1
     assert len(output.attentions or ()) == DEPTH * maps_of_attention
     for attention in output.attentions or ():
@@ -486,11 +486,11 @@ def test_eager_and_sdpa_agree(name, build):
 
 @families
 def test_bfloat16_autocast(name, build):
-    model, pictures = build(name), torch.randn(1, 3, 48, 80)
+    model, images = build(name), torch.randn(1, 3, 48, 80)
     with torch.no_grad():
-        expected = encode(model, pictures)
+        expected = encode(model, images)
         with torch.autocast("cpu", torch.bfloat16):
-            actual = encode(model, pictures)
+            actual = encode(model, images)
     assert actual.isfinite().all() and relative_difference(actual, expected) < 3e-2
     model.train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -754,10 +754,10 @@ def test_a_registered_family_works_like_the_others(monkeypatch, tmp_path):
     model = VFMSegForSemanticSegmentation(VFMSegConfig(backbone_config=dict(backbone), **SMALL)).eval()
     assert isinstance(model.model.encoder, OtherDino)
     model.save_pretrained(tmp_path)
-    pictures = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, 3, 64, 64)
     loaded = VFMSegForSemanticSegmentation.from_pretrained(tmp_path)
     with torch.no_grad():
-        assert torch.equal(loaded(pictures).logits, model(pictures).logits)
+        assert torch.equal(loaded(images).logits, model(images).logits)
     OtherDino(OtherDinoConfig(**SHAPE)).save_pretrained(tmp_path / "foundation")  # of patch 14
     built = VFMSegForSemanticSegmentation.from_backbone(tmp_path / "foundation", **SMALL)
     assert built.adapter_base_fingerprint and built.config.backbone_config.patch_size == 16

@@ -89,15 +89,15 @@ def from_hub_layout(directory, **overrides):
 
 
 @pytest.fixture
-def picture():
+def image():
     return torch.randn(1, 3, 70, 100)
 
 
 @pytest.fixture
-def predict(picture):
+def predict(image):
     def predict(model):
         with torch.no_grad():
-            return model.eval()(picture, refine="all").logits
+            return model.eval()(image, refine="all").logits
 
     return predict
 
@@ -116,10 +116,10 @@ def test_features_are_timms_own(kind, size):
     weights = {key.removeprefix("timm_model."): value for key, value in model.encoder.state_dict().items()}
     missing, unexpected = reference.load_state_dict(weights, strict=False)
     assert not unexpected and {key.partition(".")[0] for key in missing} <= {"norm", "fc_norm"}
-    pictures = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        maps = model(pictures).feature_maps
-        expected = reference.forward_intermediates(pictures, norm=False, intermediates_only=True)
+        maps = model(images).feature_maps
+        expected = reference.forward_intermediates(images, norm=False, intermediates_only=True)
     for found, wanted in zip(maps, expected, strict=True):
         assert found.shape == (2, 32, size[0] // 16, size[1] // 16)
         assert torch.equal(found, wanted)
@@ -150,8 +150,8 @@ def test_layer_norm_eps_is_a_setting(tmp_path):
 @SEVERAL
 def test_no_block_is_dropped_at_random(kind):
     model = VFMSegModel(tiny_config(kind, model_args={"drop_path_rate": 0.9})).train()
-    pictures = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model(pictures).feature_maps[3], model(pictures).feature_maps[3])
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images).feature_maps[3], model(images).feature_maps[3])
 
 
 # -------------------------------------------------------------------------------------------- LoRA, training
@@ -162,10 +162,10 @@ def ineffective_factors(config):
     model = scatter(VFMSegForSemanticSegmentation(config)).eval()
     model.add_adapter(lora_config(config, r=2, lora_alpha=4, lora_dropout=0.0))
     factors = randomise_lora(model)
-    pictures = torch.randn(1, 3, 48, 80)
+    images = torch.randn(1, 3, 48, 80)
 
     def features():
-        return torch.cat(model.model(pictures).feature_maps)
+        return torch.cat(model.model(images).feature_maps)
 
     weights = torch.randn(4, 32, 3, 5)
     result = (features() * weights).sum()
@@ -207,11 +207,11 @@ def test_gradient_checkpointing_keeps_every_gradient(kind, reentrant):
     model.add_adapter(lora_config(model.config, r=2, lora_dropout=0.0))
     randomise_lora(model)
     model.train()
-    pictures, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 19, (2, 64, 64))
+    images, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 19, (2, 64, 64))
 
     def gradients():
         model.zero_grad()
-        model(pictures, labels=labels, detail_crop_box=(0, 0, 32, 32)).loss.backward()
+        model(images, labels=labels, detail_crop_box=(0, 0, 32, 32)).loss.backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     plain = gradients()
@@ -237,16 +237,16 @@ def test_input_gradients_for_peft():
     assert model.model(torch.randn(1, 3, 64, 64)).feature_maps[0].requires_grad
 
 
-def test_bfloat16(tmp_path, picture):
+def test_bfloat16(tmp_path, image):
     model = tiny_model()
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(picture, refine="all").logits.isfinite().all()
+        assert model(image, refine="all").logits.isfinite().all()
     model.save_pretrained(tmp_path)
     loaded = VFMSegForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
     rotary = loaded.model.encoder.timm_model.rope
     assert torch.equal(rotary.bands, model.model.encoder.timm_model.rope.bands), "positions keep their precision"
     with torch.no_grad():
-        assert loaded(picture.to(torch.bfloat16), refine="all").logits.isfinite().all()
+        assert loaded(image.to(torch.bfloat16), refine="all").logits.isfinite().all()
 
 
 # -------------------------------------------------------------------------------------------------- attention
@@ -267,11 +267,11 @@ def test_attention_implementation_reaches_timm(kind, tmp_path, predict, loading_
 
 def test_attention_maps_are_refused():
     model = tiny_model()
-    picture = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with pytest.raises(ValueError, match="'timm_wrapper' do not give their attention maps"):
-        model(picture, output_attentions=True)
+        model(image, output_attentions=True)
     with torch.no_grad():
-        assert len(model(picture, output_hidden_states=True).hidden_states) == 5
+        assert len(model(image, output_hidden_states=True).hidden_states) == 5
 
 
 # -------------------------------------------------------------------------------------------- saving, loading
@@ -329,14 +329,14 @@ def test_copies(predict):
 
 def test_encoder_compiles_into_one_graph_and_exports():
     model = VFMSegModel(tiny_config()).eval()
-    pictures = torch.randn(3, 3, 48, 80)
+    images = torch.randn(3, 3, 48, 80)
     with torch.no_grad():
-        expected = model(pictures).feature_maps
-        compiled = torch.compile(model, fullgraph=True, backend="eager")(pictures).feature_maps
+        expected = model(images).feature_maps
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(images).feature_maps
         exported = torch.export.export(
             model, (torch.randn(2, 3, 48, 80),), dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=2)}}
         )
-        for maps in (compiled, exported.module()(pictures).feature_maps):
+        for maps in (compiled, exported.module()(images).feature_maps):
             torch.testing.assert_close(maps, expected)
 
 
@@ -450,10 +450,10 @@ def test_original_eva02_file(inner_norm, tmp_path, loading_log):
     size = {"img_size": 70, "patch_size": 14}
     assert native.model_args == {**TINY, **size} and native.num_labels == 0
     model = from_hub_layout(tmp_path / "out", backbone_config=native, patch_size=14, coarse_size=70)
-    pictures = torch.randn(2, 3, 70, 70)
+    images = torch.randn(2, 3, 70, 70)
     with torch.no_grad():
-        expected = reference.forward_intermediates(pictures, norm=False, intermediates_only=True)
-        for found, wanted in zip(model.model(pictures).feature_maps, expected, strict=True):
+        expected = reference.forward_intermediates(images, norm=False, intermediates_only=True)
+        for found, wanted in zip(model.model(images).feature_maps, expected, strict=True):
             torch.testing.assert_close(found, wanted)
     assert from_hub_layout(tmp_path / "out").config.backbone_config.model_args["img_size"] == 512
     with_eps = convert_foundation(tmp_path / "eva02.pt", tmp_path / "eps", "eva02", {"layer_norm_eps": 1e-5})

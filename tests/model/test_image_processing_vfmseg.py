@@ -49,7 +49,7 @@ def grey_levels(pixel_values):
 
 
 def read(processor, image, **kwargs):
-    """The picture as the processor reads it, unresized: uint8 [H, W, 3]."""
+    """The image as the processor reads it, unresized: uint8 [H, W, 3]."""
     pixels = processor(image, do_resize=False, return_tensors="np", **kwargs).pixel_values
     levels = grey_levels(pixels).transpose(1, 2, 0)
     assert np.abs(levels - levels.round()).max() < 1e-2
@@ -114,7 +114,7 @@ def test_without_antialias_each_pixel_is_made_of_four(height, width):
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
     if height > 64:
         smoothed = grey_levels(VFMSegImageProcessor(size=BOX)(image, return_tensors="np").pixel_values)
-        assert np.abs(smoothed - levels).max() > 20, "this test needs a picture that smoothing changes"
+        assert np.abs(smoothed - levels).max() > 20, "this test needs an image that smoothing changes"
 
 
 def test_without_antialias_floats_stay_floats_and_maps_stay_nearest():
@@ -139,7 +139,7 @@ def test_without_antialias_only_bilinear(tmp_path):
 @pytest.mark.parametrize("factor", [1 / 255, 1 / 127.5])
 @pytest.mark.parametrize("do_normalize", [True, False])
 @pytest.mark.parametrize("do_rescale", [True, False])
-def test_normalise_gives_a_float_picture_what_the_call_gives_an_8_bit_one(do_rescale, do_normalize, factor, mean, std):
+def test_normalise_gives_a_float_image_what_the_call_gives_an_8_bit_one(do_rescale, do_normalize, factor, mean, std):
     image = noise(8, 9)
     for backend in BACKENDS:
         processor = backend(
@@ -156,7 +156,7 @@ def test_normalise_gives_a_float_picture_what_the_call_gives_an_8_bit_one(do_res
         torch.testing.assert_close(pixels, expected, rtol=2e-6, atol=2e-6)
 
 
-def test_plain_pictures_as_segformers_processor():
+def test_plain_images_as_segformers_processor():
     image = noise(50, 80)
     ours = VFMSegImageProcessor(size=BOX)(image, noise(50, 80, 0) % 19, return_tensors="pt")
     theirs = SegformerImageProcessor(size=BOX)(image, noise(50, 80, 0) % 19, return_tensors="pt")
@@ -269,10 +269,10 @@ def test_different_output_sizes_do_not_make_one_array(processor):
         processor([noise(10, 20), noise(20, 10)], return_tensors="pt")
 
 
-# --- what a picture may be ----------------------------------------------------------------------------------------
+# --- what an image may be ----------------------------------------------------------------------------------------
 
 
-def test_every_form_of_the_same_picture(processor, tmp_path):
+def test_every_form_of_the_same_image(processor, tmp_path):
     image = noise(6, 9)
     chw = np.ascontiguousarray(image.transpose(2, 0, 1))
     path = png(tmp_path / "a.png", PIL.Image.fromarray(image))
@@ -302,9 +302,9 @@ def test_address(processor, monkeypatch):
     monkeypatch.setattr(httpx, "get", get)
     np.testing.assert_array_equal(read(processor, "https://there/a.png"), image)
     for address in ("https://gone/a.png", "https://offline/a.png", "data:image/png;base64,AAAA"):
-        with pytest.raises(OSError, match=f"Cannot read the picture {re.escape(address)}.*Is it there"):
+        with pytest.raises(OSError, match=f"Cannot read the image {re.escape(address)}.*Is it there"):
             processor(address)
-    with pytest.raises(FileNotFoundError, match="No picture found under 'a_file_that_is_not_there.png'"):
+    with pytest.raises(FileNotFoundError, match="No image found under 'a_file_that_is_not_there.png'"):
         processor("a_file_that_is_not_there.png")
 
 
@@ -317,7 +317,7 @@ def test_batches(processor):
             np.testing.assert_array_equal(grey_levels(got).round(), expected.transpose(2, 0, 1))
 
 
-def test_grey_pictures_get_three_equal_channels(processor):
+def test_grey_images_get_three_equal_channels(processor):
     grey = noise(5, 7, 0)
     expected = np.repeat(grey[..., None], 3, axis=2)
     for form in (PIL.Image.fromarray(grey), grey, grey[None], grey[..., None], torch.from_numpy(grey)):
@@ -339,7 +339,7 @@ def test_alpha_is_dropped_even_where_transparent(processor):
     np.testing.assert_array_equal(read(processor, floats, do_rescale=False), image)
 
 
-def test_palette_pictures_show_their_colours(processor):
+def test_palette_images_show_their_colours(processor):
     palette = PIL.Image.fromarray(noise(5, 7, 0) % 3).convert("P")
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     palette.info["transparency"] = 0
@@ -371,7 +371,7 @@ def test_16_bit_grey_is_scaled_not_clipped(processor, tmp_path):
 
 def test_unknown_value_ranges_are_refused(processor):
     for value in (-1, 65536):
-        with pytest.raises(ValueError, match=f"Picture 0 has mode I with values.*{value}"):
+        with pytest.raises(ValueError, match=f"Image 0 has mode I with values.*{value}"):
             processor(PIL.Image.fromarray(np.array([[0, value]], dtype=np.int32)))
     for value in (-1, 256):
         with pytest.raises(ValueError, match=f"integer array with values.*{value}.*uint16"):
@@ -411,7 +411,7 @@ def test_inputs_stay_untouched(processor):
 
 @pytest.mark.parametrize("shape", [(8, 9, 2), (2, 8, 9), (5, 8, 9), (8, 9, 5), (7,), (1, 1, 1, 8, 9)])
 def test_wrong_shapes_are_named(processor, shape):
-    with pytest.raises(ValueError, match="Picture 1 has shape " + re.escape(str(shape))):
+    with pytest.raises(ValueError, match="Image 1 has shape " + re.escape(str(shape))):
         processor([noise(8, 9), np.zeros(shape, np.uint8)])
 
 
@@ -437,7 +437,7 @@ def test_non_finite_pixels_are_counted(processor, value):
     image = np.full((8, 9, 3), 0.5, dtype=np.float32)
     broken = image.copy()
     broken[2, 3:5, 1] = value
-    with pytest.raises(ValueError, match=r"Picture 1 holds 2 NaN or infinite value\(s\) among 216"):
+    with pytest.raises(ValueError, match=r"Image 1 holds 2 NaN or infinite value\(s\) among 216"):
         processor([image, broken], do_rescale=False)
 
 
@@ -446,14 +446,14 @@ def test_non_finite_pixels_are_counted(processor, value):
     [np.zeros((0, 9, 3), np.uint8), torch.zeros(3, 8, 0), PIL.Image.new("RGB", (0, 5))],
     ids=["numpy", "torch", "pillow"],
 )
-def test_pictures_without_pixels(processor, image):
-    with pytest.raises(ValueError, match=r"Picture 0 has no pixels.*0"):
+def test_images_without_pixels(processor, image):
+    with pytest.raises(ValueError, match=r"Image 0 has no pixels.*0"):
         processor(image)
 
 
-def test_no_pictures_and_unknown_types(processor):
+def test_no_images_and_unknown_types(processor):
     for nothing in ([], [[]], np.zeros((0, 3, 4, 4), np.uint8)):
-        with pytest.raises(ValueError, match="no picture"):
+        with pytest.raises(ValueError, match="no image"):
             processor(nothing)
     with pytest.raises(TypeError, match="NoneType"):
         processor([noise(4, 4), None])
@@ -465,7 +465,7 @@ def test_broken_files_are_named(processor, tmp_path, suffix):
     PIL.Image.fromarray(noise(50, 60)).save(whole)
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     empty.touch()
-    text.write_text("no picture at all")
+    text.write_text("no image at all")
     for path in (cut, empty, text, tmp_path / "missing.png", tmp_path):
         with pytest.raises(OSError, match=path.name):
             processor([str(whole), str(path)])
@@ -475,7 +475,7 @@ def test_broken_files_are_named(processor, tmp_path, suffix):
 
 def test_errors_name_the_file(processor, tmp_path):
     path = png(tmp_path / "lone.png", PIL.Image.fromarray(noise(4, 4)))
-    with pytest.raises(ValueError, match=r"Segmentation map 0 is 5x4.*Picture 0 \(.*lone\.png\) is 4x4"):
+    with pytest.raises(ValueError, match=r"Segmentation map 0 is 5x4.*Image 0 \(.*lone\.png\) is 4x4"):
         processor(path, np.zeros((5, 4), np.uint8))
 
 
@@ -554,7 +554,7 @@ def test_wrong_maps(processor):
         with pytest.raises(ValueError, match=r"Segmentation map 0 has shape \(.*3.*Translate colours"):
             processor(image, colours)
     for maps, count in (([], 0), ([label], 1), ([label] * 3, 3), (np.stack([label] * 3), 1)):
-        with pytest.raises(ValueError, match=rf"Got {count} segmentation map\(s\) for 2 picture\(s\)"):
+        with pytest.raises(ValueError, match=rf"Got {count} segmentation map\(s\) for 2 image\(s\)"):
             processor([image, image], maps)
     for value in (0.5, np.nan, np.inf):
         with pytest.raises(ValueError, match=r"54 value\(s\) that are not whole numbers"):
@@ -656,7 +656,7 @@ def test_post_process_does_not_touch_logits_of_the_right_size(processor, monkeyp
 def test_post_process_refusals(processor):
     logits = torch.zeros(2, 5, 8, 12)
     for sizes in ([(8, 12)], torch.tensor([[8, 12]]), [(8, 12), (0, 5)], [(8, 12), (5.5, 6)], [8, 12], [(8,), (12,)]):
-        with pytest.raises(ValueError, match=r"one \(height, width\) for each picture, 2 in all.*got "):
+        with pytest.raises(ValueError, match=r"one \(height, width\) for each image, 2 in all.*got "):
             processor.post_process_semantic_segmentation({"logits": logits}, sizes)
     with pytest.raises(ValueError, match="no logits"):
         processor.post_process_semantic_segmentation({"loss": logits})

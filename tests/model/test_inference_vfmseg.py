@@ -21,28 +21,28 @@ from vfmseg_hf.model.windows import label_map
 
 def rounded(model):
     """
-    Coarse logits in steps of 1/16: the encoder rounds a picture differently alone and in a batch, which would tell
+    Coarse logits in steps of 1/16: the encoder rounds an image differently alone and in a batch, which would tell
     pixels apart that are exactly at theta.
     """
     model.coarse_head.register_forward_hook(lambda module, inputs, logits: (logits * 16).round() / 16)
     return model
 
 
-def balance_gate(model, pictures):
+def balance_gate(model, images):
     """Put theta and C_tau between the values that occur, so that some windows are kept and some refined."""
     with torch.no_grad():
-        probability = model(pictures, refine=False).logits.softmax(1).amax(1)
+        probability = model(images, refine=False).logits.softmax(1).amax(1)
         model.config.confidence_threshold = float(probability.median())
-        model.config.certainty_threshold = float(model(pictures, refine=False).certainty.median())
+        model.config.certainty_threshold = float(model(images, refine=False).certainty.median())
     return model
 
 
-def assert_like_the_reference(model, pictures, refine=None):
+def assert_like_the_reference(model, images, refine=None):
     with torch.no_grad():
-        output = model(pictures, refine=refine)
-        expected = reference_inference(model, pictures, refine)
+        output = model(images, refine=refine)
+        expected = reference_inference(model, images, refine)
     assert output.refined.tolist() == expected.refined
-    assert [list(map(tuple, boxes)) for boxes in output.windows.tolist()] == [expected.windows] * len(pictures)
+    assert [list(map(tuple, boxes)) for boxes in output.windows.tolist()] == [expected.windows] * len(images)
     certainty = output.certainty
     if model.config.certainty_scope == "batch":
         torch.testing.assert_close(certainty.mean(0), torch.tensor(expected.certainty[0]))
@@ -55,9 +55,9 @@ def assert_like_the_reference(model, pictures, refine=None):
 @pytest.mark.parametrize("refine", [None, True, False, "all"])
 @pytest.mark.parametrize("size", [(112, 160), (96, 71), (17, 33), (40, 360)], ids=str)
 def test_inference_equals_one_window_at_a_time(size, refine, tiny_model):
-    pictures = torch.randn(2, 3, *size)
-    model = balance_gate(rounded(lively(tiny_model(window_batch_size=3))), pictures)
-    output = assert_like_the_reference(model, pictures, refine)
+    images = torch.randn(2, 3, *size)
+    model = balance_gate(rounded(lively(tiny_model(window_batch_size=3))), images)
+    output = assert_like_the_reference(model, images, refine)
     assert output.logits.shape == (2, 19, *size)
     if refine == "all":
         assert output.refined.all()
@@ -67,7 +67,7 @@ def test_inference_equals_one_window_at_a_time(size, refine, tiny_model):
 
 def random_case(draw, make):
     """
-    A model, pictures and options at random: thresholds often equal what occurs, some windows exceed the picture.
+    A model, images and options at random: thresholds often equal what occurs, some windows exceed the image.
 
     The modules compute in float64, so that what is compared is the loop and not how a matrix product rounds.
     """
@@ -86,25 +86,25 @@ def random_case(draw, make):
         )
     ).double()
     size = draw.randint(17, 130), draw.randint(17, 130)
-    pictures = torch.randn(draw.randint(1, 3), 3, *size, dtype=torch.float64)
+    images = torch.randn(draw.randint(1, 3), 3, *size, dtype=torch.float64)
     with torch.no_grad():
-        probability = model(pictures, refine=False).logits.softmax(1).amax(1).flatten()
+        probability = model(images, refine=False).logits.softmax(1).amax(1).flatten()
         model.config.confidence_threshold = float(probability[draw.randrange(len(probability))])
-        certainty = model(pictures, refine=False).certainty
+        certainty = model(images, refine=False).certainty
         if model.config.certainty_scope == "batch":
             certainty = certainty.mean(0)
         values = certainty.flatten().sort().values
         tie = float(values[len(values) // 2])
         model.config.certainty_threshold = draw.choice([tie, tie, min(tie + 1e-3, 1.0)])
-    return model, pictures
+    return model, images
 
 
 def test_random_cases_equal_one_window_at_a_time(tiny_model):
-    """Sizes, strides, windows larger than the picture, batch sizes, scopes, and ties at both thresholds."""
+    """Sizes, strides, windows larger than the image, batch sizes, scopes, and ties at both thresholds."""
     draw, mixed, ties, cases = random.Random(0), 0, 0, 60
     for _ in range(cases):
-        model, pictures = random_case(draw, tiny_model)
-        output = assert_like_the_reference(model, pictures)
+        model, images = random_case(draw, tiny_model)
+        output = assert_like_the_reference(model, images)
         mixed += int(0 < output.refined.sum() < output.refined.numel())
         ties += int((output.certainty == model.config.certainty_threshold).any())
     assert mixed >= cases / 2, f"only {mixed} of {cases} cases kept some windows and refined some"
@@ -112,25 +112,25 @@ def test_random_cases_equal_one_window_at_a_time(tiny_model):
 
 
 @pytest.mark.parametrize("size", [(112, 160), (40, 360), (30, 50)], ids=str)
-def test_pictures_do_not_depend_on_their_batch(size, tiny_model):
-    """Each picture as if it were alone, also one of which no window is refined while others' are."""
-    pictures = torch.randn(3, 3, *size)
-    model = balance_gate(lively(tiny_model(num_labels=3)), pictures)
+def test_images_do_not_depend_on_their_batch(size, tiny_model):
+    """Each image as if it were alone, also one of which no window is refined while others' are."""
+    images = torch.randn(3, 3, *size)
+    model = balance_gate(lively(tiny_model(num_labels=3)), images)
     with torch.no_grad():
-        certainty = model(pictures, refine=False).certainty.amin(1).sort().values
+        certainty = model(images, refine=False).certainty.amin(1).sort().values
         model.config.certainty_threshold = float(certainty[:2].mean())
-        together = model(pictures)
+        together = model(images)
         assert together.refined.any(1).sum() == 1
-        for number, picture in enumerate(pictures):
-            alone = model(picture[None]).logits[0]
+        for number, image in enumerate(images):
+            alone = model(image[None]).logits[0]
             assert disagreement(together.logits[number], alone, tolerance=1e-5) <= 1
 
 
 def test_gradients_flow_in_eval_mode(tiny_model):
     model = lively(tiny_model())
-    pictures = torch.randn(1, 3, 80, 96, requires_grad=True)
-    model(pictures, refine="all").logits.square().mean().backward()
-    assert pictures.grad.abs().sum() > 0
+    images = torch.randn(1, 3, 80, 96, requires_grad=True)
+    model(images, refine="all").logits.square().mean().backward()
+    assert images.grad.abs().sum() > 0
 
 
 # ------------------------------------------------------------------------------------------- one wait for the device
@@ -138,19 +138,19 @@ def test_gradients_flow_in_eval_mode(tiny_model):
 
 @pytest.mark.parametrize("refine", [None, False, "all"])
 def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
-    pictures = torch.randn(3, 3, 112, 160)
-    model = balance_gate(lively(tiny_model()), pictures)
+    images = torch.randn(3, 3, 112, 160)
+    model = balance_gate(lively(tiny_model()), images)
     reads = []
     read = inference_vfmseg.read_decisions
     monkeypatch.setattr(inference_vfmseg, "read_decisions", lambda plans: reads.append(len(plans)) or read(plans))
     copies = count_copies(monkeypatch)
     with torch.no_grad(), CountWaits() as waits:
-        model(pictures, refine=refine)
+        model(images, refine=refine)
     assert reads == [1] and waits.names == [] and copies == ["tolist"]
-    model.segment([pictures[0], pictures[1], pictures[2, :, :96], pictures[2, :, :, :80]], refine=refine)
+    model.segment([images[0], images[1], images[2, :, :96], images[2, :, :, :80]], refine=refine)
     assert copies == ["tolist"] * 2, "three sizes, one wait"
     with CountWaits() as waits:
-        bool((pictures > 0).any())
+        bool((images > 0).any())
     assert waits.names, "the counter sees a wait"
 
 
@@ -172,16 +172,16 @@ def test_decisions_of_a_batch_take_one_wait(refine, tiny_model, monkeypatch):
     ids=str,
 )
 def test_a_limit_refines_the_least_certain_windows(refine, limit, most, tiny_model):
-    pictures = torch.randn(2, 3, 112, 160)
-    model = balance_gate(lively(tiny_model()), pictures)
+    images = torch.randn(2, 3, 112, 160)
+    model = balance_gate(lively(tiny_model()), images)
     with torch.no_grad():
-        free = model(pictures, refine=refine)
-        output = model(pictures, refine=refine, **limit)
+        free = model(images, refine=refine)
+        output = model(images, refine=refine, **limit)
         for name, value in limit.items():
             setattr(model.config, name, value)
-        assert torch.equal(model(pictures, refine=refine).refined, output.refined)
+        assert torch.equal(model(images, refine=refine).refined, output.refined)
         for lifted in ({"max_windows": 12}, {"max_window_share": 1.0}):
-            assert torch.equal(model(pictures, refine=refine, **lifted).refined, free.refined)
+            assert torch.equal(model(images, refine=refine, **lifted).refined, free.refined)
     assert free.refined.shape[1] == 12
     for certainty, refined, wanted in zip(output.certainty, output.refined, free.refined, strict=True):
         assert refined.sum() == min(most, wanted.sum())
@@ -198,10 +198,10 @@ def test_a_limit_refines_the_least_certain_windows(refine, limit, most, tiny_mod
     ids=str,
 )
 def test_a_limit_that_is_none_is_refused(limit, tiny_model, tiny_config):
-    pictures = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, 3, 64, 64)
     for call in (tiny_model(), tiny_model().segment):
         with pytest.raises(ValueError, match=next(iter(limit))):
-            call(pictures, **limit)
+            call(images, **limit)
     with pytest.raises(StrictDataclassError, match=next(iter(limit))):
         tiny_config(**limit)
 
@@ -225,12 +225,12 @@ def coarse_whole(request, monkeypatch):
 @pytest.mark.parametrize("coarse_mode", ["whole", "sliding"])
 def test_strips_are_exactly_equal(refine, coarse_mode, tiny_model, small_parts, coarse_whole):
     """Bit for bit, if windows go through the encoder in the same batches: one by one."""
-    pictures = torch.randn(2, 3, 112, 160)
-    model = balance_gate(lively(tiny_model(window_batch_size=1, coarse_mode=coarse_mode)), pictures)
+    images = torch.randn(2, 3, 112, 160)
+    model = balance_gate(lively(tiny_model(window_batch_size=1, coarse_mode=coarse_mode)), images)
     with torch.no_grad():
-        expected = model(pictures, refine=refine)
+        expected = model(images, refine=refine)
     for in_strips in (False, True):
-        for number, result in enumerate(model.segment(pictures, refine=refine, in_strips=in_strips)):
+        for number, result in enumerate(model.segment(images, refine=refine, in_strips=in_strips)):
             assert torch.equal(result.labels, expected.logits[number].argmax(0).to(torch.uint8))
             assert result.refined == expected.refined[number].tolist()
             assert result.certainty == expected.certainty[number].tolist()
@@ -240,23 +240,23 @@ def test_strips_are_exactly_equal(refine, coarse_mode, tiny_model, small_parts, 
 
 
 def test_strips_give_the_same_labels_with_other_batches(tiny_model, small_parts):
-    pictures = torch.randn(2, 3, 200, 130)
-    model = balance_gate(lively(tiny_model(window_batch_size=5)), pictures)
+    images = torch.randn(2, 3, 200, 130)
+    model = balance_gate(lively(tiny_model(window_batch_size=5)), images)
     with torch.no_grad():
-        expected = model(pictures).logits.argmax(1)
-    for number, result in enumerate(model.segment(pictures, in_strips=True)):
+        expected = model(images).logits.argmax(1)
+    for number, result in enumerate(model.segment(images, in_strips=True)):
         assert torch.equal(result.labels.long(), expected[number])
 
 
 @pytest.mark.parametrize("window, stride", [(64, 64), (50, 50), (50, 33), (500, 320)])
 def test_any_window_and_stride_in_strips(window, stride, tiny_model):
-    """Also where they are no multiples of the patch, and where windows exceed the picture."""
-    pictures = torch.randn(1, 3, 150, 100)
-    model = balance_gate(lively(tiny_model(window_size=window, window_stride=stride, window_batch_size=1)), pictures)
+    """Also where they are no multiples of the patch, and where windows exceed the image."""
+    images = torch.randn(1, 3, 150, 100)
+    model = balance_gate(lively(tiny_model(window_size=window, window_stride=stride, window_batch_size=1)), images)
     with torch.no_grad():
-        expected = reference_inference(model, pictures, "all").logits
-        whole = model(pictures, refine="all").logits
-    strips = model.segment(pictures, refine="all", in_strips=True)[0]
+        expected = reference_inference(model, images, "all").logits
+        whole = model(images, refine="all").logits
+    strips = model.segment(images, refine="all", in_strips=True)[0]
     assert torch.equal(whole[0].argmax(0), strips.labels.long())
     assert disagreement(whole, expected, tolerance=1e-5) <= 1
 
@@ -272,20 +272,20 @@ def test_label_map_is_the_argmax(num_labels, size, small_parts):
     assert (confidence.float() / 255 - resized.softmax(0).amax(0)).abs().max() <= 0.5 / 255 + 1e-5
 
 
-def test_pictures_of_different_sizes_share_batches(tiny_model, monkeypatch):
-    """Windows of all pictures in common batches, and for each picture what it gives alone."""
-    pictures = [torch.randn(3, *size) for size in ((112, 160), (96, 71), (112, 160), (30, 50), (70, 200))]
-    model = balance_gate(lively(tiny_model(window_batch_size=8)), pictures[0][None])
+def test_images_of_different_sizes_share_batches(tiny_model, monkeypatch):
+    """Windows of all images in common batches, and for each image what it gives alone."""
+    images = [torch.randn(3, *size) for size in ((112, 160), (96, 71), (112, 160), (30, 50), (70, 200))]
+    model = balance_gate(lively(tiny_model(window_batch_size=8)), images[0][None])
     sizes = [(224, 320), (96, 71), (50, 60), (17, 33), (70, 200)]
     batches = []
     model.refine_head.register_forward_hook(lambda module, inputs, output: batches.append(len(output)))
-    results = model.segment(pictures, sizes, max_windows=3)
+    results = model.segment(images, sizes, max_windows=3)
     refined = [sum(result.refined) for result in results]
-    small = refined.pop(3)  # all but this picture have windows of one size
+    small = refined.pop(3)  # all but this image have windows of one size
     assert sum(refined) > 8 and batches == [8, sum(refined) - 8] + [1] * small
-    for picture, size, result in zip(pictures, sizes, results, strict=True):
+    for image, size, result in zip(images, sizes, results, strict=True):
         with torch.no_grad():
-            output = model(picture[None], max_windows=3)
+            output = model(image[None], max_windows=3)
         logits = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)[0]
         differing = (result.labels.long() != logits.argmax(0)).float().mean()
         assert result.labels.shape == size and differing < 1e-3
@@ -294,36 +294,36 @@ def test_pictures_of_different_sizes_share_batches(tiny_model, monkeypatch):
         torch.testing.assert_close(result.coarse_logits, output.coarse_logits[0], atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_of_a_sequence_decide_alone(tiny_model):
+def test_images_of_a_sequence_decide_alone(tiny_model):
     """Where the scope is the batch: a tensor is one, a sequence is none."""
-    pictures = torch.randn(3, 3, 112, 160)
-    model = balance_gate(lively(tiny_model(certainty_scope="batch")), pictures)
-    together, alone = model.segment(pictures), model.segment(list(pictures))
+    images = torch.randn(3, 3, 112, 160)
+    model = balance_gate(lively(tiny_model(certainty_scope="batch")), images)
+    together, alone = model.segment(images), model.segment(list(images))
     assert together[0].refined == together[1].refined == together[2].refined
     assert alone[0].refined != alone[1].refined
-    for picture, result in zip(pictures, alone, strict=True):
-        assert result.refined == model.segment(picture[None])[0].refined
+    for image, result in zip(images, alone, strict=True):
+        assert result.refined == model.segment(image[None])[0].refined
 
 
 def test_what_segment_refuses(tiny_model):
     model = tiny_model()
-    picture = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with pytest.raises(ValueError, match="in_strips"):
-        model.segment(picture, [(32, 32)], in_strips=True)
+        model.segment(image, [(32, 32)], in_strips=True)
     for sizes in ([(32, 32), (1, 1)], [(32,)], [32], [(0, 5)], [(-1, 4)], [(5.5, 6)], [(3, 4), 5], [("a", 3)]):
-        with pytest.raises(ValueError, match=r"one \(height, width\) for each picture, 1 in all.*got "):
-            model.segment(picture, sizes)
+        with pytest.raises(ValueError, match=r"one \(height, width\) for each image, 1 in all.*got "):
+            model.segment(image, sizes)
     for argument in ("output_hidden_states", "output_attentions"):
         with pytest.raises(ValueError, match="leave them out with coarse_mode='sliding'"):
-            tiny_model(coarse_mode="sliding")(picture, **{argument: True})
+            tiny_model(coarse_mode="sliding")(image, **{argument: True})
     with pytest.raises(ValueError, match="at least one patch"):
-        model.segment([picture[0], torch.randn(3, 5, 5)])
+        model.segment([image[0], torch.randn(3, 5, 5)])
     with pytest.raises(ValueError, match=r"NaN or infinite values .*\[0, 7\]"):
-        broken = torch.cat([picture, picture])
+        broken = torch.cat([image, image])
         broken[1, 0, 0, :7] = float("nan")
         model.segment(broken)
     with pytest.raises(ValueError, match="eval mode"):
-        model.train().segment(picture)
+        model.train().segment(image)
 
 
 @pytest.mark.parametrize(
@@ -332,10 +332,10 @@ def test_what_segment_refuses(tiny_model):
     ids=["accelerator", "cpu"],
 )
 def test_a_batch_that_does_not_fit_is_halved_with_one_warning(error, tiny_model, loading_log):
-    picture = torch.randn(1, 3, 112, 160)
+    image = torch.randn(1, 3, 112, 160)
     model = lively(tiny_model(window_batch_size=8))
     with torch.no_grad():
-        expected = model(picture, refine="all").logits
+        expected = model(image, refine="all").logits
         sizes = []
 
         def fail(module, inputs):
@@ -344,11 +344,11 @@ def test_a_batch_that_does_not_fit_is_halved_with_one_warning(error, tiny_model,
                 raise error
 
         model.refine_head.register_forward_pre_hook(fail)
-        output = model(picture, refine="all").logits
+        output = model(image, refine="all").logits
         assert sizes == [8, 4] + [2] * 6
         assert disagreement(output, expected, tolerance=1e-5) <= 1
         sizes.clear()
-        model(picture, refine="all")
+        model(image, refine="all")
     assert sizes == [2] * 6, "what does not fit is not tried again"
     assert sum("do not fit into the memory" in record.message for record in loading_log.records) == 1
 
@@ -379,23 +379,23 @@ class Memory:
         if self.sizes[-1] > self.most:
             raise torch.OutOfMemoryError("no memory left")
 
-    def batches(self, model, picture, pictures=1) -> list[int]:
-        """The sizes that are tried for some pictures, one after the other."""
+    def batches(self, model, image, images=1) -> list[int]:
+        """The sizes that are tried for some images, one after the other."""
         self.sizes.clear()
         with torch.no_grad():
-            for _ in range(pictures):
-                model(picture, refine="all")
+            for _ in range(images):
+                model(image, refine="all")
         return self.sizes
 
 
 def test_a_batch_that_did_not_fit_is_tried_again_when_smaller_ones_have_fitted(tiny_model, loading_log):
-    picture = torch.randn(1, 3, 112, 160)  # 12 windows
+    image = torch.randn(1, 3, 112, 160)  # 12 windows
     model = tiny_model(window_batch_size=4)
     memory = Memory(model, most=2)
-    assert memory.batches(model, picture) == [4] + [2] * 6
+    assert memory.batches(model, image) == [4] + [2] * 6
     memory.most = 100  # whatever took the memory is gone
-    assert memory.batches(model, picture, 2) == [2] * 10 + [4]
-    assert memory.batches(model, picture, 2) == [4] * 6
+    assert memory.batches(model, image, 2) == [2] * 10 + [4]
+    assert memory.batches(model, image, 2) == [4] * 6
     assert len(loading_log.records) == 1
 
 
@@ -417,7 +417,7 @@ def test_a_batch_that_never_fits_is_tried_ever_less(tiny_config):
 
 
 def test_windows_of_another_size_have_their_own_limit(tiny_model):
-    """Half as many large windows say nothing of small ones, whether they come from another picture or another stage."""
+    """Half as many large windows say nothing of small ones, whether they come from another image or another stage."""
     model = tiny_model(window_batch_size=4)
     memory = Memory(model, most=2)
     assert memory.batches(model, torch.randn(1, 3, 112, 160)) == [4] + [2] * 6
@@ -445,16 +445,16 @@ def test_what_smaller_batches_do_not_cure_is_raised(most, error, batches, tiny_m
     assert sizes == batches
 
 
-def test_strips_of_single_windows_compute_what_the_whole_picture_does(tiny_model, monkeypatch):
+def test_strips_of_single_windows_compute_what_the_whole_image_does(tiny_model, monkeypatch):
     """The same inputs bit by bit in the same order, as on accelerators, so that no rounding can tell them apart."""
     monkeypatch.setattr(inference_vfmseg, "keeps_coarse_whole", lambda device: False)
-    model, picture = lively(tiny_model(window_batch_size=1)), torch.randn(1, 3, 112, 160)
+    model, image = lively(tiny_model(window_batch_size=1)), torch.randn(1, 3, 112, 160)
     seen, refine_windows = [], model.refine_windows
     model.refine_windows = lambda *inputs: (seen.append(inputs), refine_windows(*inputs))[1]
     with torch.no_grad():
-        labels = model(picture, refine="all").logits[0].argmax(0)
+        labels = model(image, refine="all").logits[0].argmax(0)
         whole, _ = seen.copy(), seen.clear()
-        strips = model.segment(picture, refine="all", in_strips=True)[0].labels
+        strips = model.segment(image, refine="all", in_strips=True)[0].labels
     assert len(whole) == len(seen) == 12
     assert all(torch.equal(*pair) for both in zip(whole, seen, strict=True) for pair in zip(*both, strict=True))
     assert torch.equal(strips, labels)
@@ -475,25 +475,25 @@ def test_memory_is_what_is_stated_and_not_more_for_more_windows(in_strips, tiny_
     """With a factor for what the allocator holds back."""
     monkeypatch.setattr("vfmseg_hf.model.window_batches.MAX_TEMPORARY_VALUES", 2**20)
     monkeypatch.setattr("vfmseg_hf.model.windows.MAX_TEMPORARY_VALUES", 2**20)
-    picture, bounds = torch.randn(1, 3, 768, 640), set()
+    image, bounds = torch.randn(1, 3, 768, 640), set()
     for stride in (128, 32):
         model = tiny_model(num_labels=60, window_size=128, window_stride=stride, window_batch_size=2)
         stated = inference_memory(model.config, 768, 640, 2, in_strips)
         bounds.add(stated)
         with torch.no_grad():
-            model(picture[..., :128, :128], refine="all")  # what torch sets up once
+            model(image[..., :128, :128], refine="all")  # what torch sets up once
             peak = least_peak(
                 lambda model=model: (
-                    model.segment(picture, refine="all", max_windows=6, in_strips=True)
+                    model.segment(image, refine="all", max_windows=6, in_strips=True)
                     if in_strips
-                    else model(picture, refine="all", max_windows=6)
+                    else model(image, refine="all", max_windows=6)
                 )
             )
         assert peak <= 1.1 * stated + 2**24, f"{peak / 2**20:.0f} MiB, stated {stated / 2**20:.0f}"
     assert max(bounds) <= 1.1 * min(bounds), "more windows may take no more memory"
 
 
-def test_what_large_pictures_take(tiny_config):
+def test_what_large_images_take(tiny_config):
     config = tiny_config(window_size=512, window_stride=320)
     on_cpu, on_cuda = (
         [inference_memory(config, 4096, 8192, 1, in_strips, device) for in_strips in (False, True)]
@@ -517,11 +517,11 @@ def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
 
 def test_compiled_windows_have_few_shapes(tiny_model):
     """Full batches, and a last one that is filled up to a power of two; the surplus is dropped."""
-    pictures = torch.randn(2, 3, 112, 160)
-    model = balance_gate(lively(tiny_model(window_batch_size=5)), pictures)
+    images = torch.randn(2, 3, 112, 160)
+    model = balance_gate(lively(tiny_model(window_batch_size=5)), images)
     with torch.no_grad():
-        expected = model(pictures)
-        everything = model(pictures, refine="all").logits
+        expected = model(images)
+        everything = model(images, refine="all").logits
     windows = int(expected.refined.sum())
     assert windows > 5 and windows % 5
     sizes = []
@@ -532,28 +532,28 @@ def test_compiled_windows_have_few_shapes(tiny_model):
 
     model.compile_windows(backend=backend, fullgraph=True)
     with torch.no_grad():
-        output = model(pictures)
+        output = model(images)
         assert disagreement(output.logits, expected.logits, tolerance=1e-4) <= 1
-        assert disagreement(model(pictures, refine="all").logits, everything, tolerance=1e-4) <= 1
-        model(pictures[:1], refine="all", max_windows=1)
+        assert disagreement(model(images, refine="all").logits, everything, tolerance=1e-4) <= 1
+        model(images[:1], refine="all", max_windows=1)
     assert sizes[0] == 5 and 1 in sizes, "a budget of one window costs one"
     assert set(sizes) <= {1, 2, 4, 5} and len(sizes) == len(set(sizes))
 
 
 def test_a_copy_of_a_compiled_model_is_its_own(tiny_model):
     """Copies, and so models in 8 bits or on another device, refine with their own weights; they can be pickled."""
-    model, picture = tiny_model(), torch.randn(1, 3, 96, 96)
+    model, image = tiny_model(), torch.randn(1, 3, 96, 96)
     model.compile_windows(backend="eager")
-    expected = model(picture, refine="all").logits
+    expected = model(image, refine="all").logits
     for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert disagreement(clone(picture, refine="all").logits, expected) <= 1 and not clone.windows_are_compiled
+        assert disagreement(clone(image, refine="all").logits, expected) <= 1 and not clone.windows_are_compiled
         for parameter in clone.refine_head.parameters():
             parameter.data.zero_()
-        assert disagreement(clone(picture, refine="all").logits, expected) > 1
-    assert model.windows_are_compiled and torch.equal(model(picture, refine="all").logits, expected)
+        assert disagreement(clone(image, refine="all").logits, expected) > 1
+    assert model.windows_are_compiled and torch.equal(model(image, refine="all").logits, expected)
 
 
-@pytest.mark.parametrize("pictures", [[], torch.empty(0, 3, 64, 64)])
-def test_nothing_to_segment(pictures, tiny_model):
+@pytest.mark.parametrize("images", [[], torch.empty(0, 3, 64, 64)])
+def test_nothing_to_segment(images, tiny_model):
     with pytest.raises(ValueError, match="the batch is empty"):
-        tiny_model().segment(pictures)
+        tiny_model().segment(images)

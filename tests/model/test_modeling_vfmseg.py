@@ -29,18 +29,18 @@ def test_any_size_in_eval_mode(size, tiny_model):
 
 
 @pytest.mark.parametrize("size", [(112, 160), (50, 83)], ids=str)
-def test_predictions_stay_where_the_picture_is(size, tiny_config):
+def test_predictions_stay_where_the_image_is(size, tiny_config):
     """
-    A model that only copies the picture's brightness into its logits must put an edge at the right border back there:
-    no shift by resizing, padding or cropping. 80 and 47 are where the picture changes.
+    A model that only copies the image's brightness into its logits must put an edge at the right border back there:
+    no shift by resizing, padding or cropping. 80 and 47 are where the image changes.
     """
     model = copying_model(tiny_config(num_labels=2, window_size=48, window_stride=32))
     edge = size[1] - 16
-    picture = torch.full((1, 3, *size), -1.0)
-    picture[..., edge:] = 1.0
+    image = torch.full((1, 3, *size), -1.0)
+    image[..., edge:] = 1.0
     for refine in (False, "all"):
         with torch.no_grad():
-            labels = model(picture, refine=refine).logits[0].argmax(0)
+            labels = model(image, refine=refine).logits[0].argmax(0)
         found = (labels == 1).float().argmax(dim=1)
         assert (labels[:, -1] == 1).all() and (labels[:, 0] == 0).all()
         assert (found - edge).abs().max() <= 8, f"the edge moved from {edge} to {found.tolist()}"
@@ -75,18 +75,18 @@ def test_coarse_size_follows_the_aspect_ratio():
     assert coarse_size((360, 480), [512, 1024], 16) == (512, 1024)
 
 
-def test_small_pictures_are_enlarged_for_the_coarse_pass(tiny_model):
+def test_small_images_are_enlarged_for_the_coarse_pass(tiny_model):
     with torch.no_grad():
         assert tiny_model()(torch.randn(1, 3, 16, 20)).coarse_logits.shape[-2:] == (16, 20)
 
 
 def test_sliding_coarse_pass_with_one_window(tiny_model):
-    """The head's output goes to the coarse size first and to the picture from there."""
+    """The head's output goes to the coarse size first and to the image from there."""
     model = lively(tiny_model(coarse_size=[64, 64], coarse_mode="sliding"))
-    picture = torch.randn(2, 3, 100, 90)
+    image = torch.randn(2, 3, 100, 90)
     with torch.no_grad():
-        output = model(picture, refine=False)
-        small = F.interpolate(picture, size=(64, 64), mode="bilinear")
+        output = model(image, refine=False)
+        small = F.interpolate(image, size=(64, 64), mode="bilinear")
         coarse = F.interpolate(model.coarse_head(model.model(small).feature_maps), size=(64, 64), mode="bilinear")
     torch.testing.assert_close(output.coarse_logits, coarse)
     torch.testing.assert_close(output.logits, F.interpolate(coarse, size=(100, 90), mode="bilinear"))
@@ -108,21 +108,21 @@ def test_hidden_states_and_attentions_are_the_coarse_pass(tiny_config):
 def test_eager_and_sdpa_agree(tiny_config):
     config = tiny_config()
     model = VFMSegForSemanticSegmentation(config).eval()
-    picture = torch.randn(1, 3, 80, 64)
+    image = torch.randn(1, 3, 80, 64)
     with torch.no_grad():
-        reference = model(picture, refine="all").logits
+        reference = model(image, refine="all").logits
         model.set_attn_implementation("eager")
         assert model.model.encoder.config._attn_implementation == "eager"
-        assert disagreement(model(picture, refine="all").logits, reference, tolerance=1e-5) <= 1
+        assert disagreement(model(image, refine="all").logits, reference, tolerance=1e-5) <= 1
 
 
 def test_encoder_returns_the_residual_stream(tiny_config):
     """Against transformers' own forward with all hidden states: no final norm, no class token, row-major."""
     model = VFMSegModel(tiny_config(out_indices=[0, 1, 2, 3])).eval()
-    picture = torch.randn(2, 3, 48, 80)
+    image = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
-        maps = model(picture).feature_maps
-        states = model.encoder(picture, output_hidden_states=True).hidden_states
+        maps = model(image).feature_maps
+        states = model.encoder(image, output_hidden_states=True).hidden_states
     for feature_map, state in zip(maps, states[1:], strict=True):
         assert torch.equal(feature_map, state[:, 1:].reshape(2, 3, 5, 32).permute(0, 3, 1, 2))
 
@@ -171,19 +171,19 @@ def test_encoder_and_heads_export_with_dynamic_sizes(tiny_model):
 
 def test_pickle_and_deepcopy(tiny_model):
     model = tiny_model()
-    picture = torch.randn(1, 3, 64, 48)
+    image = torch.randn(1, 3, 64, 48)
     with torch.no_grad():
         for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-            assert torch.equal(twin(picture).logits, model(picture).logits)
+            assert torch.equal(twin(image).logits, model(image).logits)
 
 
 def test_encoder_and_heads_compile_into_one_graph(tiny_model):
     model = tiny_model()
-    picture, context = torch.randn(1, 3, 64, 48), torch.randn(1, 19, 64, 48)
+    image, context = torch.randn(1, 3, 64, 48), torch.randn(1, 19, 64, 48)
     encode, decode = (torch.compile(m, fullgraph=True, backend="eager") for m in (model.model, model.refine_head))
     with torch.no_grad():
-        maps = encode(picture).feature_maps
-        torch.testing.assert_close(decode(maps, context), model.refine_head(model.model(picture).feature_maps, context))
+        maps = encode(image).feature_maps
+        torch.testing.assert_close(decode(maps, context), model.refine_head(model.model(image).feature_maps, context))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -337,20 +337,20 @@ def test_initialisation_is_the_published_one(tiny_config):
         (torch.zeros(1, 4, 64, 64), r"\(1, 4, 64, 64\)"),
         (torch.zeros(3, 64, 64), r"\(3, 64, 64\)"),
         (torch.zeros(0, 3, 64, 64), "the batch is empty"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "are torch.uint8, as pictures are before they are normalised"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "are torch.uint8, as images are before they are normalised"),
         (
             [torch.zeros(3, 64, 64), torch.zeros(3, 32, 32)],
-            "are a list, not one tensor: pictures of a batch need one size",
+            "are a list, not one tensor: images of a batch need one size",
         ),
         (torch.zeros(1, 3, 15, 64), "at least one patch .* 15x64"),
         (
             torch.full((2, 3, 32, 32), float("nan")),
-            r"NaN or infinite values \(per picture of the batch: \[3072, 3072\]",
+            r"NaN or infinite values \(per image of the batch: \[3072, 3072\]",
         ),
     ],
     ids=["channels", "dimensions", "empty", "not normalised", "two sizes", "below one patch", "NaN"],
 )
-def test_pictures_that_do_not_fit(pixel_values, expected, tiny_model):
+def test_images_that_do_not_fit(pixel_values, expected, tiny_model):
     with pytest.raises(ValueError, match=expected):
         tiny_model()(pixel_values)
 
@@ -358,7 +358,7 @@ def test_pictures_that_do_not_fit(pixel_values, expected, tiny_model):
 @pytest.mark.parametrize(
     "labels, expected",
     [
-        (torch.zeros(2, 64, 64, dtype=torch.long), r"pictures' size \(128, 128\), got \(64, 64\)"),
+        (torch.zeros(2, 64, 64, dtype=torch.long), r"images' size \(128, 128\), got \(64, 64\)"),
         (torch.full((2, 128, 128), 19), r"ids \[19\].*0\.\.18 and 255 is ignored"),
         (torch.full((2, 128, 128), -1), r"ids \[-1\]"),
         (torch.zeros(1, 128, 128, dtype=torch.long), r"batch_size=2, height, width\).*\(1, 128, 128\)"),
@@ -393,8 +393,8 @@ def test_crop_box_must_fit(box, tiny_model, batch):
         tiny_model().train()(batch[0], labels=batch[1], detail_crop_box=box)
 
 
-def test_crop_larger_than_the_picture(tiny_model, batch):
-    with pytest.raises(ValueError, match="detail_crop_size=256 is larger than the training picture 128x128"):
+def test_crop_larger_than_the_image(tiny_model, batch):
+    with pytest.raises(ValueError, match="detail_crop_size=256 is larger than the training image 128x128"):
         tiny_model(detail_crop_size=256).train()(batch[0], labels=batch[1])
 
 
@@ -408,14 +408,14 @@ def test_refine_takes_four_values(refine, tiny_model):
     "arguments", [{"refine": "all"}, {"refine": False}, {"max_windows": 1}, {"max_window_share": 1.0}]
 )
 def test_training_refuses_what_only_segmenting_obeys(arguments, tiny_model):
-    pictures, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
-    with pytest.raises(ValueError, match="refine, max_windows and max_window_share say how pictures are segmented"):
-        tiny_model().train()(pictures, labels=labels, **arguments)
+    images, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
+    with pytest.raises(ValueError, match="refine, max_windows and max_window_share say how images are segmented"):
+        tiny_model().train()(images, labels=labels, **arguments)
 
 
 def test_boxes_are_for_training_and_have_four_edges(tiny_model):
-    pictures, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
+    images, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)
     with pytest.raises(ValueError, match="detail_crop_box is the crop of a training step"):
-        tiny_model()(pictures, labels=labels, detail_crop_box=(0, 0, 32, 32))
+        tiny_model()(images, labels=labels, detail_crop_box=(0, 0, 32, 32))
     with pytest.raises(ValueError, match=r"detail_crop_box must be \(top, left, bottom, right\).*got \(0, 0, 32\)"):
-        tiny_model().train()(pictures, labels=labels, detail_crop_box=(0, 0, 32))
+        tiny_model().train()(images, labels=labels, detail_crop_box=(0, 0, 32))

@@ -249,7 +249,7 @@ def test_a_loss_on_the_logits_of_the_crop_is_not_without_a_word(tiny_model, tmp_
     Trainer(model, settings(tmp_path, own=False), train_dataset=items()).train()
     assert "belong to the crop" not in loading_log.text, "the model's own loss is not computed from them"
     KeepsLabels(model, settings(tmp_path, own=False), train_dataset=items()).train()
-    assert "belong to the crop outputs.windows, not to the whole picture" in loading_log.text
+    assert "belong to the crop outputs.windows, not to the whole image" in loading_log.text
     assert "model.loss_function" in loading_log.text
 
 
@@ -271,7 +271,7 @@ def test_labels_kept_back_name_the_cure(kind, options, fields, tiny_model, tmp_p
 
 @pytest.mark.parametrize("kind", [Trainer, VFMSegTrainer])
 def test_a_compute_loss_of_ones_own(kind, tiny_model, tmp_path):
-    """It gets pictures and labels only, and its loss is what is logged."""
+    """It gets images and labels only, and its loss is what is logged."""
 
     class Doubled(kind):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -293,7 +293,7 @@ def test_a_compute_loss_of_ones_own(kind, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("size", [None, 48])
 def test_hidden_states_and_attentions_of_training(size, tiny_model):
-    """Of the pictures at half resolution, whether or not the crop went through the encoder with them."""
+    """Of the images at half resolution, whether or not the crop went through the encoder with them."""
     model = tiny_model(id2label=CLASSES, detail_crop_size=size, **PLAIN)
     model.set_attn_implementation("eager")
     inputs = batch()

@@ -60,8 +60,8 @@ def train(model):
 
 def features(model):
     """Without gradients bitsandbytes packs weights in 4 bits for the CPU, inexactly: with them here."""
-    pictures = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64).requires_grad_()
-    return model.eval().model(pictures).feature_maps[-1].detach()
+    images = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64).requires_grad_()
+    return model.eval().model(images).feature_maps[-1].detach()
 
 
 def is_quantised(model, part: str) -> bool:

@@ -39,7 +39,7 @@ print(sorted(segment["label"] for segment in segments))
 
 
 @pytest.fixture
-def picture():
+def image():
     """Sky over road, so to speak: colours that differ between the halves."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 60, (90, 130, 3), dtype=np.uint8)
@@ -49,7 +49,7 @@ def picture():
 
 @pytest.fixture
 def saved(tiny_model, tmp_path):
-    """A directory with a model whose predictions vary over the picture, and its processor at the picture's size."""
+    """A directory with a model whose predictions vary over the image, and its processor at the image's size."""
 
     def save(**overrides):
         model = tiny_model(**overrides)
@@ -70,9 +70,9 @@ def label_map(segments, config):
     return ids[masks.argmax(0)]
 
 
-def expected_map(directory, picture):
+def expected_map(directory, image):
     model = VFMSegForSemanticSegmentation.from_pretrained(directory)
-    inputs = VFMSegImageProcessor.from_pretrained(directory)(picture, return_tensors="pt")
+    inputs = VFMSegImageProcessor.from_pretrained(directory)(image, return_tensors="pt")
     with torch.no_grad():
         return model(**inputs).logits[0].argmax(0).numpy()
 
@@ -89,35 +89,35 @@ def test_auto_classes(saved):
 
 @pytest.mark.parametrize("kind", ["PIL", "path", "turned", "list", "batch"])
 @pytest.mark.parametrize("window_size", [256, 64], ids=["one window", "several windows"])
-def test_pipeline(kind, window_size, saved, picture, tmp_path, capfd):
+def test_pipeline(kind, window_size, saved, image, tmp_path, capfd):
     directory = saved(window_size=window_size)
     segment = pipeline("image-segmentation", model=str(directory))
     capfd.readouterr()
-    expected = expected_map(directory, picture)
+    expected = expected_map(directory, image)
     assert len(np.unique(expected)) > 1
-    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if kind == "PIL":
-        results, pictures = [segment(picture)], [picture]
+        results, images = [segment(image)], [image]
     elif kind == "path":
-        picture.save(tmp_path / "picture.png")
-        results, pictures = [segment(str(tmp_path / "picture.png"))], [picture]
+        image.save(tmp_path / "image.png")
+        results, images = [segment(str(tmp_path / "image.png"))], [image]
     elif kind == "turned":
         exif = Image.Exif()
         exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise
-        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "picture.png", exif=exif)
-        results, pictures = [segment(str(tmp_path / "picture.png"))], [picture]
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "image.png", exif=exif)
+        results, images = [segment(str(tmp_path / "image.png"))], [image]
     else:
-        pictures = [picture, mirrored, picture]
-        results = segment(pictures, batch_size=2 if kind == "batch" else 1)
-    for result, source in zip(results, pictures, strict=True):
+        images = [image, mirrored, image]
+        results = segment(images, batch_size=2 if kind == "batch" else 1)
+    for result, source in zip(results, images, strict=True):
         assert (label_map(result, segment.model.config) == expected_map(directory, source)).all()
     assert "error" not in capfd.readouterr().err.lower()
 
 
-def test_pipeline_logs_nothing_false(saved, picture, tmp_path):
+def test_pipeline_logs_nothing_false(saved, image, tmp_path):
     """In a new process, as a user would: standard error may hold progress bars only."""
-    picture.save(tmp_path / "picture.png")
-    command = [sys.executable, "-c", NEW_PROCESS, str(saved()), str(tmp_path / "picture.png")]
+    image.save(tmp_path / "image.png")
+    command = [sys.executable, "-c", NEW_PROCESS, str(saved()), str(tmp_path / "image.png")]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("['")
@@ -128,13 +128,13 @@ def test_pipeline_logs_nothing_false(saved, picture, tmp_path):
 
 
 @pytest.mark.parametrize("num_labels", [3, 150])
-def test_pipeline_with_other_classes(num_labels, saved, picture):
+def test_pipeline_with_other_classes(num_labels, saved, image):
     names = {index: f"class {index}" for index in range(num_labels)}
-    segments = pipeline("image-segmentation", model=str(saved(id2label=names)))(picture)
+    segments = pipeline("image-segmentation", model=str(saved(id2label=names)))(image)
     assert {segment["label"] for segment in segments} <= set(names.values()) and segments
 
 
-def test_pipeline_on_an_adapter_directory(tiny_config, picture, tmp_path):
+def test_pipeline_on_an_adapter_directory(tiny_config, image, tmp_path):
     """Local adapter-only checkpoints work in the pipeline too."""
     from vfmseg_hf.model.adapters import lora_config
 
@@ -144,7 +144,7 @@ def test_pipeline_on_an_adapter_directory(tiny_config, picture, tmp_path):
     model.add_adapter(lora_config(model.config, r=2))
     model.save_pretrained(tmp_path / "model")
     VFMSegImageProcessor(do_resize=False).save_pretrained(tmp_path / "model")
-    assert pipeline("image-segmentation", model=str(tmp_path / "model"))(picture)
+    assert pipeline("image-segmentation", model=str(tmp_path / "model"))(image)
 
 
 PUSH = """
@@ -190,9 +190,9 @@ def test_push_to_hub_and_back(saved, tmp_path):
     assert pipeline("image-segmentation", model=str(folder))
 
 
-def test_core_works_without_any_extra(saved, picture, tmp_path):
+def test_core_works_without_any_extra(saved, image, tmp_path):
     """Import, load, predict and train without torchvision, timm, matplotlib, gradio and onnx."""
-    picture.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     result = run_without(
         ["torchvision", "timm", "matplotlib", "gradio", "onnx"],
         f"""
@@ -200,7 +200,7 @@ def test_core_works_without_any_extra(saved, picture, tmp_path):
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
         import vfmseg_hf, vfmseg_hf.convert, vfmseg_hf.data, vfmseg_hf.evaluation, vfmseg_hf.prediction.predict
         import vfmseg_hf.data.check.chart, vfmseg_hf.data.check.checking, vfmseg_hf.training
-        segments = pipeline("image-segmentation", model={str(saved())!r})({str(tmp_path / "picture.png")!r})
+        segments = pipeline("image-segmentation", model={str(saved())!r})({str(tmp_path / "image.png")!r})
         print(len(segments) > 0)
         model = AutoModelForSemanticSegmentation.from_pretrained({str(saved())!r}).train()
         model(torch.randn(2, 3, 64, 64), labels=torch.zeros(2, 64, 64, dtype=torch.long)).loss.backward()

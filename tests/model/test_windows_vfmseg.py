@@ -69,8 +69,8 @@ def test_recorded_overlap_average(gate):
     logits = tensors["overlap"]
     boxes, refined = decide(logits, case)
     merged = []
-    for picture, decisions in zip(logits, refined.tolist(), strict=True):
-        average = WindowAverage(picture, boxes, decisions)
+    for image, decisions in zip(logits, refined.tolist(), strict=True):
+        average = WindowAverage(image, boxes, decisions)
         for box, is_refined in zip(boxes, decisions, strict=True):
             if is_refined:
                 average.add(box, torch.zeros(logits.shape[1], case["window"], case["window"]))
@@ -127,11 +127,11 @@ def test_certainty_counts_pixels():
     logits = torch.randn(2, 3, 13, 21) * 2
     boxes = plan_windows(13, 21, 8, 5)
     certainty = window_certainty(count_certain(certain_pixels(logits, 0.6), boxes), boxes)
-    for picture in range(2):
+    for image in range(2):
         for number, (top, left, bottom, right) in enumerate(boxes):
-            top_probability = logits[picture, :, top:bottom, left:right].softmax(0).amax(0)
+            top_probability = logits[image, :, top:bottom, left:right].softmax(0).amax(0)
             count = sum(float(p) > 0.6 for p in top_probability.flatten())
-            assert certainty[picture, number] == torch.tensor(count / top_probability.numel())
+            assert certainty[image, number] == torch.tensor(count / top_probability.numel())
     assert 0 < certainty.min() < certainty.max() < 1
 
 

@@ -21,7 +21,7 @@ from transformers import (
 from tests.support import SOURCE
 from tests.support.commands import call
 from vfmseg_hf import VFMSegImageProcessor, lora_config
-from vfmseg_hf.prediction.predict import find_pictures, load_model, predict_files, predict_picture
+from vfmseg_hf.prediction.predict import find_images, load_model, predict_files, predict_image
 from vfmseg_hf.prediction.visualization import class_colours, distinct_colours
 
 
@@ -66,11 +66,11 @@ def loaded(model_directory):
     return load_model(model_directory(), "cpu")
 
 
-# --- which pictures, and what their results are called ---------------------------------------------------------------
+# --- which images, and what their results are called ---------------------------------------------------------------
 
 
 def names_of(sources, output="nowhere"):
-    return list(find_pictures(sources, output).values())
+    return list(find_images(sources, output).values())
 
 
 def touch(folder, *names):
@@ -80,7 +80,7 @@ def touch(folder, *names):
     return folder
 
 
-def test_folders_are_searched_in_order_for_pictures(tmp_path):
+def test_folders_are_searched_in_order_for_images(tmp_path):
     touch(tmp_path, "b.PNG", "a.jpg", "sub/c.webp", "notes.txt", ".hidden.png", "a.b.jpeg")
     assert names_of([tmp_path]) == ["a.b", "a", "b", "sub/c"]
 
@@ -106,7 +106,7 @@ def test_names_that_some_disks_hold_equal_are_told_apart(tmp_path):
             names_of([tmp_path])
 
 
-def test_earlier_results_are_no_pictures(tmp_path):
+def test_earlier_results_are_no_images(tmp_path):
     touch(tmp_path, "a.png")
     written_by = PngInfo()
     written_by.add_text("Software", "vfmseg_hf")
@@ -116,7 +116,7 @@ def test_earlier_results_are_no_pictures(tmp_path):
 
 @pytest.mark.parametrize("name", ["labels/a.png", "overlays/a.jpg", "panels/a.png"])
 def test_files_of_users_are_never_replaced(model_directory, tmp_path, monkeypatch, capsys, name):
-    """A data set has its label maps in `labels` as well: `predict data/images --output data` would have lost them."""
+    """A dataset has its label maps in `labels` as well: `predict data/images --output data` would have lost them."""
     directory, data = model_directory(), tmp_path / "data"
     saved(data / "images" / "a.png", noise(64, 96))
     own = saved(data / name, noise(64, 96)).read_bytes()
@@ -129,7 +129,7 @@ def test_files_of_users_are_never_replaced(model_directory, tmp_path, monkeypatc
 def test_missing_paths_and_empty_folders_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         names_of([tmp_path / "absent.png"])
-    with pytest.raises(FileNotFoundError, match="no picture in the folder"):
+    with pytest.raises(FileNotFoundError, match="no image in the folder"):
         names_of([touch(tmp_path, "notes.txt")])
 
 
@@ -153,10 +153,10 @@ def test_models_that_cannot_be_used_are_named(tmp_path, model_directory):
 
 
 @pytest.mark.parametrize("height, width", [(360, 480), (97, 203), (17, 33), (192, 96)])
-def test_labels_are_the_best_class_at_the_pictures_own_size(model_directory, tmp_path, height, width):
+def test_labels_are_the_best_class_at_the_images_own_size(model_directory, tmp_path, height, width):
     directory = model_directory()
     path = saved(tmp_path / "in" / "street.png", noise(height, width))
-    reports = list(predict_files(*load_model(directory, "cpu"), find_pictures([path], "out"), tmp_path / "out"))
+    reports = list(predict_files(*load_model(directory, "cpu"), find_images([path], "out"), tmp_path / "out"))
 
     model = AutoModelForSemanticSegmentation.from_pretrained(directory)
     inputs = AutoImageProcessor.from_pretrained(directory)(PIL.Image.open(path), return_tensors="pt")
@@ -177,9 +177,9 @@ def test_labels_are_the_best_class_at_the_pictures_own_size(model_directory, tmp
 def test_coarse_pass_and_windows_are_the_models(loaded):
     model, processor = loaded
     # A threshold in the middle of what occurs, between two steps of the confidence, makes windows of both kinds.
-    step = int(np.median(predict_picture(model, processor, noise(100, 200)).confidence))
+    step = int(np.median(predict_image(model, processor, noise(100, 200)).confidence))
     model.config.confidence_threshold = (step + 0.5) / 255
-    prediction = predict_picture(model, processor, noise(100, 200))
+    prediction = predict_image(model, processor, noise(100, 200))
     pixel_values = processor(noise(100, 200), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         coarse = model(pixel_values, refine=False)
@@ -193,16 +193,16 @@ def test_coarse_pass_and_windows_are_the_models(loaded):
 
 def test_refine_chooses_the_windows(loaded):
     for refine, share in ((False, 0), ("all", 1)):
-        assert predict_picture(*loaded, noise(96, 192), refine).refined.mean() == share
+        assert predict_image(*loaded, noise(96, 192), refine).refined.mean() == share
 
 
 def test_exif_orientation_is_applied(loaded):
     upright = noise(120, 80)
     turned = upright.transpose(PIL.Image.Transpose.ROTATE_90)
     turned.getexif()[EXIF_ORIENTATION] = 6  # to be shown rotated by 90 degrees clockwise
-    prediction, expected = predict_picture(*loaded, turned), predict_picture(*loaded, upright)
-    assert prediction.picture.size == (80, 120)
-    assert np.array_equal(np.asarray(prediction.picture), np.asarray(upright))
+    prediction, expected = predict_image(*loaded, turned), predict_image(*loaded, upright)
+    assert prediction.image.size == (80, 120)
+    assert np.array_equal(np.asarray(prediction.image), np.asarray(upright))
     assert np.array_equal(prediction.labels, expected.labels)
 
 
@@ -210,8 +210,8 @@ def test_sixteen_bits_are_scaled_not_clipped(loaded, tmp_path):
     grey = np.asarray(noise(96, 160).convert("L"))
     deep = PIL.Image.open(saved(tmp_path / "deep.png", PIL.Image.fromarray(grey.astype(np.uint16) * 257)))
     assert deep.mode.startswith("I")
-    prediction, expected = predict_picture(*loaded, deep), predict_picture(*loaded, PIL.Image.fromarray(grey))
-    assert np.array_equal(np.asarray(prediction.picture), np.repeat(grey[..., None], 3, axis=2))
+    prediction, expected = predict_image(*loaded, deep), predict_image(*loaded, PIL.Image.fromarray(grey))
+    assert np.array_equal(np.asarray(prediction.image), np.repeat(grey[..., None], 3, axis=2))
     assert np.array_equal(prediction.labels, expected.labels)
 
 
@@ -219,7 +219,7 @@ def test_own_classes_have_own_colours(model_directory, tmp_path):
     id2label = {0: "river", 1: "bank", 2: "boat"}
     model, processor = load_model(model_directory(id2label=id2label), "cpu")
     path = saved(tmp_path / "in" / "a.png", noise(96, 128))
-    list(predict_files(model, processor, find_pictures([path], "out"), tmp_path / "out"))
+    list(predict_files(model, processor, find_images([path], "out"), tmp_path / "out"))
     image = PIL.Image.open(tmp_path / "out" / "labels" / "a.png")
     ids = np.asarray(image)
     assert set(np.unique(ids)) <= {0, 1, 2} and len(np.unique(ids)) > 1
@@ -233,10 +233,10 @@ def test_broken_files_are_reported_and_the_rest_goes_on(loaded, tmp_path):
     whole = saved(folder / "z_good.png", noise(300, 300)).read_bytes()
     (folder / "empty.png").touch()
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "words.jpg").write_text("no picture at all")
+    (folder / "words.jpg").write_text("no image at all")
     saved(folder / "float.tiff", PIL.Image.new("F", (64, 64)))
     saved(folder / "needle.png", noise(3000, 1))
-    reports = list(predict_files(*loaded, find_pictures([folder], "out"), tmp_path / "out"))
+    reports = list(predict_files(*loaded, find_images([folder], "out"), tmp_path / "out"))
     errors = {report.path.name: report.error for report in reports if report.error}
     assert list(errors) == ["empty.png", "float.tiff", "needle.png", "truncated.png", "words.jpg"]
     assert "empty (0 bytes)" in errors["empty.png"] and "truncated.png" in errors["truncated.png"]
@@ -264,25 +264,25 @@ def test_a_full_disk_ends_the_run_without_half_files(loaded, tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        list(predict_files(*loaded, find_pictures([path], "out"), tmp_path / "out"))
+        list(predict_files(*loaded, find_images([path], "out"), tmp_path / "out"))
     assert files_below(tmp_path / "out") == ["labels/a.png"]
 
 
 @pytest.mark.parametrize("batch_size, num_workers", [(3, 0), (2, 2)])
 def test_batches_and_workers_give_the_same_files_in_order(loaded, tmp_path, batch_size, num_workers):
-    """Also with pictures of other sizes, broken ones and ones that the model refuses in the batch."""
+    """Also with images of other sizes, broken ones and ones that the model refuses in the batch."""
     folder = tmp_path / "in"
     for number, size in enumerate([(64, 96), (97, 203), (64, 96), (192, 96), (64, 96)]):
         saved(folder / f"{number}.png", noise(*size, seed=number))
-    (folder / "1b.png").write_bytes(b"no picture")
+    (folder / "1b.png").write_bytes(b"no image")
     saved(folder / "2b.png", noise(3000, 1))
-    pictures = find_pictures([folder], "out")
-    alone = list(predict_files(*loaded, pictures, tmp_path / "alone"))
+    images = find_images([folder], "out")
+    alone = list(predict_files(*loaded, images, tmp_path / "alone"))
     together = list(
-        predict_files(*loaded, pictures, tmp_path / "together", batch_size=batch_size, num_workers=num_workers)
+        predict_files(*loaded, images, tmp_path / "together", batch_size=batch_size, num_workers=num_workers)
     )
     assert together == alone
-    assert [bool(report.error) for report in alone] == [name in ("1b", "2b") for name in pictures.values()]
+    assert [bool(report.error) for report in alone] == [name in ("1b", "2b") for name in images.values()]
     files = files_below(tmp_path / "alone")
     assert files == files_below(tmp_path / "together") and len(files) == 15
     for name in files:
@@ -294,7 +294,7 @@ def test_batches_and_workers_give_the_same_files_in_order(loaded, tmp_path, batc
 def test_counts_that_are_none(counts, loaded, tmp_path):
     saved(tmp_path / "in" / "a.png", noise(64, 96))
     with pytest.raises(ValueError, match=next(iter(counts))):
-        list(predict_files(*loaded, find_pictures([tmp_path / "in"], "out"), tmp_path / "out", **counts))
+        list(predict_files(*loaded, find_images([tmp_path / "in"], "out"), tmp_path / "out", **counts))
     assert not (tmp_path / "out").exists()
 
 
@@ -303,12 +303,12 @@ def test_eight_bits_are_for_the_cpu():
         load_model("absent", "meta", torch.int8)
 
 
-def test_results_are_written_while_the_next_picture_is_read(loaded, tmp_path):
+def test_results_are_written_while_the_next_image_is_read(loaded, tmp_path):
     """No more than a batch waits to be written."""
     for number in range(5):
         saved(tmp_path / "in" / f"{number}.png", noise(64, 96, seed=number))
     reports = predict_files(
-        *loaded, find_pictures([tmp_path / "in"], "out"), tmp_path / "out", batch_size=1, num_workers=1
+        *loaded, find_images([tmp_path / "in"], "out"), tmp_path / "out", batch_size=1, num_workers=1
     )
     next(reports)
     assert len(files_below(tmp_path / "out" / "labels")) < 5
@@ -333,10 +333,10 @@ def test_lora_is_merged_to_predict(tiny_model, tmp_path):
         load_model(str(tmp_path / "adapter"), "cpu", torch.int8)[0](torch.randn(1, 3, 64, 64)).logits.isfinite().all()
     )
     loaded = load_model(str(tmp_path / "adapter"), "cpu")[0]
-    picture = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        adapted = model.eval()(picture, refine="all").logits
-        torch.testing.assert_close(loaded(picture, refine="all").logits, adapted, atol=1e-5, rtol=1e-4)
+        adapted = model.eval()(image, refine="all").logits
+        torch.testing.assert_close(loaded(image, refine="all").logits, adapted, atol=1e-5, rtol=1e-4)
 
 
 # --- the script -------------------------------------------------------------------------------------------------------
@@ -385,16 +385,16 @@ def test_script_succeeds_and_repeats(model_directory, tmp_path, monkeypatch, cap
 
 def test_script_refuses_to_start_on_wrong_arguments(model_directory, tmp_path, monkeypatch, capsys):
     directory, output = model_directory(), tmp_path / "out"
-    picture = saved(tmp_path / "in" / "a.png", noise(64, 96))
+    image = saved(tmp_path / "in" / "a.png", noise(64, 96))
     (tmp_path / "empty").mkdir()
     for model, source, said in (
-        (tmp_path / "absent", picture, "absent"),
+        (tmp_path / "absent", image, "absent"),
         (directory, tmp_path / "absent.png", "no such file or folder"),
-        (directory, tmp_path / "empty", "no picture in the folder"),
+        (directory, tmp_path / "empty", "no image in the folder"),
     ):
         assert call("predict", model, source, "--output", output) == 2
         assert said in capsys.readouterr().err
         assert not output.exists()
     output.write_text("in the way")
-    assert call("predict", directory, picture, "--output", output) == 2
+    assert call("predict", directory, image, "--output", output) == 2
     assert "out" in capsys.readouterr().err

@@ -16,7 +16,7 @@ def test_every_encoder_in_eight_bits(backbone, shared, tmp_path):
         pytest.importorskip("timm")
     case = GoldenCase(shared / "golden" / backbone, tmp_path)
     model = case.model("merged", for_inference=True).eval()
-    window, context = case.picture("../image.png")[None, :, :512, :512], torch.randn(1, 19, 512, 512)
+    window, context = case.image("../image.png")[None, :, :512, :512], torch.randn(1, 19, 512, 512)
     quantized = quantize_int8(model)
     with torch.no_grad():
         expected, logits = (each.refine_windows(window, context) for each in (model, quantized))
@@ -26,10 +26,10 @@ def test_every_encoder_in_eight_bits(backbone, shared, tmp_path):
 
 def test_labels_and_the_original_stay(tiny_model):
     model = lively(tiny_model())
-    picture = torch.randn(2, 3, 112, 160)
-    before = model.segment(picture, refine="all")
-    results = quantize_int8(model).segment(picture, refine="all")
-    for first, again, quantized in zip(before, model.segment(picture, refine="all"), results, strict=True):
+    image = torch.randn(2, 3, 112, 160)
+    before = model.segment(image, refine="all")
+    results = quantize_int8(model).segment(image, refine="all")
+    for first, again, quantized in zip(before, model.segment(image, refine="all"), results, strict=True):
         assert torch.equal(first.labels, again.labels)
         assert 0.9 < (first.labels == quantized.labels).float().mean() < 1
 

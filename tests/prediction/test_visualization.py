@@ -110,14 +110,14 @@ def test_label_image_refuses_what_it_cannot_hold(labels, colours, message):
 
 
 def test_overlay_blends_and_leaves_ignored_pixels_alone():
-    picture = PIL.Image.new("L", (4, 2), 200)
+    image = PIL.Image.new("L", (4, 2), 200)
     labels = np.array([[0, 0, 255, 255], [8, 8, 8, 8]])
-    overlay = np.asarray(overlay_image(picture, labels, CITYSCAPES, opacity=0.5)).astype(int)
+    overlay = np.asarray(overlay_image(image, labels, CITYSCAPES, opacity=0.5)).astype(int)
     assert (overlay[0, 2:] == 200).all()
     assert np.abs(overlay[0, 0] - (200 + CITYSCAPES[0].astype(int)) / 2).max() <= 1
     assert np.abs(overlay[1, 0] - (200 + CITYSCAPES[8].astype(int)) / 2).max() <= 1
     with pytest.raises(ValueError, match=r"3x4 .*2x4"):
-        overlay_image(picture, np.zeros((3, 4), int), CITYSCAPES)
+        overlay_image(image, np.zeros((3, 4), int), CITYSCAPES)
 
 
 def test_certainty_image_separates_sure_from_unsure_and_refined_from_kept():
@@ -154,9 +154,9 @@ def figure(height, width, id2label=CITYSCAPES_ID2LABEL, window=64, stride=40, tr
     confidence = np.random.default_rng(0).random((height, width))
     labels = np.arange(height * width).reshape(height, width) % len(id2label)
     refined = np.arange(len(windows)) % 2 == 0
-    picture = PIL.Image.new("RGB", (width, height), (10, 200, 10))
+    image = PIL.Image.new("RGB", (width, height), (10, 200, 10))
     return panel_image(
-        picture, labels, confidence, windows, confidence[0, : len(windows)] if width >= len(windows) else refined * 0.5,
+        image, labels, confidence, windows, confidence[0, : len(windows)] if width >= len(windows) else refined * 0.5,
         refined, labels, id2label, 0.9, truth, title,
     )  # fmt: skip
 

@@ -13,12 +13,20 @@ from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 from vfmseg_hf.evaluation import STAGES
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.quickstart import QuickstartSettings, run, run_quickstart
-from vfmseg_hf.quickstart.report import GROUPS, METHODS, SOURCE, UNSEEN, draw_conclusions, format_scores, group_means
-from vfmseg_hf.quickstart.run import draw_pictures, make_trainer
+from vfmseg_hf.quickstart.conclusions import (
+    GROUPS,
+    METHODS,
+    SOURCE,
+    UNSEEN,
+    draw_conclusions,
+    format_scores,
+    group_means,
+)
+from vfmseg_hf.quickstart.run import draw_images, make_trainer
 from vfmseg_hf.utils.files import write_file
 
 
-TINY = QuickstartSettings(height=128, width=256, train_pictures=6, test_pictures=2, steps=8, batch_size=2)
+TINY = QuickstartSettings(height=128, width=256, train_images=6, test_images=2, steps=8, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,7 @@ def test_results_are_written(finished):
     results = json.loads((output / "results.json").read_text())
     assert results["mean_iou"] == scores and set(scores) == {SOURCE, *UNSEEN}
     assert results["settings"]["steps"] == 8
-    labels = [np.array(row["label"]) for row in draw_pictures("night", "test", TINY.test_pictures, TINY)]
+    labels = [np.array(row["label"]) for row in draw_images("night", "test", TINY.test_images, TINY)]
     names = [CITYSCAPES_ID2LABEL[index] for index in np.unique(labels) if index != 255]
     ious = [results["domains"]["night"]["final"]["iou"][name] for name in names]
     assert np.mean(ious) == pytest.approx(scores["night"]["final"]["all classes"])

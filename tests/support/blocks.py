@@ -1,12 +1,12 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""A corpus of coloured blocks in memory."""
+"""A dataset of coloured blocks in memory."""
 
 import numpy as np
 from PIL import Image
 
 
 def rows(count: int, sizes=((80, 112),), seed: int = 0, classes: int = 19) -> list[dict]:
-    """Blocks of classes, and pictures whose colours depend on them."""
+    """Blocks of classes, and images whose colours depend on them."""
     random = np.random.default_rng(seed)
     result = []
     for index in range(count):

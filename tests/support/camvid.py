@@ -43,7 +43,7 @@ class Classes:
 
     def confusion(self, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """
-        Count pixels of one picture by labelled (rows) and predicted group, both given as train ids.
+        Count pixels of one image by labelled (rows) and predicted group, both given as train ids.
 
         Returns `[G, G + 1]`: a prediction outside every group goes to the last column, where it is wrong for the
         labelled class and a false alarm of none. Void pixels are not counted.
@@ -55,7 +55,7 @@ class Classes:
 
 
 def class_ious(confusion: np.ndarray) -> np.ndarray:
-    """IoU per group of a matrix summed over pictures; nan for a group that neither occurs nor is predicted."""
+    """IoU per group of a matrix summed over images; nan for a group that neither occurs nor is predicted."""
     hits = np.diagonal(confusion).astype(float)
     union = confusion.sum(axis=1) + confusion[:, : len(confusion)].sum(axis=0) - hits
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Small copies of corpora for the tests, in their owners' layouts: folders, and the zip archives that they come in."""
+"""Small copies of datasets for the tests, in their owners' layouts: folders, and the zip archives that they come in."""
 
 import csv
 import struct
@@ -24,7 +24,7 @@ PALETTE = [(7 * value + 3) % 256 for value in range(768)]  # read through it, ev
 
 @dataclass
 class Tree:
-    """A corpus on disk: where, how many pictures per split, and every label map as it has to come out."""
+    """A dataset on disk: where, how many images per split, and every label map as it has to come out."""
 
     spec: str
     folder: Path
@@ -38,7 +38,7 @@ class Tree:
 def write_frame(image: Path, labels: Path, ids: np.ndarray, palette: list[int] | None) -> None:
     for path in (image, labels):
         path.parent.mkdir(parents=True, exist_ok=True)
-    # A picture that says which frame it is: its level of grey is the label file's first id.
+    # An image that says which frame it is: its level of grey is the label file's first id.
     PIL.Image.new("RGB", ids.shape[::-1], (int(ids[0, 0]),) * 3).save(image, quality=95)
     label = PIL.Image.fromarray(ids)
     if palette:
@@ -122,7 +122,7 @@ def write_label(path: Path, ids: np.ndarray, kind: str) -> None:
 
 @dataclass
 class Layout:
-    """Frames `(split, picture, label file)`, the values of the label files, and what they become."""
+    """Frames `(split, image, label file)`, the values of the label files, and what they become."""
 
     frames: list[tuple[str, str, str]]
     table: dict[int, int]
@@ -155,7 +155,7 @@ class Layout:
                     for path in paths:
                         if self.archives[next(k for k in self.archives if path.startswith(k))] == name:
                             archive.write(folder / path, self.wrapper + path)
-                            # What macOS adds; it is no picture.
+                            # What macOS adds; it is no image.
                             archive.writestr(f"__MACOSX/{path}", b"")
 
     @property
@@ -238,7 +238,7 @@ LAYOUTS = {
 
 @dataclass
 class Copy:
-    """A corpus on disk."""
+    """A dataset on disk."""
 
     spec: str
     folder: Path
@@ -252,13 +252,13 @@ class Copy:
         assert row["image"].mode == "RGB" and row["label"].mode == "L"
         expected = self.expected[row["file_name"]]
         np.testing.assert_array_equal(np.asarray(row["label"]), expected)
-        # The picture says which frame it is: its grey is the first original id.
+        # The image says which frame it is: its grey is the first original id.
         grey = int(np.asarray(row["image"])[0, 0, 0])
         assert row["image"].size == (16, 12) and self.layout.table[grey] == expected[0, 0]
 
 
 def make_copy(folder: Path, name: str, packed: bool = False, orientation: int | None = None) -> Copy:
-    """A small copy of the corpus `name` of `LAYOUTS`, below `folder`; with `orientation` its pictures have that tag."""
+    """A small copy of the dataset `name` of `LAYOUTS`, below `folder`; with `orientation` its images have that tag."""
     layout = LAYOUTS[name]()
     place = folder / name.replace(" ", "_")
     expected = layout.write(place)
@@ -272,14 +272,14 @@ def make_copy(folder: Path, name: str, packed: bool = False, orientation: int | 
 
 
 def add_pair(copy: Copy, image: str, label: str, size=(16, 12), label_size=(16, 12)) -> None:
-    """A black picture and a label map of zeros below the folder of a copy; sizes are width and height."""
+    """A black image and a label map of zeros below the folder of a copy; sizes are width and height."""
     for path, mode, shape in ((image, "RGB", size), (label, "L", label_size)):
         (copy.folder / path).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.new(mode, shape).save(copy.folder / path)
 
 
 def corners(width: int, height: int) -> np.ndarray:
-    """A picture with another colour in each corner, so that no turn or reflection leaves it as it is."""
+    """An image with another colour in each corner, so that no turn or reflection leaves it as it is."""
     pixels = np.zeros((height, width, 3), np.uint8)
     half = height // 2, width // 2
     pixels[: half[0], : half[1]] = 200, 0, 0
@@ -289,7 +289,7 @@ def corners(width: int, height: int) -> np.ndarray:
 
 
 def save_turned(pixels: np.ndarray, path: Path, orientation: int) -> None:
-    """A picture with an EXIF tag that asks to turn or mirror it."""
+    """An image with an EXIF tag that asks to turn or mirror it."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     PIL.Image.fromarray(pixels).save(path, exif=exif, quality=95, subsampling=0)

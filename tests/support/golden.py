@@ -131,11 +131,11 @@ class GoldenCase:
                 module.p = 0.0
         return model
 
-    def picture(self, name: str) -> torch.Tensor:
-        """A recorded picture `[3, H, W]` as the published code normalises it."""
+    def image(self, name: str) -> torch.Tensor:
+        """A recorded image `[3, H, W]` as the published code normalises it."""
         mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-        image = np.array(Image.open(self.folder / name))
-        return torch.from_numpy((image.astype(np.float64) - mean) / std).float().permute(2, 0, 1)
+        pixels = np.array(Image.open(self.folder / name))
+        return torch.from_numpy((pixels.astype(np.float64) - mean) / std).float().permute(2, 0, 1)
 
     def label(self, name: str) -> torch.Tensor:
         """A recorded label map `[H, W]`."""
@@ -203,13 +203,13 @@ def probe_disagreements(model, case: GoldenCase) -> dict[str, float]:
 
 def run_inference(model, case: GoldenCase):
     with torch.no_grad():
-        return model(case.picture(case.meta["inference"]["image"])[None])
+        return model(case.image(case.meta["inference"]["image"])[None])
 
 
 def run_reference(model, case: GoldenCase):
     """The same fields from the published loop."""
     with torch.no_grad():
-        result = reference_inference(model, case.picture(case.meta["inference"]["image"])[None])
+        result = reference_inference(model, case.image(case.meta["inference"]["image"])[None])
     tensors = {name: torch.tensor(getattr(result, name)) for name in ("certainty", "refined")}
     return replace(result, windows=torch.tensor(result.windows)[None], **tensors)
 
@@ -217,7 +217,7 @@ def run_reference(model, case: GoldenCase):
 def inference_disagreements(model, case: GoldenCase, run=run_inference) -> dict[str, float]:
     recorded, meta = case.inference, case.meta["inference"]
     output = run(model, case)
-    image = case.picture(meta["image"])[None]
+    image = case.image(meta["image"])[None]
     full = F.interpolate(output.coarse_logits, size=meta["image_size"], mode="bilinear", align_corners=False)
     top, left, bottom, right = output.windows[0, meta["first_refined_window"]].tolist()
     head_output = output.coarse_logits
@@ -244,7 +244,7 @@ def inference_disagreements(model, case: GoldenCase, run=run_inference) -> dict[
 def training_disagreements(model, case: GoldenCase) -> dict[str, float]:
     """Losses, logits, running statistics, and the gradients under the published names."""
     recorded, meta = case.training, case.meta["training"]
-    images = torch.stack([case.picture(name) for name in meta["images"]])
+    images = torch.stack([case.image(name) for name in meta["images"]])
     labels = torch.stack([case.label(name) for name in meta["labels"]])
     top, bottom, left, right = meta["crop_box_y1_y2_x1_x2"]
     model.train()

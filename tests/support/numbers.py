@@ -17,7 +17,7 @@ def disagreement(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
 
 
 def lively(model, factor: float = 60.0):
-    """Classifiers start near zero; scaled up, the logits and the certainty vary over the picture."""
+    """Classifiers start near zero; scaled up, the logits and the certainty vary over the image."""
     for head in (model.coarse_head, model.refine_head):
         head.classifier.weight.data.mul_(factor)
     return model

@@ -19,8 +19,8 @@ from tests.support.tiny import BACKBONE, REFINER, give_base
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
 from vfmseg_hf.training import (
     Augmentation,
-    EvaluationPictures,
-    TrainingPictures,
+    EvaluationImages,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
@@ -81,7 +81,7 @@ def run(
     lora: bool = False,
     steps: int = 6,
     batch_size: int = 2,
-    pictures: int = 6,
+    images: int = 6,
     exact: bool = False,
     resume: bool = False,
     score: bool = False,
@@ -105,10 +105,10 @@ def run(
     trainer = VFMSegTrainer(
         make_model(lora, exact, **(options or {})),
         arguments,
-        train_dataset=TrainingPictures(rows(pictures), processor, Augmentation(crop_size=(64, 64)), seed=3),
+        train_dataset=TrainingImages(rows(images), processor, Augmentation(crop_size=(64, 64)), seed=3),
         eval_dataset={
-            "mixed": EvaluationPictures(rows(5, sizes=((80, 112), (96, 64))), processor),
-            "other": EvaluationPictures(rows(3, seed=5), processor),
+            "mixed": EvaluationImages(rows(5, sizes=((80, 112), (96, 64))), processor),
+            "other": EvaluationImages(rows(3, seed=5), processor),
         },
         callbacks=callbacks,
     )

@@ -17,7 +17,7 @@ NEVER = 0.75, 0.5  # what is drawn for a step: whether it happens (below 1/2), a
 COLOURS = [(200, 30, 30), (20, 60, 180), (70, 110, 40), (0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 0, 7)]
 
 
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     """Random colours beside those that are hard: grey, black, white, fully saturated."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3))
     pixels[0, : len(COLOURS)] = COLOURS
@@ -85,33 +85,33 @@ def test_fields_outside_their_range_are_refused_at_construction(fields, message)
 
 
 def test_nothing_happens_without_being_drawn(distort):
-    assert torch.equal(distort(picture()), picture())
+    assert torch.equal(distort(image()), image())
 
 
 @pytest.mark.parametrize("place, factor", zip(PLACES, (-32 / 255, 0, 32 / 255), strict=True))
 def test_brightness_is_added(distort, place, factor):
-    expected = (picture() + factor).clamp(0, 1)
-    torch.testing.assert_close(distort(picture(), brightness=(0.25, place)), expected)
+    expected = (image() + factor).clamp(0, 1)
+    torch.testing.assert_close(distort(image(), brightness=(0.25, place)), expected)
 
 
 @pytest.mark.parametrize("contrast_first", [True, False])
 @pytest.mark.parametrize("place, factor", zip(PLACES, (0.5, 1, 1.5), strict=True))
 def test_contrast_multiplies(distort, place, factor, contrast_first):
-    expected = (picture() * factor).clamp(0, 1)
-    actual = distort(picture(), contrast=(0.25, place), contrast_first=contrast_first)
+    expected = (image() * factor).clamp(0, 1)
+    actual = distort(image(), contrast=(0.25, place), contrast_first=contrast_first)
     torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("place, factor", zip(PLACES, (0.5, 1, 1.5), strict=True))
 def test_saturation_is_that_of_hsv(distort, place, factor):
-    expected = in_hsv(picture(), lambda h, s, v: (h, min(s * factor, 1), v))
-    torch.testing.assert_close(distort(picture(), saturation=(0.25, place)), expected, rtol=0, atol=1e-6)
+    expected = in_hsv(image(), lambda h, s, v: (h, min(s * factor, 1), v))
+    torch.testing.assert_close(distort(image(), saturation=(0.25, place)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("place, factor", zip(PLACES, (-0.1, 0, 0.1), strict=True))
 def test_hue_is_that_of_hsv(distort, place, factor):
-    expected = in_hsv(picture(), lambda h, s, v: ((h + factor) % 1, s, v))
-    torch.testing.assert_close(distort(picture(), hue=(0.25, place)), expected, rtol=0, atol=1e-5)
+    expected = in_hsv(image(), lambda h, s, v: ((h + factor) % 1, s, v))
+    torch.testing.assert_close(distort(image(), hue=(0.25, place)), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("contrast_first", [True, False])
@@ -120,16 +120,16 @@ def test_order(distort, contrast_first):
     steps = {"brightness": (0.25, 0.9), "contrast": (0.25, 0.8), "saturation": (0.25, 0.1), "hue": (0.25, 0.8)}
     order = ["brightness", "saturation", "hue"]
     order.insert(1 if contrast_first else 3, "contrast")
-    expected = picture()
+    expected = image()
     for name in order:
         expected = distort(expected, **{name: steps[name]})
-    actual = distort(picture(), **steps, contrast_first=contrast_first)
+    actual = distort(image(), **steps, contrast_first=contrast_first)
     torch.testing.assert_close(actual, expected)
-    assert (actual - distort(picture(), **steps, contrast_first=not contrast_first)).abs().max() > 0.05
+    assert (actual - distort(image(), **steps, contrast_first=not contrast_first)).abs().max() > 0.05
 
 
 def test_each_step_happens_half_of_the_time():
-    """A grey picture shows brightness and contrast only; what stays as it is had neither."""
+    """A grey image shows brightness and contrast only; what stays as it is had neither."""
     image = torch.full((3, 1, 1), 0.5)
     results = [float(distort_colours(image, seeded_generator(0, number))[0, 0, 0]) for number in range(400)]
     assert np.mean(np.isclose(results, 0.5)) == pytest.approx(0.25, abs=0.07)

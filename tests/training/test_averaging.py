@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from tests.support.blocks import rows
 from tests.support.training_job import run
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor
-from vfmseg_hf.training import EvaluationPictures
+from vfmseg_hf.training import EvaluationImages
 from vfmseg_hf.training.averaging import FILE, WeightAverage
 
 
@@ -70,7 +70,7 @@ def test_checkpoints_hold_what_was_scored(tmp_path):
     scores = [entry["eval_mixed_mean_iou"] for entry in trainer.state.log_history if "eval_mixed_mean_iou" in entry]
     model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "checkpoint-2")
     trainer.model.load_state_dict(model.state_dict())
-    dataset = EvaluationPictures(rows(5, sizes=((80, 112), (96, 64))), VFMSegImageProcessor(do_resize=False))
+    dataset = EvaluationImages(rows(5, sizes=((80, 112), (96, 64))), VFMSegImageProcessor(do_resize=False))
     assert trainer.evaluate(dataset)["eval_mean_iou"] == pytest.approx(scores[1], abs=1e-12)
     kept = load_file(tmp_path / "checkpoint-2" / FILE)
     saved = load_file(tmp_path / "checkpoint-2" / "model.safetensors")

@@ -46,12 +46,12 @@ def result(folder: Path) -> dict:
 def test_two_processes_are_one(lora, tmp_path):
     """
     Losses and weights over 20 steps, to 1e-5, for the same global batch: batch norm frozen, no dropout, no masking, and
-    every picture labelled as a whole. Scores of sets that do not divide by two are equal exactly.
+    every image labelled as a whole. Scores of sets that do not divide by two are equal exactly.
 
     Weights are compared under plain SGD too: AdamW makes whole steps out of the rounding noise in the gradients of
     biases that the next norm, or the softmax over keys, cancels.
     """
-    job = {"lora": lora, "steps": 20, "pictures": 8, "exact": True, "score": True, "save_strategy": "no"}
+    job = {"lora": lora, "steps": 20, "images": 8, "exact": True, "score": True, "save_strategy": "no"}
     jobs = {"adamw": job, "sgd": {**job, "optim": "sgd", "score": False}}
     done = run_jobs(
         *({**job, "output_dir": str(tmp_path / "two" / name), "batch_size": 2} for name, job in jobs.items()),
@@ -77,7 +77,7 @@ def test_two_processes_are_one(lora, tmp_path):
     assert "stays local" in done.stderr
 
 
-WORKERS = {"dataloader_num_workers": 2, "pictures": 8, "steps": 8}  # two epochs of four steps
+WORKERS = {"dataloader_num_workers": 2, "images": 8, "steps": 8}  # two epochs of four steps
 
 
 def test_killed_while_saving_in_two_processes(tmp_path):
@@ -121,7 +121,7 @@ def test_killed_while_saving(lora, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_of_two_processes(number, tmp_path):
     """Both stop after the same step, with a checkpoint that leads to the same weights."""
-    job = {"lora": True, "pictures": 8, "steps": 4, "batch_size": 1, "save_steps": 100}
+    job = {"lora": True, "images": 8, "steps": 4, "batch_size": 1, "save_steps": 100}
     done = run_jobs(
         {**job, "output_dir": str(tmp_path / "whole")},
         {**job, "output_dir": str(tmp_path / "run"), "stop_at": 1, "stop_by": int(number)},
@@ -155,7 +155,7 @@ def test_the_best_model_is_loaded_by_every_process(tmp_path):
 
 def test_sharded_weights(tmp_path):
     """FSDP 2: the weights of one process after SGD, saved as an adapter."""
-    job = {"lora": True, "steps": 4, "pictures": 8, "exact": True, "optim": "sgd", "save_strategy": "no"}
+    job = {"lora": True, "steps": 4, "images": 8, "exact": True, "optim": "sgd", "save_strategy": "no"}
     sharded = {"batch_size": 2, "fsdp": "full_shard", "fsdp_config": {"version": 2}}
     done = run_jobs({**job, **sharded, "output_dir": str(tmp_path / "two")}, processes=2)
     assert done.returncode == 0, done.stderr

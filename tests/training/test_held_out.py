@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What is held out is held out: splits by their names, and pictures that a model was trained on are known again."""
+"""What is held out is held out: splits by their names, and images that a model was trained on are known again."""
 
 import json
 import shutil
@@ -25,8 +25,8 @@ from vfmseg_hf.data.frames import frame_keys
 from vfmseg_hf.model.records import RECORD_NAME
 from vfmseg_hf.training import (
     Augmentation,
-    EvaluationPictures,
-    TrainingPictures,
+    EvaluationImages,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
@@ -46,7 +46,7 @@ def write_pairs(folder, count: int, seed: int) -> None:
 
 @pytest.fixture
 def own(tmp_path):
-    """Makes own data with splits, each with pictures of its own under the same names; returns the spec."""
+    """Makes own data with splits, each with images of its own under the same names; returns the spec."""
 
     def make(name: str, *splits: str, count: int = 2) -> str:
         for seed, split in enumerate(splits):
@@ -99,13 +99,13 @@ def test_tables_with_splits(tmp_path, loading_log, held_out):
         open_dataset(other, held_out=True)
 
 
-# --- pictures that are known again --------------------------------------------------------------------------------
+# --- images that are known again --------------------------------------------------------------------------------
 
 
-def test_pictures_are_known_wherever_they_lie(own, tmp_path):
+def test_images_are_known_wherever_they_lie(own, tmp_path):
     spec = own("here", "train", "test", count=4)
     train, test = (frame_keys(open_dataset(spec, split)) for split in ("train", "test"))
-    assert len(set(train) | set(test)) == 8, "files of one name are not one picture"
+    assert len(set(train) | set(test)) == 8, "files of one name are not one image"
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     assert np.array_equal(frame_keys(open_dataset(f"folder:{tmp_path / 'there/own.yaml'}", "train")), train)
     (tmp_path / "packed").mkdir()
@@ -120,21 +120,21 @@ def test_pictures_are_known_wherever_they_lie(own, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif", ".png"])
-def test_pictures_that_begin_alike_are_told_apart(tmp_path, suffix):
-    """Files of pixels as they are begin with whatever a border of the picture shows."""
+def test_images_that_begin_alike_are_told_apart(tmp_path, suffix):
+    """Files of pixels as they are begin with whatever a border of the image shows."""
     tables = []
     for value in (0, 1):
-        picture = np.zeros((128, 128, 3), np.uint8)
-        picture[64] = value
+        image = np.zeros((128, 128, 3), np.uint8)
+        image[64] = value
         path = tmp_path / str(value) / f"0{suffix}"
         path.parent.mkdir()
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
         tables.append(Dataset.from_dict({"image": [str(path)]}).cast_column("image", ImageFeature()))
     first, second = map(frame_keys, tables)
     assert first != second
 
 
-def test_rows_without_pictures_have_no_keys():
+def test_rows_without_images_have_no_keys():
     assert frame_keys(Dataset.from_dict({"image": ["a.png"], "pixel_values": [[1.0]]})) is None
 
 
@@ -151,13 +151,13 @@ def test_scenes_are_known_by_domain_and_seed():
     assert game < larger and not game & night and not game & other
 
 
-def test_rows_in_memory_and_rows_without_pictures():
+def test_rows_in_memory_and_rows_without_images():
     first, second = frame_keys(rows(3)), frame_keys(rows(3, seed=1))
     assert np.array_equal(first, frame_keys(rows(3))) and not set(first) & set(second)
     assert frame_keys([{"pixel_values": 0}]) is None and frame_keys(Dataset.from_dict({"labels": [1]})) is None
 
 
-def test_splits_of_camvid_share_pictures(shared):
+def test_splits_of_camvid_share_images(shared):
     keys = {
         split: frame_keys(open_dataset(f"camvid:{shared}/data/camvid", split))
         for split in ("train", "source_train", "source_val", "target_dusk")
@@ -174,9 +174,9 @@ def make_trainer(model, directory, dataset, domains=None, **settings) -> VFMSegT
         str(directory), max_steps=1, save_steps=1, use_cpu=True, report_to="none", disable_tqdm=True, **settings
     )
     processor = VFMSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    train = TrainingPictures(dataset, processor, Augmentation(crop_size=(64, 64)))
+    train = TrainingImages(dataset, processor, Augmentation(crop_size=(64, 64)))
     rule = each_class(CLASSES)
-    evaluation = {name: EvaluationPictures(rows, processor, rule) for name, rows in (domains or {}).items()}
+    evaluation = {name: EvaluationImages(rows, processor, rule) for name, rows in (domains or {}).items()}
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
@@ -216,11 +216,11 @@ def test_the_record_says_what_was_trained_on(own, model, tmp_path):
     record = json.loads((tmp_path / "m" / RECORD_NAME).read_text())
     (source,) = record["trained_on"]["sources"]
     assert source == record["data"]
-    assert (source["spec"], source["split"], source["pictures"]) == ("folder:own.yaml", "train", 3)
-    assert source["corpus"] == "folder, train, own.yaml" and str(tmp_path) not in json.dumps(record["trained_on"])
+    assert (source["spec"], source["split"], source["images"]) == ("folder:own.yaml", "train", 3)
+    assert source["dataset"] == "folder, train, own.yaml" and str(tmp_path) not in json.dumps(record["trained_on"])
 
 
-def test_scored_pictures_that_were_trained_on_are_said(own, model, tmp_path, evaluate):
+def test_scored_images_that_were_trained_on_are_said(own, model, tmp_path, evaluate):
     """Under another name of the split, of a part, and by a copy in another place."""
     spec = own("data", "train", "val", count=3)
     checkpoint = train(model(), tmp_path / "m", open_dataset(spec, "train").select([0, 2]))
@@ -228,8 +228,8 @@ def test_scored_pictures_that_were_trained_on_are_said(own, model, tmp_path, eva
     plan = {"ids": {label: index for index, label in CLASSES.items()}, "images": "photos", "labels": "masks"}
     (tmp_path / "copy/everything/c.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     output, found = evaluate(checkpoint, f"new={spec}", f"old=folder:{tmp_path}/copy/everything/c.yaml")
-    assert found == {"new": {"pictures": 0, "share": 0}, "old": {"pictures": 2, "share": pytest.approx(2 / 3)}}
-    line = "ATTENTION: 2 of 3 pictures of the domain 'old' were trained on: these are no scores of unseen data"
+    assert found == {"new": {"images": 0, "share": 0}, "old": {"images": 2, "share": pytest.approx(2 / 3)}}
+    line = "ATTENTION: 2 of 3 images of the domain 'old' were trained on: these are no scores of unseen data"
     places = [place for place, text in enumerate(output.splitlines()) if text == line]
     assert len(places) == 3 and places[0] == 0, "before the run, beside the classes' scores, and below the table"
     assert "'new'" not in output
@@ -259,7 +259,7 @@ def test_a_plain_trainer_makes_it_unknown(own, model, tmp_path):
     loaded.to(dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     for place in ("copy", "half"):
         assert read_trained_on(tmp_path / place).complete and len(read_trained_on(tmp_path / place).keys) == 2
-    crops = TrainingPictures(rows(2, classes=3), VFMSegImageProcessor(), Augmentation((64, 64)))
+    crops = TrainingImages(rows(2, classes=3), VFMSegImageProcessor(), Augmentation((64, 64)))
     plain = [{key: crops[index][key] for key in ("pixel_values", "labels")} for index in (0, 1)]
     arguments = TrainingArguments(
         str(tmp_path / "plain"), max_steps=1, use_cpu=True, report_to="none", save_strategy="no", learning_rate=1e-3
@@ -297,7 +297,7 @@ def test_the_trainer_says_it_and_has_it_among_its_metrics(own, model, tmp_path, 
     assert "eval_day_trained_on" not in before and "ATTENTION" not in loading_log.text
     assert "is not known" in loading_log.text, "something else may have trained a model in memory"
     trainer.train()
-    line = "ATTENTION: 2 of 2 pictures of the domain 'day' were trained on"
+    line = "ATTENTION: 2 of 2 images of the domain 'day' were trained on"
     assert loading_log.text.count(line) == 1, "before the first step"
     after = trainer.evaluate()
     assert (after["eval_day_trained_on"], after["eval_dusk_trained_on"]) == (1, 0)

@@ -1,4 +1,4 @@
-"""Rare class sampling: counts per picture and their file, probabilities, draws, crops, and exact resume."""
+"""Rare class sampling: counts per image and their file, probabilities, draws, crops, and exact resume."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from vfmseg_hf.training import (
     Augmentation,
     CropRequest,
     RareClassSampler,
-    TrainingPictures,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
     rare_class_probabilities,
@@ -36,11 +36,11 @@ INFO = DatasetDescription(name="blocks", splits=("train",), licence="none", usag
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    """Writes pictures and label maps of the ids 0..3 and 9 (ignored), and opens them; `write` changes one."""
-    folder = tmp_path / "corpus"
+def source(tmp_path):
+    """Writes images and label maps of the ids 0..3 and 9 (ignored), and opens them; `write` changes one."""
+    folder = tmp_path / "source"
 
-    class Corpus:
+    class Source:
         path = folder
 
         def write(self, index: int, label: np.ndarray) -> None:
@@ -54,15 +54,15 @@ def corpus(tmp_path):
             return dataset_of_frames(frames, {0: 0, 1: 1, 2: 2, 3: 3, 9: 255}, INFO, "train")
 
     random = np.random.default_rng(0)
-    corpus = Corpus()
+    source = Source()
     for index in range(6):
-        corpus.write(index, random.choice(np.array([0, 1, 2, 3, 9], np.uint8), (24, 32)))
-    return corpus
+        source.write(index, random.choice(np.array([0, 1, 2, 3, 9], np.uint8), (24, 32)))
+    return source
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many pictures were counted, by reading their label maps."""
+    """How many images were counted, by reading their label maps."""
     numbers = []
     count = class_statistics._count
     monkeypatch.setattr(class_statistics, "_count", lambda data, *rest: numbers.append(len(data)) or count(data, *rest))
@@ -78,9 +78,9 @@ def brute_force(dataset, num_classes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_counts_are_those_of_the_pixels(num_proc, corpus, tmp_path):
+def test_counts_are_those_of_the_pixels(num_proc, source, tmp_path):
     """Also in a selection, in another order, with rows twice."""
-    dataset = datasets.concatenate_datasets([corpus.open()] * 12).select([7, 3, *range(10, 72), *range(6), 7])
+    dataset = datasets.concatenate_datasets([source.open()] * 12).select([7, 3, *range(10, 72), *range(6), 7])
     assert len(dataset) // (2 * parallel.CHUNK) > 1, "too few for two processes"
     counts = count_class_pixels(dataset, 4, tmp_path / "cache", num_proc)
     assert counts.dtype == np.int64 and np.array_equal(counts, brute_force(dataset, 4))
@@ -91,51 +91,51 @@ def test_counts_of_drawn_scenes(tmp_path):
     assert np.array_equal(count_class_pixels(dataset, 19, tmp_path), brute_force(dataset, 19))
 
 
-def test_ignored_pixels_are_in_no_class(corpus, tmp_path):
-    counts = count_class_pixels(corpus.open(), 4, tmp_path / "cache")
-    assert np.array_equal(counts, brute_force(corpus.open(), 4)) and (counts.sum(axis=1) < 24 * 32).all()
+def test_ignored_pixels_are_in_no_class(source, tmp_path):
+    counts = count_class_pixels(source.open(), 4, tmp_path / "cache")
+    assert np.array_equal(counts, brute_force(source.open(), 4)) and (counts.sum(axis=1) < 24 * 32).all()
 
 
-def test_counts_are_kept(corpus, counted, tmp_path):
-    first = count_class_pixels(corpus.open(), 4, tmp_path / "cache")
-    again = count_class_pixels(corpus.open(), 4, tmp_path / "cache")
+def test_counts_are_kept(source, counted, tmp_path):
+    first = count_class_pixels(source.open(), 4, tmp_path / "cache")
+    again = count_class_pixels(source.open(), 4, tmp_path / "cache")
     assert counted == [6] and np.array_equal(first, again) and again.dtype == np.int64
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
-def test_a_change_is_noticed(corpus, counted, tmp_path):
+def test_a_change_is_noticed(source, counted, tmp_path):
     """Of a label map, of its time only, of the files, the classes, the order and the selection."""
 
     def count(dataset=None, num_classes=4):
-        dataset = dataset or corpus.open()
+        dataset = dataset or source.open()
         counts = count_class_pixels(dataset, num_classes, tmp_path / "cache")
         assert np.array_equal(counts, brute_force(dataset, num_classes))
         return len(counted)
 
     assert count() == 1
-    corpus.write(2, np.full((24, 32), 3, np.uint8))
+    source.write(2, np.full((24, 32), 3, np.uint8))
     assert count() == 2
-    changed = corpus.path / "labels" / "frame04.png"
+    changed = source.path / "labels" / "frame04.png"
     os.utime(changed, ns=(time.time_ns(), changed.stat().st_mtime_ns + 1))
     assert count() == 3
-    corpus.write(6, np.zeros((24, 32), np.uint8))
+    source.write(6, np.zeros((24, 32), np.uint8))
     assert count() == 4
     assert count(num_classes=5) == 5
-    assert count(corpus.open().select([5, 0, 3])) == 6
-    assert count(corpus.open().select([0, 5, 3])) == 7
+    assert count(source.open().select([5, 0, 3])) == 6
+    assert count(source.open().select([0, 5, 3])) == 7
     assert count() == 7
 
 
-def test_a_change_of_an_archive_is_noticed(corpus, counted, tmp_path):
+def test_a_change_of_an_archive_is_noticed(source, counted, tmp_path):
     def pack() -> datasets.Dataset:
-        archive = shutil.make_archive(tmp_path / "packed", "zip", corpus.path)
+        archive = shutil.make_archive(tmp_path / "packed", "zip", source.path)
         frame = Frame("frame03", f"zip://images/frame03.jpg::{archive}", f"zip://labels/frame03.png::{archive}")
         return dataset_of_frames([frame], {0: 0, 1: 1, 2: 2, 3: 3, 9: 255}, INFO, "train")
 
     rows = pack()
     counts = [count_class_pixels(rows, 4, tmp_path / "cache") for _ in range(2)]
     assert np.array_equal(*counts) and (counts[0] > 0).all() and counted == [1]
-    corpus.write(3, np.full((24, 32), 2, np.uint8))
+    source.write(3, np.full((24, 32), 2, np.uint8))
     assert count_class_pixels(pack(), 4, tmp_path / "cache").tolist() == [[0, 0, 24 * 32, 0]]
 
 
@@ -148,18 +148,18 @@ def test_streets_are_told_apart_by_what_is_drawn(counted, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"half", b""])
-def test_a_broken_file_is_counted_again(damage, corpus, counted, tmp_path):
-    expected = count_class_pixels(corpus.open(), 4, tmp_path / "cache")
+def test_a_broken_file_is_counted_again(damage, source, counted, tmp_path):
+    expected = count_class_pixels(source.open(), 4, tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
     path.write_bytes(damage)
     for _ in range(2):
-        assert np.array_equal(count_class_pixels(corpus.open(), 4, tmp_path / "cache"), expected)
+        assert np.array_equal(count_class_pixels(source.open(), 4, tmp_path / "cache"), expected)
     assert counted == [6, 6]
 
 
-def test_a_cache_that_cannot_be_written(corpus, tmp_path):
+def test_a_cache_that_cannot_be_written(source, tmp_path):
     (tmp_path / "file").touch()
-    assert len(count_class_pixels(corpus.open(), 4, tmp_path / "file" / "cache")) == 6
+    assert len(count_class_pixels(source.open(), 4, tmp_path / "file" / "cache")) == 6
 
 
 def test_counting_leaves_the_random_numbers(tmp_path):
@@ -172,29 +172,29 @@ def test_counting_leaves_the_random_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("num_proc", [0, -1])
-def test_no_process_counts_nothing(num_proc, corpus, tmp_path):
+def test_no_process_counts_nothing(num_proc, source, tmp_path):
     with pytest.raises(ValueError, match=f"num_proc must be a whole number from 1 up.*got {num_proc}"):
-        count_class_pixels(corpus.open(), 4, tmp_path / "cache", num_proc)
+        count_class_pixels(source.open(), 4, tmp_path / "cache", num_proc)
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_unknown_ids_and_broken_files(num_proc, corpus, tmp_path):
+def test_unknown_ids_and_broken_files(num_proc, source, tmp_path):
     for index in range(6, 64):
-        corpus.write(index, np.zeros((8, 8), np.uint8))
+        source.write(index, np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match=r"'frame00' holds ids \[3\]; known are 0..2 and 255"):
-        count_class_pixels(corpus.open(), 3, tmp_path / "cache", num_proc)
-    corpus.write(40, np.full((8, 8), 200, np.uint8))
+        count_class_pixels(source.open(), 3, tmp_path / "cache", num_proc)
+    source.write(40, np.full((8, 8), 200, np.uint8))
     with pytest.raises(ValueError, match=r"^The label map .*frame40.png holds ids \[200\]"):
-        count_class_pixels(corpus.open(), 4, tmp_path / "cache", num_proc)
-    (corpus.path / "labels" / "frame40.png").write_bytes(b"no picture")
+        count_class_pixels(source.open(), 4, tmp_path / "cache", num_proc)
+    (source.path / "labels" / "frame40.png").write_bytes(b"no image")
     with pytest.raises(OSError, match="^Cannot read .*frame40.png"):
-        count_class_pixels(corpus.open(), 4, tmp_path / "cache", num_proc)
+        count_class_pixels(source.open(), 4, tmp_path / "cache", num_proc)
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_counted_has_rows(corpus, tmp_path):
+def test_what_is_counted_has_rows(source, tmp_path):
     with pytest.raises(ValueError, match="no rows"):
-        count_class_pixels(corpus.open().select([]), 4, tmp_path)
+        count_class_pixels(source.open().select([]), 4, tmp_path)
     with pytest.raises(TypeError, match=r"datasets\.Dataset"):
         count_class_pixels([{}], 4, tmp_path)
 
@@ -227,9 +227,9 @@ def test_probabilities_by_hand():
 
 
 def test_nothing_to_draw(caplog):
-    with pytest.raises(ValueError, match="no pixel of 3 pictures has a class"):
+    with pytest.raises(ValueError, match="no pixel of 3 images has a class"):
         rare_class_probabilities(np.zeros((3, 19), np.int64))
-    with pytest.raises(ValueError, match="no pixel of 0 pictures has a class"):
+    with pytest.raises(ValueError, match="no pixel of 0 images has a class"):
         RareClassSampler(np.zeros((0, 19), np.int64), seed=0)
     with pytest.raises(ValueError, match="must be positive, got 0"):
         rare_class_probabilities(np.ones((1, 2), np.int64), 0)
@@ -241,7 +241,7 @@ def test_nothing_to_draw(caplog):
         RareClassSampler(np.array([[3001]]), seed=0, min_pixels=-1)
 
 
-def test_classes_without_a_picture_are_left_out(monkeypatch):
+def test_classes_without_a_image_are_left_out(monkeypatch):
     warnings = []
     monkeypatch.setattr(
         "vfmseg_hf.training.sampling.logger.warning", lambda text, *values: warnings.append(text % values)
@@ -258,7 +258,7 @@ def test_classes_without_a_picture_are_left_out(monkeypatch):
 
 
 def test_draws_have_the_frequencies():
-    """Classes as their probabilities, pictures of a class alike: within five standard deviations."""
+    """Classes as their probabilities, images of a class alike: within five standard deviations."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 9000, (12, 5)) * random.integers(0, 2, (12, 5))
     sampler = RareClassSampler(pixels, seed=4, temperature=0.1)
@@ -297,9 +297,9 @@ def test_draws_depend_on_seed_and_epoch_only():
     assert {draw.crop_pixels for draw in later} == {6000}
 
 
-def test_an_epoch_of_25000_pictures_is_drawn_in_no_time():
+def test_an_epoch_of_25000_images_is_drawn_in_no_time():
     pixels = np.random.default_rng(0).integers(0, 20_000, (25_000, 19))
-    start = time.process_time()  # 0.02 seconds; looking through all pictures for every draw takes 1.4
+    start = time.process_time()  # 0.02 seconds; looking through all images for every draw takes 1.4
     sampler = RareClassSampler(pixels, seed=0)
     assert len(list(sampler)) == 25_000
     assert time.process_time() - start < 0.5
@@ -321,19 +321,19 @@ def street_rows(count: int = 4) -> list[dict]:
     return rows
 
 
-def crops(**settings) -> TrainingPictures:
+def crops(**settings) -> TrainingImages:
     settings = {"crop_size": (64, 64), "cat_max_ratio": 1.0, "photometric": False, **settings}
-    return TrainingPictures(street_rows(), VFMSegImageProcessor(), Augmentation(**settings), seed=2)
+    return TrainingImages(street_rows(), VFMSegImageProcessor(), Augmentation(**settings), seed=2)
 
 
 @pytest.mark.parametrize("scale_range", [(1.0, 1.0), (1.0, 1.3)])
 def test_crops_are_redrawn_for_their_class(scale_range):
     """Shares of crops with all of the block: with eleven draws in place of one, 1 - (1 - p) ** 11."""
-    pictures = crops(scale_range=scale_range)
+    images = crops(scale_range=scale_range)
     pixels = 24 * 24 - 1
 
     def share(*rest):
-        labels = [pictures[CropRequest(epoch, 1, *rest)]["labels"] for epoch in range(150)]
+        labels = [images[CropRequest(epoch, 1, *rest)]["labels"] for epoch in range(150)]
         return np.mean([(label == 5).sum() > pixels for label in labels])
 
     once = share()
@@ -342,18 +342,18 @@ def test_crops_are_redrawn_for_their_class(scale_range):
 
 
 def test_crops_are_redrawn_ten_times_at_most(monkeypatch):
-    pictures = crops()
+    images = crops()
     drawn = []
     draw_crop = Augmentation._draw_crop
     monkeypatch.setattr(Augmentation, "_draw_crop", lambda *args: drawn.append(draw_crop(*args)) or drawn[-1])
-    label = pictures[(0, 2, 18)]["labels"]  # a class that is nowhere
+    label = images[(0, 2, 18)]["labels"]  # a class that is nowhere
     assert len(drawn) == 11
     top, left = drawn[-1]
-    window = torch.from_numpy(np.array(pictures.dataset[2]["label"])).long()[top : top + 64, left : left + 64]
+    window = torch.from_numpy(np.array(images.dataset[2]["label"])).long()[top : top + 64, left : left + 64]
     assert torch.equal(label, window) or torch.equal(label, window.flip(-1))
     for key in ((0, 2), CropRequest(0, 2, 18, -1), CropRequest(0, 2, 0, 64)):
         drawn.clear()
-        pictures[key]
+        images[key]
         assert len(drawn) == 1
 
 
@@ -363,23 +363,23 @@ def test_pixels_follow_the_redrawn_crop():
     assert torch.equal(((item["pixel_values"][0] * std + mean) * 255).round().long(), item["labels"])
 
 
-def test_two_draws_of_a_picture_are_two_crops():
-    pictures = crops()
-    first, second = (pictures[CropRequest(0, 1, 5, 100, number)]["pixel_values"] for number in (0, 7))
+def test_two_draws_of_a_image_are_two_crops():
+    images = crops()
+    first, second = (images[CropRequest(0, 1, 5, 100, number)]["pixel_values"] for number in (0, 7))
     assert not torch.equal(first, second)
-    assert torch.equal(second, pictures[CropRequest(0, 1, 5, 100, 7)]["pixel_values"])
-    assert torch.equal(pictures[(0, 1)]["labels"], pictures[CropRequest(0, 1, 5, -1, 0)]["labels"])
+    assert torch.equal(second, images[CropRequest(0, 1, 5, 100, 7)]["pixel_values"])
+    assert torch.equal(images[(0, 1)]["labels"], images[CropRequest(0, 1, 5, -1, 0)]["labels"])
 
 
 def test_any_number_of_workers_sees_the_same(tmp_path):
     rows = open_dataset("streets:game?n=12&size=64x128")
     pixels = count_class_pixels(rows, 19, tmp_path)
-    pictures = TrainingPictures(rows, VFMSegImageProcessor(), Augmentation((32, 32)), 1, pixels)
+    images = TrainingImages(rows, VFMSegImageProcessor(), Augmentation((32, 32)), 1, pixels)
     batches = []
     for workers in (0, 2):
         sampler = RareClassSampler(pixels, 1, min_pixels=50, crop_ratio=1.0)
         sampler.set_epoch(2)
-        loader = DataLoader(pictures, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(images, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate)
         batches.append(list(loader))
     for one, other in zip(*batches, strict=True):
         assert one["file_name"] == other["file_name"]
@@ -415,13 +415,13 @@ class StopAfter(TrainerCallback):
 
 
 @pytest.fixture(scope="module")
-def street_pictures(tmp_path_factory):
+def street_images(tmp_path_factory):
     rows = open_dataset("streets:game?n=6&size=64x128")
     pixels = count_class_pixels(rows, 19, tmp_path_factory.mktemp("cache"))
-    return TrainingPictures(rows, VFMSegImageProcessor(), Augmentation((64, 64)), 0, pixels)
+    return TrainingImages(rows, VFMSegImageProcessor(), Augmentation((64, 64)), 0, pixels)
 
 
-def make_trainer(tiny_config, directory, pictures, *callbacks, lora=False, **settings) -> VFMSegTrainer:
+def make_trainer(tiny_config, directory, images, *callbacks, lora=False, **settings) -> VFMSegTrainer:
     set_seed(7)
     model = VFMSegForSemanticSegmentation(tiny_config())
     if lora:
@@ -432,15 +432,15 @@ def make_trainer(tiny_config, directory, pictures, *callbacks, lora=False, **set
         "learning_rate": 1e-3, **settings,
     }  # fmt: skip
     arguments = VFMSegTrainingArguments(output_dir=str(directory), **settings)
-    return VFMSegTrainer(model, arguments, train_dataset=pictures, callbacks=list(callbacks))
+    return VFMSegTrainer(model, arguments, train_dataset=images, callbacks=list(callbacks))
 
 
 # Three batches of two per epoch: in the middle of the second epoch, at its end, in the middle of the third.
 @pytest.mark.parametrize("interrupted_at, lora, workers", [(4, False, 2), (6, True, 0), (7, False, 0)])
-def test_resume_is_exact(interrupted_at, lora, workers, tiny_config, street_pictures, tmp_path):
+def test_resume_is_exact(interrupted_at, lora, workers, tiny_config, street_images, tmp_path):
     def trainer(directory, *callbacks):
         return make_trainer(
-            tiny_config, tmp_path / directory, street_pictures, *callbacks, lora=lora, dataloader_num_workers=workers
+            tiny_config, tmp_path / directory, street_images, *callbacks, lora=lora, dataloader_num_workers=workers
         )
 
     whole = trainer("whole")
@@ -459,13 +459,13 @@ def test_resume_is_exact(interrupted_at, lora, workers, tiny_config, street_pict
     assert losses[0] == losses[1]
 
 
-def test_the_trainer_draws_by_its_arguments(tiny_config, street_pictures, tmp_path):
+def test_the_trainer_draws_by_its_arguments(tiny_config, street_images, tmp_path):
     sampler = make_trainer(
-        tiny_config, tmp_path, street_pictures, rare_class_temperature=0.2, seed=5
+        tiny_config, tmp_path, street_images, rare_class_temperature=0.2, seed=5
     )._get_train_sampler()
-    expected = RareClassSampler(street_pictures.class_pixels, 5, 0.2, 100, 0.5)
+    expected = RareClassSampler(street_images.class_pixels, 5, 0.2, 100, 0.5)
     assert type(sampler) is RareClassSampler and list(sampler) == list(expected)
-    plain = make_trainer(tiny_config, tmp_path, street_pictures, rare_class_sampling=False)._get_train_sampler()
+    plain = make_trainer(tiny_config, tmp_path, street_images, rare_class_sampling=False)._get_train_sampler()
     assert not isinstance(plain, RareClassSampler)
 
 
@@ -479,17 +479,17 @@ def test_arguments_of_the_command_line(tmp_path):
     assert (sampling.rare_class_temperature, sampling.rare_class_crop_ratio) == (0.01, 2.0)
 
 
-def test_what_cannot_be_sampled(tiny_config, street_pictures, tmp_path):
-    uncounted = TrainingPictures(street_pictures.dataset, VFMSegImageProcessor(), Augmentation((64, 64)))
+def test_what_cannot_be_sampled(tiny_config, street_images, tmp_path):
+    uncounted = TrainingImages(street_images.dataset, VFMSegImageProcessor(), Augmentation((64, 64)))
     with pytest.raises(ValueError, match=r"class_pixels=data\.count_class_pixels"):
         make_trainer(tiny_config, tmp_path, uncounted).train()
     with pytest.raises(ValueError, match=r"no crop of 64x64 pixels has more than 6000 of one class"):
         make_trainer(
-            tiny_config, tmp_path, street_pictures, rare_class_min_pixels=3000, rare_class_crop_ratio=2.0
+            tiny_config, tmp_path, street_images, rare_class_min_pixels=3000, rare_class_crop_ratio=2.0
         ).train()
-    with pytest.raises(ValueError, match=r"one row per picture, \[6, classes\], got shape \(5, 19\)"):
-        TrainingPictures(
-            street_pictures.dataset, VFMSegImageProcessor(), Augmentation((64, 64)), 0, np.zeros((5, 19), np.int64)
+    with pytest.raises(ValueError, match=r"one row per image, \[6, classes\], got shape \(5, 19\)"):
+        TrainingImages(
+            street_images.dataset, VFMSegImageProcessor(), Augmentation((64, 64)), 0, np.zeros((5, 19), np.int64)
         )
 
 

@@ -14,7 +14,7 @@ from vfmseg_hf.model.records import RECORD_NAME
 from vfmseg_hf.training import (
     RECIPES,
     Augmentation,
-    TrainingPictures,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
     get_recipe,
@@ -26,7 +26,7 @@ from vfmseg_hf.training.record import describe_training, differences
 def make_trainer(model, directory, recipe: str, **settings) -> VFMSegTrainer:
     recipe = get_recipe(recipe)
     arguments = {**recipe.training_arguments, "use_cpu": True, "report_to": "none", "disable_tqdm": True, **settings}
-    train = TrainingPictures(
+    train = TrainingImages(
         rows(4), VFMSegImageProcessor(), Augmentation(**recipe.augmentation), class_pixels=np.full((4, 19), 8000)
     )
     give_base(model).add_adapter(lora_config(model.config, **recipe.lora))
@@ -105,7 +105,7 @@ def test_what_differs_is_said_and_kept(tiny_model, tmp_path):
             and record["run"]["step"] == 1
             and record["run"]["tune"] == "lora"
         )
-        assert record["data"]["pictures"] == 4 and record["versions"]["torch"]
+        assert record["data"]["images"] == 4 and record["versions"]["torch"]
 
 
 def test_the_size_before_the_crop_belongs_to_the_recipe(tiny_model, tmp_path):

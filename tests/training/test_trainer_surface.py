@@ -17,11 +17,11 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, Train
 
 import vfmseg_hf
 from tests.support.blocks import rows
-from tests.training.test_training import make_trainer, pictures
+from tests.training.test_training import images, make_trainer
 from vfmseg_hf import VFMSegImageProcessor
 from vfmseg_hf.cli import train
 from vfmseg_hf.evaluation import iou_scores, software_versions
-from vfmseg_hf.training import EvaluationPictures, VFMSegTrainer, VFMSegTrainingArguments
+from vfmseg_hf.training import EvaluationImages, VFMSegTrainer, VFMSegTrainingArguments
 from vfmseg_hf.training.recipes import get_recipe
 from vfmseg_hf.training.record import describe_training
 
@@ -31,7 +31,7 @@ SIZE = (64, 96)
 
 
 class Rows(torch.utils.data.Dataset):
-    """Plain rows of a torch data set, with labels of another size than the pictures where that is asked for."""
+    """Plain rows of a torch dataset, with labels of another size than the images where that is asked for."""
 
     def __init__(self, count=4, label_size=SIZE, sizes=(SIZE,), **extra):
         generator = torch.Generator().manual_seed(1)
@@ -84,7 +84,7 @@ def plain_scores(model, data):
 def test_epochs_that_are_asked_for_are_done(tiny_model, tmp_path):
     """Five rows in batches of two are three steps an epoch; the decay ends with the last one."""
     trainer = make_trainer(
-        tiny_model(), tmp_path, train=pictures(5), num_train_epochs=2, max_steps=None, save_strategy="epoch"
+        tiny_model(), tmp_path, train=images(5), num_train_epochs=2, max_steps=None, save_strategy="epoch"
     )
     assert "training.max_steps 2 epochs instead of 40000" in describe_training(
         trainer.settings(), get_recipe("paper"), trainer.train_dataset
@@ -201,10 +201,10 @@ def test_an_endless_data_set(tiny_model, tmp_path):
 
     trainer = trainer_of(tiny_model(), tmp_path, train_dataset=Endless())
     trainer.train()
-    assert trainer.state.global_step == 2 and json.loads(trainer.record())["data"]["pictures"] is None
+    assert trainer.state.global_step == 2 and json.loads(trainer.record())["data"]["images"] is None
 
 
-def test_rows_without_pictures(tiny_model, tmp_path):
+def test_rows_without_images(tiny_model, tmp_path):
     with pytest.raises(ValueError, match=r"rows need pixel_values .* got \['labels'\]"):
         trainer_of(tiny_model(), tmp_path, train_dataset=[{"labels": torch.zeros(64, 64)}]).train()
 
@@ -220,7 +220,7 @@ def test_several_sets_of_rows(tiny_model, tmp_path):
 
 
 def accuracy(prediction):
-    """As in transformers' semantic segmentation example: logits and labels of all pictures."""
+    """As in transformers' semantic segmentation example: logits and labels of all images."""
     logits = F.interpolate(torch.from_numpy(prediction.predictions), prediction.label_ids.shape[-2:], mode="bilinear")
     return {"accuracy": (logits.argmax(1).numpy() == prediction.label_ids).mean()}
 
@@ -250,7 +250,7 @@ def test_compute_metrics_gets_what_it_gets_from_trainer(batch_size, tiny_model, 
 
 def test_compute_metrics_beside_the_scores_of_domains(tiny_model, tmp_path):
     """Theirs go before ours where both have a name."""
-    domain = EvaluationPictures(rows(2, classes=3), VFMSegImageProcessor(do_resize=False))
+    domain = EvaluationImages(rows(2, classes=3), VFMSegImageProcessor(do_resize=False))
     model = tiny_model()
     expected = trainer_of(model, tmp_path, eval_dataset={"a": domain}).evaluate()
     assert "eval_a_loss" not in expected
@@ -304,9 +304,9 @@ def test_metrics_that_would_not_be_computed(fields, options, message, tiny_model
 
 
 @pytest.mark.parametrize("fields", [{"prediction_loss_only": True}, {"metric_for_best_model": "loss"}])
-def test_the_loss_of_pictures_where_it_is_asked_for(fields, tiny_model, tmp_path):
-    """Of pictures of any sizes; the scores stay what they are."""
-    domain = EvaluationPictures(rows(3, classes=3, sizes=((80, 112), (96, 64))), VFMSegImageProcessor(do_resize=False))
+def test_the_loss_of_images_where_it_is_asked_for(fields, tiny_model, tmp_path):
+    """Of images of any sizes; the scores stay what they are."""
+    domain = EvaluationImages(rows(3, classes=3, sizes=((80, 112), (96, 64))), VFMSegImageProcessor(do_resize=False))
     model = tiny_model()
     plain = trainer_of(model, tmp_path, eval_dataset=domain).evaluate()
     metrics = trainer_of(model, tmp_path, eval_dataset=domain, per_device_eval_batch_size=3, **fields).evaluate()
@@ -339,8 +339,8 @@ def test_predict_returns_what_it_returns_from_trainer(tiny_model, tmp_path):
     assert [len(part) for part in both.predictions] == [3, 3]
 
 
-def test_predict_pictures_with_names_and_without_labels(tiny_model, tmp_path):
-    domain = EvaluationPictures(rows(2), VFMSegImageProcessor(do_resize=False))
+def test_predict_images_with_names_and_without_labels(tiny_model, tmp_path):
+    domain = EvaluationImages(rows(2), VFMSegImageProcessor(do_resize=False))
     output = trainer_of(tiny_model(), tmp_path).predict(domain, metric_key_prefix="night")
     assert output.predictions.shape == (2, 19, 80, 112) and output.label_ids.shape == (2, 80, 112)
     assert 0 <= output.metrics["night_mean_iou"] <= 1
@@ -369,7 +369,7 @@ def test_predictions_of_different_sizes(batch_size, tiny_model, tmp_path):
 
 
 def test_evaluations_and_checkpoints_are_no_time_of_training(tiny_model, tmp_path, monkeypatch):
-    """A step of two pictures takes a second, an evaluation of each domain and a checkpoint a hundred."""
+    """A step of two images takes a second, an evaluation of each domain and a checkpoint a hundred."""
     clock = SimpleNamespace(now=0.0)
     for module in ("trainer", "scoring"):
         monkeypatch.setattr(f"vfmseg_hf.training.{module}.time", SimpleNamespace(perf_counter=lambda: clock.now))
@@ -381,7 +381,7 @@ def test_evaluations_and_checkpoints_are_no_time_of_training(tiny_model, tmp_pat
         def on_prediction_step(self, *args, **kwargs):
             clock.now += 100
 
-    domains = {name: EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False)) for name in "ab"}
+    domains = {name: EvaluationImages(rows(1), VFMSegImageProcessor(do_resize=False)) for name in "ab"}
     trainer = make_trainer(
         tiny_model(), tmp_path, [Passes()], eval_dataset=domains, eval_strategy="steps", eval_steps=1, logging_steps=2,
         eval_on_start=True,
@@ -407,7 +407,7 @@ def test_early_stopping_is_told_once_of_all_domains(metric, tiny_model, tmp_path
             told.append(metrics[metric])
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
-    domains = {name: EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False)) for name in "ab"}
+    domains = {name: EvaluationImages(rows(1), VFMSegImageProcessor(do_resize=False)) for name in "ab"}
     trainer = make_trainer(
         tiny_model(), tmp_path, [Told(early_stopping_patience=2)], eval_dataset=domains, metric_for_best_model=metric,
         learning_rate=1e-14, encoder_learning_rate=1e-14, eval_strategy="steps", eval_steps=1,
@@ -455,8 +455,8 @@ def test_arguments_of_trainer_are_refused(tiny_model, tmp_path):
         VFMSegTrainer(tiny_model(), TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
 
 
-def test_the_order_of_pictures(tiny_model, tmp_path):
-    with pytest.raises(ValueError, match="train_sampling_strategy='sequential' does not work with TrainingPictures"):
+def test_the_order_of_images(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="train_sampling_strategy='sequential' does not work with TrainingImages"):
         make_trainer(tiny_model(), tmp_path, train_sampling_strategy="sequential")
     seeds = [
         make_trainer(tiny_model(), tmp_path, seed=1, data_seed=seed)._get_train_sampler().seed for seed in (None, 7)
@@ -485,7 +485,7 @@ def test_a_smaller_batch_that_was_found_is_recorded(tiny_model, tmp_path):
         str(tmp_path), use_cpu=True, report_to="none", max_steps=2, save_strategy="no", auto_find_batch_size=True,
         disable_tqdm=True,
     )  # fmt: skip
-    trainer = TooLarge(tiny_model(), arguments, train_dataset=pictures())
+    trainer = TooLarge(tiny_model(), arguments, train_dataset=images())
     trainer.train()
     assert trainer.state.global_step == 2
     assert json.loads(trainer.record())["settings"]["training"]["batch_size"] == 1
@@ -541,7 +541,7 @@ def test_a_collator_of_ones_own(tiny_model, tmp_path):
     ids=lambda fields: next(iter(fields)),
 )  # fmt: skip
 def test_other_arguments_work(fields, tiny_model, tmp_path):
-    domain = EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False))
+    domain = EvaluationImages(rows(1), VFMSegImageProcessor(do_resize=False))
     trainer = make_trainer(
         tiny_model(), tmp_path, eval_dataset={"a": domain}, max_steps=2, save_strategy="no", **fields
     )

@@ -22,8 +22,8 @@ from vfmseg_hf.data import EvaluationGroups, each_class
 from vfmseg_hf.evaluation import iou_scores
 from vfmseg_hf.training import (
     Augmentation,
-    EvaluationPictures,
-    TrainingPictures,
+    EvaluationImages,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
@@ -32,8 +32,8 @@ from vfmseg_hf.training.data import EpochSampler
 from vfmseg_hf.training.model import choose_trained_part, start_model
 
 
-def pictures(count=6, **kwargs) -> TrainingPictures:
-    return TrainingPictures(rows(count, **kwargs), VFMSegImageProcessor(), Augmentation(crop_size=(64, 64)))
+def images(count=6, **kwargs) -> TrainingImages:
+    return TrainingImages(rows(count, **kwargs), VFMSegImageProcessor(), Augmentation(crop_size=(64, 64)))
 
 
 def make_trainer(model, directory, callbacks=(), train=None, eval_dataset=None, **settings) -> VFMSegTrainer:
@@ -50,7 +50,7 @@ def make_trainer(model, directory, callbacks=(), train=None, eval_dataset=None, 
         },
     )
     return VFMSegTrainer(
-        model, arguments, train_dataset=train or pictures(), eval_dataset=eval_dataset, callbacks=list(callbacks)
+        model, arguments, train_dataset=train or images(), eval_dataset=eval_dataset, callbacks=list(callbacks)
     )
 
 
@@ -113,7 +113,7 @@ def test_rates_belong_to_the_arguments(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("bf16, expected", [(True, torch.bfloat16), (False, torch.float32)])
 def test_evaluation_computes_in_the_dtype_of_training(bf16, expected, tiny_model, tmp_path):
-    evaluation = {"a": EvaluationPictures(rows(2), VFMSegImageProcessor(do_resize=False))}
+    evaluation = {"a": EvaluationImages(rows(2), VFMSegImageProcessor(do_resize=False))}
     trainer = make_trainer(tiny_model(), tmp_path, eval_dataset=evaluation, bf16=bf16)
     seen = set()
     for head in (trainer.model.coarse_head, trainer.model.refine_head):
@@ -160,12 +160,12 @@ def test_logged_losses_are_means_over_the_micro_batches(tiny_model, tmp_path):
 
 def exact_run(directory, **settings) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
-    Losses `[4, 3]` and trained weights after four steps of four pictures with nothing random in them, under SGD.
+    Losses `[4, 3]` and trained weights after four steps of four images with nothing random in them, under SGD.
 
-    The detail crop is the whole picture: otherwise every batch would draw its own.
+    The detail crop is the whole image: otherwise every batch would draw its own.
     """
     trainer = run(
-        str(directory), steps=4, pictures=8, exact=True, save_strategy="no", optim="sgd",
+        str(directory), steps=4, images=8, exact=True, save_strategy="no", optim="sgd",
         options={"detail_crop_size": 64}, **settings,
     )  # fmt: skip
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -232,7 +232,7 @@ def test_tensorboard_where_it_is_installed(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["random", "whole", "foundation"])
-def test_a_model_starts_with_the_classes_of_the_corpus(source, tiny_model, tiny_config, tmp_path):
+def test_a_model_starts_with_the_classes_of_the_dataset(source, tiny_model, tiny_config, tmp_path):
     classes = {0: "free", 1: "blocked"}
     if source == "random":
         tiny_config().to_json_file(tmp_path / "start.json")
@@ -305,7 +305,7 @@ def test_adapters_that_could_not_be_saved_do_not_train(settings, message, tiny_m
 
 
 def test_crops_depend_on_seed_epoch_and_index_only():
-    first, again = pictures(), pictures()
+    first, again = images(), images()
     a, b = first[(3, 2)], again[(3, 2)]
     assert torch.equal(a["pixel_values"], b["pixel_values"]) and torch.equal(a["labels"], b["labels"])
     assert not torch.equal(a["pixel_values"], first[(4, 2)]["pixel_values"])
@@ -316,7 +316,7 @@ def test_labels_follow_their_pixels():
     """Colours are a function of the class; without photometric distortion they still are after augmentation."""
     data = rows(1, sizes=((96, 128),))
     processor = VFMSegImageProcessor(image_mean=[0, 0, 0], image_std=[1, 1, 1])
-    augmented = TrainingPictures(data, processor, Augmentation(crop_size=(64, 64), photometric=False))
+    augmented = TrainingImages(data, processor, Augmentation(crop_size=(64, 64), photometric=False))
     flipped = 0
     for epoch in range(8):
         item = augmented[(epoch, 0)]
@@ -333,12 +333,12 @@ def test_labels_follow_their_pixels():
     [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"image_mean": 0.5}],
     ids=str,
 )
-def test_training_sees_a_picture_as_evaluation_does(backend, settings):
+def test_training_sees_a_image_as_evaluation_does(backend, settings):
     data = rows(1, sizes=((64, 64),))
     processor = backend(do_resize=False, **settings)
     plain = Augmentation(crop_size=(64, 64), cat_max_ratio=1.0, flip_probability=0.0, photometric=False)
-    crop = TrainingPictures(data, processor, plain)[0]
-    whole = EvaluationPictures(data, processor)[0]
+    crop = TrainingImages(data, processor, plain)[0]
+    whole = EvaluationImages(data, processor)[0]
     torch.testing.assert_close(crop["pixel_values"], whole["pixel_values"], rtol=2e-6, atol=2e-6)
     assert torch.equal(crop["labels"], whole["labels"])
 
@@ -351,15 +351,15 @@ def test_crops_are_normalised_to_the_bit_as_they_were():
     for backend in (VFMSegImageProcessor, VFMSegImageProcessorPil):
         processor = backend()
         mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-        assert torch.equal(TrainingPictures(data, processor, plain)[0]["pixel_values"], (image - mean) / std)
+        assert torch.equal(TrainingImages(data, processor, plain)[0]["pixel_values"], (image - mean) / std)
 
 
 def test_final_ids_are_not_reduced():
     processor = VFMSegImageProcessor(do_reduce_labels=True)
-    with pytest.raises(ValueError, match="do_reduce_labels=True, but label maps of a corpus hold final ids"):
-        TrainingPictures(rows(1), processor, Augmentation(crop_size=(64, 64)))
+    with pytest.raises(ValueError, match="do_reduce_labels=True, but label maps of a dataset hold final ids"):
+        TrainingImages(rows(1), processor, Augmentation(crop_size=(64, 64)))
     with pytest.raises(ValueError, match="do_reduce_labels = False"):
-        EvaluationPictures(rows(1), processor)
+        EvaluationImages(rows(1), processor)
 
 
 def test_crops_avoid_a_single_class():
@@ -368,7 +368,7 @@ def test_crops_avoid_a_single_class():
     row = {"image": Image.new("RGB", (256, 64)), "label": Image.fromarray(label), "file_name": "mostly road"}
     shares = {}
     for ratio in (0.75, 1.0):
-        data = TrainingPictures([row], VFMSegImageProcessor(), Augmentation((64, 64), cat_max_ratio=ratio))
+        data = TrainingImages([row], VFMSegImageProcessor(), Augmentation((64, 64), cat_max_ratio=ratio))
         crops = [data[(epoch, 0)]["labels"] for epoch in range(60)]
         shares[ratio] = np.mean([float((crop == 0).float().mean()) > 0.75 for crop in crops])
     assert shares[0.75] < 0.15 < shares[1.0]
@@ -388,11 +388,11 @@ def test_epochs_are_drawn_in_their_own_order():
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_scores_of_domains(batch_size, tiny_model, tmp_path):
-    """Mixed sizes in one set, labels of other sizes than the pictures, against a count per pixel."""
+    """Mixed sizes in one set, labels of other sizes than the images, against a count per pixel."""
     processor = VFMSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
     domains = {
-        "city": EvaluationPictures(rows(4, sizes=((80, 112), (96, 96))), processor, each_class()),
-        "merged": EvaluationPictures(
+        "city": EvaluationImages(rows(4, sizes=((80, 112), (96, 96))), processor, each_class()),
+        "merged": EvaluationImages(
             rows(3, seed=5), processor, EvaluationGroups(("low", "high"), (0,) * 10 + (1,) * 5 + (2,) * 4)
         ),
     }
@@ -430,14 +430,14 @@ def test_a_domain_without_labels(tiny_model, tmp_path):
     data = rows(2)
     for row in data:
         row["label"] = Image.new("L", row["label"].size, 255)
-    evaluation = {"blank": EvaluationPictures(data, VFMSegImageProcessor(do_resize=False))}
+    evaluation = {"blank": EvaluationImages(data, VFMSegImageProcessor(do_resize=False))}
     with pytest.raises(ValueError, match="no pixel of the domain 'blank' has a class"):
         make_trainer(tiny_model(), tmp_path, eval_dataset=evaluation).evaluate()
 
 
 def test_best_model_by_the_mean_over_domains(tiny_model, tmp_path):
     evaluation = {
-        name: EvaluationPictures(rows(1, seed=seed), VFMSegImageProcessor(do_resize=False))
+        name: EvaluationImages(rows(1, seed=seed), VFMSegImageProcessor(do_resize=False))
         for name, seed in (("a", 1), ("b", 2))
     }
     model = tiny_model()
@@ -507,7 +507,7 @@ def test_sigterm_in_the_last_evaluation_ends_the_process(tiny_model, tmp_path):
         def on_evaluate(self, args, state, control, **kwargs):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    evaluation = {"a": EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False))}
+    evaluation = {"a": EvaluationImages(rows(1), VFMSegImageProcessor(do_resize=False))}
     trainer = make_trainer(
         tiny_model(), tmp_path, [Ask()], eval_dataset=evaluation, max_steps=1, eval_strategy="steps", eval_steps=1
     )
@@ -551,7 +551,7 @@ def test_one_keystroke_reaches_a_process_of_several_twice():
 
 
 def test_early_stopping_follows_the_mean_over_domains(tiny_model, tmp_path):
-    evaluation = {"a": EvaluationPictures(rows(1), VFMSegImageProcessor(do_resize=False))}
+    evaluation = {"a": EvaluationImages(rows(1), VFMSegImageProcessor(do_resize=False))}
     trainer = make_trainer(
         tiny_model(), tmp_path, [EarlyStoppingCallback(early_stopping_patience=1)], eval_dataset=evaluation,
         learning_rate=1e-14, encoder_learning_rate=1e-14, eval_strategy="steps", eval_steps=1,

@@ -59,7 +59,7 @@ def test_what_would_be_lost_or_changed_is_refused_in_one_line(name, text, messag
         ("ids: {car: 1}\nignore: 0\nignore: 255\n", "line 5: the key 'ignore' stands twice"),
     ],
 )
-def test_nothing_stands_twice_in_the_file_of_a_corpus(text, message, tmp_path):
+def test_nothing_stands_twice_in_the_file_of_a_dataset(text, message, tmp_path):
     (tmp_path / "c.yaml").write_text(f"images: p\nlabels: m\n{text}")
     with pytest.raises(ValueError, match=message):
         describe_dataset(f"folder:{tmp_path}/c.yaml")

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Check a data set: read all of its files, list whatever is wrong with them, and count its classes."""
+"""Check a dataset: read all of its files, list whatever is wrong with them, and count its classes."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import read_config
 from ..prediction.visualization import class_colours
 from ..utils.files import write_file
-from ..utils.picture_files import limit_pixels
+from ..utils.image_files import limit_pixels
 from ..utils.plotting import import_figure
 from .common import add_class_options, add_pixel_limit
 from .options import Parser, check_output_file, name_ending, settle_positionals, whole_number
@@ -22,16 +22,16 @@ from .options import Parser, check_output_file, name_ending, settle_positionals,
 RESULTS = """\
 Found are images and label maps without their partner, files and archives that are damaged or cut off, label maps of
 another size than their images, own images that an EXIF tag may turn, images that training refuses (floats, or
-more pixels than allowed), ids or colours that the data set does not have, and labels that no model can learn from: a
+more pixels than allowed), ids or colours that the dataset does not have, and labels that no model can learn from: a
 single class, no pixel of any class, or the images themselves.
 The pixels of every class are counted in the same pass; those of a split without problems are kept for rare class
 sampling, where `vfmseg train` finds them. With --model its classes are compared with the data's, by name.
 
-exit status: 0 if the data set is clean, 1 if there are problems, 2 if it could not be checked or a result not be saved
+exit status: 0 if the dataset is clean, 1 if there are problems, 2 if it could not be checked or a result not be saved
 
 examples:
   vfmseg check --data gtav:/data/gtav
-  vfmseg check --data folder:/data/corpus.yaml --model runs/gtav --class_map same.yaml
+  vfmseg check --data folder:/data/dataset.yaml --model runs/gtav --class_map same.yaml
   vfmseg check --data camvid:/data/camvid@source_train --chart classes.png --json report.json
 """
 GROUPS = {
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--data", metavar="DATASET[@SPLIT]", help="as for train, e.g. cityscapes:/data/cityscapes")
-    parser.add_argument("--split", help="the same as @SPLIT; by default every split that the data set has")
+    parser.add_argument("--split", help="the same as @SPLIT; by default every split that the dataset has")
     parser.add_argument("--model", help="directory or Hub id of a model to compare the classes with")
     add_class_options(parser)
     parser.add_argument(

@@ -8,7 +8,7 @@ import torch
 
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP
 from ..prediction.predict import DTYPES, REFINE_MODES, load_model
-from ..utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP
+from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP
 from .options import fraction, whole_number
 
 

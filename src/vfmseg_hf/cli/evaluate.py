@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Score a model on domains by a named protocol: IoU per class, mIoU, mAcc, aAcc, coarse and final, in one pass.
 
-A domain is [name=]dataset[@split]; without @split it is the split that the data set holds out (val, validation).
+A domain is [name=]dataset[@split]; without @split it is the split that the dataset holds out (val, validation).
 
 examples:
   vfmseg evaluate --model runs/gtav --protocol published --output scores.json \\
@@ -29,9 +29,9 @@ from ..evaluation import (
     write_scores,
 )
 from ..prediction.predict import REFINE_MODES
-from ..training import EvaluationPictures
+from ..training import EvaluationImages
 from ..training.trained_on import attention, read_trained_on, say_unknown
-from ..utils.picture_files import limit_pixels
+from ..utils.image_files import limit_pixels
 from ..utils.processes import join_processes, leave_processes, process_rank
 from .common import COMPUTING, DETAIL, MODEL, add_class_options, add_inference_options, add_model_options, load
 from .options import Parser, check_output_file, yes_or_no
@@ -86,20 +86,20 @@ def run(argv: Sequence[str]) -> int:
     rank, processes = process_rank()
     model, processor = protocol.apply(*load(arguments, device))
     trained_on = read_trained_on(model.loaded_from)
-    pictures, corpora, results = {}, {}, {}
+    images, scored, results = {}, {}, {}
     domains = name_classes(evaluation_domains(arguments.data), arguments.id2label)
     # All are opened before hours go into the first.
     datasets = {name: open_dataset(spec, split, held_out=True) for name, spec, split in domains}
     maps = read_class_maps(arguments.class_map, {name: classes_of(dataset) for name, dataset in datasets.items()})
     for name, spec, _ in domains:
         dataset, rule = datasets[name], describe_dataset(spec).evaluation
-        pictures[name] = EvaluationPictures(dataset, processor, rule, class_map=maps[name])
-        pictures[name] = pictures[name].for_model(model.config.id2label, name)
-        corpora[name] = {
-            **describe_domain(spec, dataset, pictures[name].class_match),
-            "trained_on": trained_on.overlap(pictures[name]),
+        images[name] = EvaluationImages(dataset, processor, rule, class_map=maps[name])
+        images[name] = images[name].for_model(model.config.id2label, name)
+        scored[name] = {
+            **describe_domain(spec, dataset, images[name].class_match),
+            "trained_on": trained_on.overlap(images[name]),
         }
-    seen = {name: attention(name, domain, trained_on) for name, domain in pictures.items()}
+    seen = {name: attention(name, domain, trained_on) for name, domain in images.items()}
     if rank == 0:
         say_unknown(trained_on)
         for line in filter(None, seen.values()):
@@ -118,7 +118,7 @@ def run(argv: Sequence[str]) -> int:
             "batch_size": arguments.batch_size,
         },
     }
-    for name, domain in pictures.items():
+    for name, domain in images.items():
         results[name] = evaluate_domain(
             model,
             domain,
@@ -130,10 +130,10 @@ def run(argv: Sequence[str]) -> int:
             batch_size=arguments.batch_size,
         )
         if rank == 0:
-            title = f"{corpora[name]['corpus']}@{corpora[name]['split']}"
+            title = f"{scored[name]['dataset']}@{scored[name]['split']}"
             print(*filter(None, [title, seen[name], format_classes(name, results[name])]), sep="\n", end="\n\n")
             if arguments.output:  # what is finished is kept if a later domain fails
-                write_scores(arguments.output, results, corpora, about)
+                write_scores(arguments.output, results, scored, about)
     if rank == 0:
         print(f"Protocol {protocol.name}: {protocol.text}.\n{format_domains(results)}")
         for line in filter(None, seen.values()):

@@ -129,7 +129,7 @@ def check_new_folder(path: str | os.PathLike) -> None:
 
 def settle_positionals(verb: str, arguments: argparse.Namespace) -> argparse.Namespace:
     """
-    The model of `predict` and the data set of `check` may stand before the rest without their option.
+    The model of `predict` and the dataset of `check` may stand before the rest without their option.
 
     Raises:
         ValueError: it is missing, or given twice.
@@ -140,6 +140,6 @@ def settle_positionals(verb: str, arguments: argparse.Namespace) -> argparse.Nam
             raise ValueError("--model is missing, or there is no image to predict")
     if verb == "check":
         if (arguments.data is None) == (arguments.dataset is None):
-            raise ValueError("name one data set to check: --data DATASET[:PATH][@SPLIT], e.g. --data gtav:/data/gtav")
+            raise ValueError("name one dataset to check: --data DATASET[:PATH][@SPLIT], e.g. --data gtav:/data/gtav")
         arguments.data = arguments.data or arguments.dataset
     return arguments

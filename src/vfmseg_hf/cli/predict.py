@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..prediction.predict import REFINE_MODES, find_pictures, predict_files
-from ..utils.picture_files import limit_pixels, summarise
+from ..prediction.predict import REFINE_MODES, find_images, predict_files
+from ..utils.image_files import limit_pixels, summarise
 from .common import COMPUTING, DETAIL, MODEL, add_inference_options, add_model_options, load
 from .options import Parser, check_output_folder, settle_positionals
 
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = settle_positionals("predict", build_parser().parse_args(argv))
     limit_pixels(arguments.max_image_pixels)
     check_output_folder(arguments.output)
-    pictures = find_pictures(arguments.images, arguments.output)
+    images = find_images(arguments.images, arguments.output)
     model, processor = load(arguments, arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -61,23 +61,23 @@ def run(argv: Sequence[str]) -> int:
     reports = predict_files(
         model,
         processor,
-        pictures,
+        images,
         arguments.output,
         REFINE_MODES[arguments.refine],
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
     )
-    for report in tqdm(reports, total=len(pictures), unit="image"):
+    for report in tqdm(reports, total=len(images), unit="image"):
         (failed if report.error else done).append(report)
         if report.error:
             tqdm.write(f"failed: {report.path}: {report.error}", file=sys.stderr)
     seconds = time.perf_counter() - start
-    print(f"{len(done)} of {len(pictures)} images done" + (f", {len(failed)} failed:" if failed else ""))
+    print(f"{len(done)} of {len(images)} images done" + (f", {len(failed)} failed:" if failed else ""))
     for report in failed:
         print(f"  {report.path}: {report.error}")
-    if others := pictures.left_out.total():
-        why = summarise(pictures.left_out.elements())
-        print(f"{others} of {others + len(pictures)} entries in the folders left out: {why}")
+    if others := images.left_out.total():
+        why = summarise(images.left_out.elements())
+        print(f"{others} of {others + len(images)} entries in the folders left out: {why}")
     if done:
         windows, refined = sum(report.windows for report in done), sum(report.refined for report in done)
         print(f"{refined} of {windows} windows refined ({refined / windows:.1%})")

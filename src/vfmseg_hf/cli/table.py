@@ -38,11 +38,11 @@ def make_table() -> dict[str, object]:
         "label_sets": ["cityscapes"],
         "datasets": {
             name: {
-                "usage": corpus.info.usage,
-                "splits": [] if corpus.describe else list(corpus.info.splits),
-                "has_path": "/path" in corpus.info.usage,
+                "usage": dataset.info.usage,
+                "splits": [] if dataset.describe else list(dataset.info.splits),
+                "has_path": "/path" in dataset.info.usage,
             }
-            for name, corpus in DATASETS.items()
+            for name, dataset in DATASETS.items()
         },
     }
 

@@ -33,8 +33,8 @@ from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
     Augmentation,
-    EvaluationPictures,
-    TrainingPictures,
+    EvaluationImages,
+    TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
     get_recipe,
@@ -43,7 +43,7 @@ from ..training.curves import plot_curves
 from ..training.model import choose_trained_part, start_model
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
-from ..utils.picture_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
+from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from ..utils.processes import leave_processes
 from .common import edges_as_size
 from .options import Parser, check_counts, check_output_folder
@@ -94,7 +94,7 @@ class TrainArguments:
     )
     data: str = field(
         metadata={
-            "help": "Data set to train on: dataset[@split], e.g. camvid:/data/camvid@source_train.",
+            "help": "Dataset to train on: dataset[@split], e.g. camvid:/data/camvid@source_train.",
             "aliases": ["--train"],
         }
     )
@@ -130,7 +130,7 @@ class TrainArguments:
         default_factory=list,
         metadata={
             "help": "Height and width before the crop, or one number for a square; by default the recipe's for the "
-            "data set, or its own."
+            "dataset, or its own."
         },
     )
     scale_range: list[float] = field(
@@ -271,9 +271,9 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
     source_map = maps.pop("the training set")
     model = start_model(own.model, own.recipe, **({} if renames(source_map) else {"id2label": classes}))
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
-    train = TrainingPictures(dataset, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
+    train = TrainingImages(dataset, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
     evaluation = {
-        name: EvaluationPictures(rows, processor, scored, class_map=maps[name])
+        name: EvaluationImages(rows, processor, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
     }
     choose_trained_part(model, own.tune, **recipe.lora)

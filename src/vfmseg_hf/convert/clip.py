@@ -30,7 +30,7 @@ class Clip(PublishedEncoder):
     )
     dropped = (
         (r"fpn\d\..+", "a feature pyramid that the published model holds but never runs"),
-        (r"proj", "projection to the space that pictures share with texts"),
+        (r"proj", "projection to the space that images share with texts"),
         (
             r".+\.attn\.out_proj\.lora_[AB]\..+",
             "without effect in the published code: its attention reads the wrapped weight and passes the adapter by",
@@ -44,7 +44,7 @@ class Clip(PublishedEncoder):
     raw_prefix = "visual."
     raw_dropped = (
         (r"(transformer|token_embedding|ln_final)\..+|positional_embedding|text_projection", "the text encoder"),
-        (r"logit_scale", "temperature of the comparison of pictures with texts"),
+        (r"logit_scale", "temperature of the comparison of images with texts"),
         (r"input_resolution|context_length|vocab_size", "a setting, not a weight"),
     )
 

@@ -24,7 +24,7 @@ class Eva02(PublishedEncoder):
         (_BLOCK + r"mlp\.ffn_ln\.(.+)", _LAYER + r"mlp.norm.\2"),
     )
     dropped = (
-        (r"(?:.+\.)?rope\.freqs_(?:cos|sin)", "the rotary table of one picture size; it is computed for each picture"),
+        (r"(?:.+\.)?rope\.freqs_(?:cos|sin)", "the rotary table of one image size; it is computed for each image"),
         (
             r".+\.attn\.[qkv]_proj\.lora_[AB]\..+",
             "without effect in the published code: its attention reads the wrapped weight and passes the adapter by",
@@ -38,7 +38,7 @@ class Eva02(PublishedEncoder):
         ),
         (r"(?:visual\.)?mask_token", "only masked image modelling uses it"),
         (r"text\..+", "the text encoder"),
-        (r"logit_scale", "temperature of the comparison of pictures with texts"),
+        (r"logit_scale", "temperature of the comparison of images with texts"),
     )
     # The published code asks for 1e-6 but does not hand it on to its layer norms.
     backbone_options = {"layer_norm_eps": 1e-5}

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""ACDC: pictures of 1920x1080 in fog, at night, in rain and in snow, labelled with the ids of Cityscapes."""
+"""ACDC: images of 1920x1080 in fog, at night, in rain and in snow, labelled with the ids of Cityscapes."""
 
 from datasets import Dataset
 

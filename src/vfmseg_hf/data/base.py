@@ -15,9 +15,9 @@ from datasets import Dataset, DatasetInfo, Features, NamedSplit, Value
 
 from ..evaluation.groups import EvaluationGroups, each_class
 from ..model.labels import CITYSCAPES_ID2LABEL
-from ..utils.picture_files import clutter
-from .columns import LabelMap, id_table, label_cell, picture_column
-from .findings import NO_FILES, NO_LABELS, NO_PICTURE, notify, report_problem
+from ..utils.image_files import clutter
+from .columns import LabelMap, id_table, image_column, label_cell
+from .findings import NO_FILES, NO_IMAGE, NO_LABELS, notify, report_problem
 from .reading import COLOURS
 from .storage import Storage
 
@@ -44,7 +44,7 @@ class DatasetDescription:
             where `id2label` is: every class by itself.
         licence: terms of the data, which are not part of this library.
         usage: how a spec of this dataset looks.
-        pairs: pictures with label maps in the splits of the full release, where these numbers are known.
+        pairs: images with label maps in the splits of the full release, where these numbers are known.
         evaluation_split: what a model is scored on if nothing else is said. By default the first of `HELD_OUT_SPLITS`
             that there is, or else the first split; None where splits are not known beforehand.
     """
@@ -202,7 +202,7 @@ def leave_out(files: Mapping[str, str], names: Collection[str]) -> dict[str, str
 
 
 def frame_name(key: str) -> str:
-    """The name of a frame from its key, which is its path below the folder of the pictures."""
+    """The name of a frame from its key, which is its path below the folder of the images."""
     return key.rpartition("/")[2]
 
 
@@ -210,12 +210,12 @@ def pair(
     images: Mapping[str, str], labels: Mapping[str, str], name: str, named: Callable[[str], str] = frame_name
 ) -> list[Frame]:
     """
-    Rows from `{key: location}` of pictures and of label maps, in the order of their keys; `named` names them.
+    Rows from `{key: location}` of images and of label maps, in the order of their keys; `named` names them.
 
     Raises:
-        `FileNotFoundError`: a picture without its label map or the other way round; the message names the first.
+        `FileNotFoundError`: an image without its label map or the other way round; the message names the first.
     """
-    lacks = {NO_LABELS: (images, labels, "label map"), NO_PICTURE: (labels, images, "picture")}
+    lacks = {NO_LABELS: (images, labels, "label map"), NO_IMAGE: (labels, images, "image")}
     for kind, (present, others, missing) in lacks.items():
         alone = [location for key, location in present.items() if key not in others]
         if alone:
@@ -233,8 +233,8 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
     Pairs `images/<name>.jpg` with `labels/<name>.png`: all of both folders in the order of their names, or `names`.
 
     Raises:
-        `FileNotFoundError`: a folder is missing, a picture has no label map, or (only without `names`) a label map no
-            picture: an incomplete copy would score another set than the owner's.
+        `FileNotFoundError`: a folder is missing, an image has no label map, or (only without `names`) a label map no
+            image: an incomplete copy would score another set than the owner's.
     """
     for folder in (images, labels):
         if not folder.is_dir():
@@ -250,14 +250,14 @@ def frames_of_folders(images: Path, labels: Path, names: Sequence[str] | None = 
         if missing:
             shown = ", ".join(name + suffix for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
             message = (
-                f"{folder} lacks {len(missing)} of {len(wanted)} files: {shown}. Every picture needs its label map and "
+                f"{folder} lacks {len(missing)} of {len(wanted)} files: {shown}. Every image needs its label map and "
                 "the other way round; complete the copy, or move the files without a partner elsewhere."
             )
             for name in missing:
                 if name in in_images:
                     kind, location = NO_LABELS, frames[name].image
                 elif name in in_labels:
-                    kind, location = NO_PICTURE, frames[name].labels
+                    kind, location = NO_IMAGE, frames[name].labels
                 else:
                     kind, location = NO_FILES, frames[name].image
                 report_problem(kind, {location: ""}, FileNotFoundError(message))
@@ -321,7 +321,7 @@ def dataset_of_frames(
         "file_name": [frame.name for frame in frames],
     }
     labels = LabelMap(names=list(info.id2label.values()))
-    features = Features({"image": picture_column(), "label": labels, "file_name": Value("string")})
+    features = Features({"image": image_column(), "label": labels, "file_name": Value("string")})
     note = ", ".join(filter(None, (incomplete_note(len(frames), total, left_out), note)))
     return make_dataset(columns, features, info, split, note)
 

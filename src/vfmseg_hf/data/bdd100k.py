@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""BDD100K's semantic segmentation: 7000 + 1000 pictures of 1280x720 from the United States, labelled with train ids."""
+"""BDD100K's semantic segmentation: 7000 + 1000 images of 1280x720 from the United States, labelled with train ids."""
 
 from datasets import Dataset
 
@@ -22,15 +22,15 @@ LAYOUT = (
     "images/10k/<split>/*.jpg and labels/sem_seg/masks/<split>/*.png, or of the older release seg/images/<split>/*.jpg "
     "and seg/labels/<split>/*_train_id.png, with or without seg/; or their zip archives side by side"
 )
-# Folder and suffix of the label maps, and where their pictures may be.
+# Folder and suffix of the label maps, and where their images may be.
 RELEASES = (
     ("labels/sem_seg/masks", ".png", ("images/10k", "10k")),
     ("seg/labels", "_train_id.png", ("seg/images",)),
     ("labels", "_train_id.png", ("images", "images/10k", "10k")),
 )
 
-# Their label maps are of another view: upright pictures (720x1280) beside lying label maps. In copies from before the
-# owners mended their archives of pictures they have none, and the label maps below have no picture.
+# Their label maps are of another view: upright images (720x1280) beside lying label maps. In copies from before the
+# owners mended their archives of images they have none, and the label maps below have no image.
 WRONG_VIEW = (
     *("3d581db5-2564fb7e", "52e3fd10-c205dec2", "781756b0-61e0a182", "78ac84ba-07bd30c2"),  # train
     *("80a9e37d-e4548ac1", "9342e334-33d167eb"),  # val
@@ -63,16 +63,16 @@ def load(path: str, split: str) -> Dataset:
     left_out = sorted({frame_name(key) for key in images}.intersection(WRONG_VIEW))
     if left_out:
         names = enumeration(left_out)
-        notify(f"bdd100k: {names} are left out, because their label maps are of another view than the pictures.")
+        notify(f"bdd100k: {names} are left out, because their label maps are of another view than the images.")
     images, labels = (leave_out(files, WRONG_VIEW) for files in (images, labels))
     if lonely := sorted(set(LONELY).intersection(labels.keys() - images.keys())):
-        notify(f"bdd100k: the label maps {enumeration(lonely)} are left out, because their pictures are not published.")
+        notify(f"bdd100k: the label maps {enumeration(lonely)} are left out, because their images are not published.")
         labels = leave_out(labels, lonely)
     return dataset_of_frames(pair(images, labels, INFO.name), TRAIN_IDS, INFO, split, left_out=left_out)
 
 
 def _find_files(storage: Storage, split: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Pictures and label maps of the first release that has label maps."""
+    """Images and label maps of the first release that has label maps."""
     for folder, suffix, places in RELEASES:
         if labels := storage.files(f"{folder}/{split}", suffix):
             for place in places:

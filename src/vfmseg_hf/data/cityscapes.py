@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Cityscapes: 2975 + 500 finely labelled pictures of 2048x1024 from German and neighbouring cities."""
+"""Cityscapes: 2975 + 500 finely labelled images of 2048x1024 from German and neighbouring cities."""
 
 from datasets import Dataset
 

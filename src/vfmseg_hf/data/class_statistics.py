@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""How many pixels of which class every picture of a dataset has: counted once, kept until the dataset changes."""
+"""How many pixels of which class every image of a dataset has: counted once, kept until the dataset changes."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 
 FORMAT = 1  # of the kept file and of its key
 TENSOR = "class_pixels"
-MIN_PIXELS = 3000  # the recipe's: a picture shows a class if it has more pixels of it than this
+MIN_PIXELS = 3000  # the recipe's: an image shows a class if it has more pixels of it than this
 
 
 def count_class_pixels(
@@ -34,7 +34,7 @@ def count_class_pixels(
     num_proc: int | None = None,
 ) -> np.ndarray:
     """
-    Counts the pixels of every class in every picture. Label maps are read, pictures are not.
+    Counts the pixels of every class in every image. Label maps are read, images are not.
 
     The counts are kept in a file whose name is derived from the cells of the column `label` and from size and time of
     change of the files that they name. Whatever changes in the dataset, its order or its split, is counted again.
@@ -55,7 +55,7 @@ def count_class_pixels(
 
     Raises:
         `TypeError`: `dataset` is not a `datasets.Dataset`.
-        `ValueError`: no rows, an id that is neither a class nor 255 (the message names the picture), or whatever
+        `ValueError`: no rows, an id that is neither a class nor 255 (the message names the image), or whatever
             reading a row raises, like `OSError`.
     """
     if not isinstance(dataset, datasets.Dataset):
@@ -98,7 +98,7 @@ def write_class_pixels(path: Path, counts: np.ndarray) -> bool:
     except OSError as error:
         logger.warning("The pixels per class cannot be kept in %s and will be counted again: %s", path, error)
         return False
-    logger.info("Pixels per class of %d pictures are kept in %s", len(counts), path)
+    logger.info("Pixels per class of %d images are kept in %s", len(counts), path)
     return True
 
 
@@ -106,7 +106,7 @@ def _content_key(dataset: datasets.Dataset, num_classes: int) -> str:
     """What decides the counts, as a hash: the cells, and the state of the files that are named in them."""
     digest = hashlib.sha256(f"{FORMAT} {num_classes} {len(dataset)}".encode())
     states: dict[str | None, str] = {}
-    # In batches, as cells may hold whole pictures; one record batch each, as the layout of chunks is no content.
+    # In batches, as cells may hold whole images; one record batch each, as the layout of chunks is no content.
     for table in dataset.select_columns(["label"]).with_format("arrow").iter(batch_size=1000):
         table = table.combine_chunks()
         digest.update(str(table.schema.types).encode())

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Column types of `datasets` whose pictures are worked out when a row is read.
+"""Column types of `datasets` whose images are worked out when a row is read.
 
 What a cell means travels with the cell, not with a transform of the dataset: `map`, `save_to_disk`,
 `concatenate_datasets` and workers of a DataLoader drop transforms in places, and would then hand out original ids.
@@ -37,12 +37,12 @@ def register(feature: type) -> type:
 
 
 @dataclass
-class LazyPicture:
+class LazyImage:
     """
-    Base of column types. A cell is a struct of `pa_type`: it says where its picture comes from, or holds the bytes of a
+    Base of column types. A cell is a struct of `pa_type`: it says where its image comes from, or holds the bytes of a
     finished one in `data`.
 
-    Subclasses say how a picture is had from there (`read`) and which finished pictures are welcome (`check`).
+    Subclasses say how an image is had from there (`read`) and which finished images are welcome (`check`).
     """
 
     id: str | None = field(default=None, repr=False)
@@ -59,12 +59,12 @@ class LazyPicture:
         raise NotImplementedError
 
     def from_file(self, path: str) -> dict[str, Any]:
-        """A cell from the path of a finished picture."""
+        """A cell from the path of a finished image."""
         return {**self._empty(), "data": Path(path).read_bytes()}
 
     def encode_example(self, value: Any) -> dict[str, Any]:
         """
-        Takes cells as they are; finished pictures as PIL images, arrays, or `{"bytes", "path"}` of `datasets.Image`.
+        Takes cells as they are; finished images as PIL images, arrays, or `{"bytes", "path"}` of `datasets.Image`.
 
         Raises:
             `TypeError`: anything else; `map` then takes the column for one of another type.
@@ -78,14 +78,14 @@ class LazyPicture:
             value = np.asarray(value)
         if isinstance(value, np.ndarray):
             return {**self._empty(), "data": _png(self.check(value))}
-        raise TypeError(f"Expected a picture for a column of {self._type}, got {type(value)}.")
+        raise TypeError(f"Expected an image for a column of {self._type}, got {type(value)}.")
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
-        """The picture of a cell."""
+        """The image of a cell."""
         if isinstance(value, PIL.Image.Image):  # iterable datasets decode what is decoded already
             return value
         if value["data"] is not None:
-            return PIL.Image.fromarray(self.check(read_pixels(BytesIO(value["data"]), "A stored picture")))
+            return PIL.Image.fromarray(self.check(read_pixels(BytesIO(value["data"]), "A stored image")))
         return self.read(value)
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
@@ -111,12 +111,12 @@ class LazyPicture:
             for missing, path in zip(data.is_null().to_pylist(), paths, strict=True)
         ]
         columns = {f.name: pa.array([cell[f.name] for cell in cells], f.type) for f in self.pa_type}
-        # Bytes in the table are not copied where possible: they may be all pictures of a large dataset.
+        # Bytes in the table are not copied where possible: they may be all images of a large dataset.
         read = columns["data"]
         columns["data"] = data if read.null_count == len(read) else pc.coalesce(data, read)
         return pa.StructArray.from_arrays(list(columns.values()), fields=list(self.pa_type), mask=storage.is_null())
 
-    def flatten(self) -> "LazyPicture":
+    def flatten(self) -> "LazyImage":
         return self
 
     def _fields(self) -> set[str]:
@@ -128,12 +128,12 @@ class LazyPicture:
 
 @register
 @dataclass
-class LabelMap(LazyPicture):
+class LabelMap(LazyImage):
     """
     Label maps: PIL images of mode L holding the ids of the dataset's `id2label`, 255 = ignore.
 
     A cell is either a file in the dataset's own coding with the table that translates it, or a finished map in `data`.
-    Pictures, arrays and files that the user puts in count as finished: they hold final ids.
+    Images, arrays and files that the user puts in count as finished: they hold final ids.
 
     Attributes:
         names: of the ids, as `datasets.ClassLabel` has them; they are stored with the dataset.
@@ -141,7 +141,7 @@ class LabelMap(LazyPicture):
 
     names: list[str] | None = None
     _type: str = field(default="VfmsegLabelMap", init=False, repr=False)
-    # `file`: location of the label file; `image`: that of the picture that it has to cover; `coding`: None or a
+    # `file`: location of the label file; `image`: that of the image that it has to cover; `coding`: None or a
     # constant of `reading`; `table[original id]` = id, or with the coding `colours` `table[i]` = id of `colours[i]`.
     pa_type: ClassVar[pa.StructType] = pa.struct(
         {
@@ -158,18 +158,18 @@ class LabelMap(LazyPicture):
         """
         Raises:
             `ValueError`: ids or colours that the table does not know, a file in another coding, or another size than
-                the picture's.
+                the image's.
             `OSError`: a file that is missing or cannot be read.
             `ImportError`: the coding needs torchvision, which is not installed.
         """
         ids = translate_label(read_label(cell), cell)
         if cell["image"] is not None:
-            picture = plain_location(cell["image"])
-            header = read_header(cell["image"], picture)
+            image = plain_location(cell["image"])
+            header = read_header(cell["image"], image)
             if header.size != ids.shape[::-1]:
                 raise ValueError(
-                    f"The label map {cell['file']} is {ids.shape[1]}x{ids.shape[0]} pixels, its picture "
-                    f"{picture} is {header}. Restore both files from the owner's, or leave out this frame."
+                    f"The label map {cell['file']} is {ids.shape[1]}x{ids.shape[0]} pixels, its image "
+                    f"{image} is {header}. Restore both files from the owner's, or leave out this frame."
                 )
         return PIL.Image.fromarray(ids)
 
@@ -212,12 +212,12 @@ def id_table(mapping: Mapping[int, int]) -> list[int]:
 
 @register
 @dataclass
-class Picture(Image):
+class StoredImage(Image):
     """
-    `datasets.Image` for pictures that label maps were drawn on: their pixels stay where they are stored.
+    `datasets.Image` for images that label maps were drawn on: their pixels stay where they are stored.
 
     An EXIF tag that asks for turning or mirroring is followed in cells whose path says so (see `storage`), and in no
-    others, as nothing would turn their label maps. No picture that is handed out has such a tag. Members of zip
+    others, as nothing would turn their label maps. No image that is handed out has such a tag. Members of zip
     archives are read through the handle of this process. All datasets of files have this type, in folders and in
     archives, so that their datasets can be concatenated.
     """
@@ -226,14 +226,14 @@ class Picture(Image):
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> PIL.Image.Image:
         """
-        The picture. That of a file knows its file, so that `map` stores the name of it; any other one, and one that was
+        The image. That of a file knows its file, so that `map` stores the name of it; any other one, and one that was
         turned, has no format, so that `map` stores it without loss.
 
-        RGB is what the image processor makes of the picture: 16 bits are scaled, not clipped.
+        RGB is what the image processor makes of the image: 16 bits are scaled, not clipped.
 
         Raises:
             `OSError`: the file or member is missing or cannot be read; the message names it.
-            `ValueError`: a picture that the image processor refuses, such as one of floats.
+            `ValueError`: an image that the image processor refuses, such as one of floats.
         """
         if not isinstance(value, Mapping):  # iterable datasets decode what is decoded already
             return value
@@ -250,14 +250,14 @@ class Picture(Image):
         except FileNotFoundError:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-            raise unreadable(f"the picture {path or 'in a table'}", error, RESTORE) from error
+            raise unreadable(f"the image {path or 'in a table'}", error, RESTORE) from error
         if position is not image and not upright:
             position.filename = image.filename
         return self._in_mode(position if content is None else position.copy(), path)  # a copy has no format
 
     def _in_mode(self, image: PIL.Image.Image, path: str | None) -> PIL.Image.Image:
         if self.mode == "RGB":
-            return to_rgb(image, f"The picture {path}" if path else "The picture")
+            return to_rgb(image, f"The image {path}" if path else "The image")
         return image if image.mode == (self.mode or image.mode) else image.convert(self.mode)
 
     def embed_storage(
@@ -283,12 +283,12 @@ class Picture(Image):
 
 @register
 @dataclass
-class _MarkedPicture(Picture):
+class _MarkedImage(StoredImage):
     """
     A step on the way of `turn_column`: marks its cells when they are cast to it.
 
-    Pictures in a table stay where they are, where `map` would copy them all. The arrow type differs from that of other
-    pictures, as `datasets` casts nothing otherwise.
+    Images in a table stay where they are, where `map` would copy them all. The arrow type differs from that of other
+    images, as `datasets` casts nothing otherwise.
     """
 
     _type: str = field(default="VfmsegMarkedPicture", init=False, repr=False)
@@ -299,12 +299,12 @@ class _MarkedPicture(Picture):
 
 
 def turn_column(dataset: Dataset, column: str) -> Dataset:
-    """The dataset with a column of pictures that are turned as their EXIF tags ask for."""
-    return dataset.cast_column(column, _MarkedPicture(mode="RGB")).cast_column(column, picture_column())
+    """The dataset with a column of images that are turned as their EXIF tags ask for."""
+    return dataset.cast_column(column, _MarkedImage(mode="RGB")).cast_column(column, image_column())
 
 
 def _mark_upright(cells: pa.StructArray, which: Sequence[bool], pa_type: pa.StructType) -> pa.StructArray:
-    """Cells of pictures, those of `which` with paths that have them turned; their bytes are not copied."""
+    """Cells of images, those of `which` with paths that have them turned; their bytes are not copied."""
     paths = [
         upright_location(path or "") if upright else path
         for path, upright in zip(cells.field("path").to_pylist(), which, strict=True)
@@ -314,13 +314,13 @@ def _mark_upright(cells: pa.StructArray, which: Sequence[bool], pa_type: pa.Stru
 
 
 def _is_member(cell: Any) -> bool:
-    """Whether a cell of a picture column names a member of an archive that is still to be read."""
+    """Whether a cell of an image column names a member of an archive that is still to be read."""
     return isinstance(cell, Mapping) and cell["bytes"] is None and split_location(cell["path"] or "") is not None
 
 
-def picture_column() -> Picture:
-    """The column type of pictures in files: RGB, decoded when read."""
-    return Picture(mode="RGB")
+def image_column() -> StoredImage:
+    """The column type of images in files: RGB, decoded when read."""
+    return StoredImage(mode="RGB")
 
 
 def _png(pixels: np.ndarray) -> bytes:

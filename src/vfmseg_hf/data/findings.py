@@ -39,16 +39,16 @@ class Kind:
 _COMPLETE = "Complete the copy, or move these files elsewhere."
 _RESTORE = "Restore these files from the owner's."
 
-NO_LABELS = Kind("pictures_without_labels", "pictures without label map", _COMPLETE)
-NO_PICTURE = Kind("labels_without_picture", "label maps without picture", _COMPLETE)
+NO_LABELS = Kind("images_without_labels", "images without label map", _COMPLETE)
+NO_IMAGE = Kind("labels_without_image", "label maps without image", _COMPLETE)
 NO_FILES = Kind("listed_but_missing", "frames of the dataset's list without any file", "Complete the copy.")
 TWICE = Kind("files_twice", "files that are there twice", "Move one of each two elsewhere.")
-FOREIGN = Kind("foreign_files", "files that, by their names, are not of this corpus", "Move them elsewhere.")
-BROKEN_PICTURES = Kind("unreadable_pictures", "pictures that cannot be read, or not to their end", _RESTORE)
+FOREIGN = Kind("foreign_files", "files that, by their names, are not of this dataset", "Move them elsewhere.")
+BROKEN_IMAGES = Kind("unreadable_images", "images that cannot be read, or not to their end", _RESTORE)
 BROKEN_LABELS = Kind("unreadable_labels", "label maps that cannot be read, or not to their end", _RESTORE)
-REFUSED_PICTURES = Kind(
-    "refused_pictures",
-    "pictures whose values have no known meaning, such as floats, so that training, evaluation and prediction refuse "
+REFUSED_IMAGES = Kind(
+    "refused_images",
+    "images whose values have no known meaning, such as floats, so that training, evaluation and prediction refuse "
     "them",
     "Store them with 8 or 16 bits per channel.",
 )
@@ -57,15 +57,15 @@ ABOVE_LIMIT = Kind(
     "files with more pixels than Pillow's limit against decompression bombs lets through",
     "If they are what you expect, lift the limit, here and in training: --max_image_pixels N, 0 for no limit.",
 )
-SIZES = Kind("size_mismatches", "label maps of another size than their pictures", _RESTORE)
+SIZES = Kind("size_mismatches", "label maps of another size than their images", _RESTORE)
 UNKNOWN_IDS = Kind(
     "unknown_ids",
     "label maps with ids or colours that this dataset does not have",
     "Are they of this dataset and in their original coding? Restore them from the owner's, or correct these pixels.",
 )
 TURNED = Kind(
-    "turned_pictures",
-    "pictures with an EXIF tag that asks to turn or mirror them, so that their label maps may be for either position",
+    "turned_images",
+    "images with an EXIF tag that asks to turn or mirror them, so that their label maps may be for either position",
     "Where a file describes the data (`folder:`), say there which it is: `exif: stored` or `exif: turned`. Otherwise "
     "store turned pixels without the tag (PIL.ImageOps.exif_transpose), or, where the label maps fit the stored "
     "pixels, remove the tag.",
@@ -76,9 +76,9 @@ BROKEN_ARCHIVES = Kind(
     "Download them again from the owner, or move them elsewhere if they are not of this dataset.",
 )
 NOT_OPENED = Kind("not_opened", "splits that cannot be opened", "Complete the copy, or check another split.")
-LABELS_ARE_PICTURES = Kind(
-    "labels_are_pictures",
-    "label maps that are the pictures themselves",
+LABELS_ARE_IMAGES = Kind(
+    "labels_are_images",
+    "label maps that are the images themselves",
     "Say where the label maps are, or what their names end with (`labels`, `label_suffix`).",
 )
 ONE_CLASS = Kind(

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Own data: pictures and label maps in two folders, and one YAML or JSON file that says what the labels mean.
+"""Own data: images and label maps in two folders, and one YAML or JSON file that says what the labels mean.
 
     images: photos              # folders (or folders in zip archives) beside the file, or full paths; any depth
     labels: masks
@@ -10,12 +10,12 @@
 
 With `colours:` the values are `[red, green, blue]`, or a list of such. Instead of `images` and `labels` there may be
 `splits: {train: {images: ..., labels: ...}, val: {...}}`. `image_suffix` and `label_suffix` are what file names differ
-in, such as `_leftImg8bit.png` and `_labels.png` (by default any picture's suffix and `.png`, also in capitals). Hidden
+in, such as `_leftImg8bit.png` and `_labels.png` (by default any image's suffix and `.png`, also in capitals). Hidden
 and system files and folders are left out, with a notice. `classes: cityscapes` keeps the ids of Cityscapes' 19 classes,
 whose names the file then has to use. `exif` says what label maps were drawn on where EXIF tags ask to turn or mirror
-pictures: `stored` (tags are not followed) or `turned` (they are). Without it, sizes of label maps tell it of quarter
+images: `stored` (tags are not followed) or `turned` (they are). Without it, sizes of label maps tell it of quarter
 turns, and other tags are an error. Label maps' own tags are never followed. The `file_name` of a row is the path of its
-picture below `images`, without suffix.
+image below `images`, without suffix.
 """
 
 import os
@@ -29,13 +29,13 @@ from datasets import Dataset
 from ..evaluation.groups import each_class
 from ..model.labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
 from ..utils.files import read_settings
-from ..utils.picture_files import (
+from ..utils.image_files import (
     HIDDEN,
     LINKED_AGAIN,
     SYSTEM,
     UNREADABLE,
-    looks_like_picture,
-    picture_suffixes,
+    image_suffixes,
+    looks_like_image,
     summarise,
 )
 from .base import DatasetDescription, NamedDataset, dataset_of_frames, pair
@@ -88,30 +88,30 @@ def load(rest: str, split: str) -> Dataset:
     All pairs of a split. Keys of pairs are the paths below both folders, without suffixes.
 
     Raises:
-        As `read_plan` does; `FileNotFoundError`: no pictures, no label maps, or one without its partner; `ValueError`:
-        two pictures that differ in nothing but the suffix, or, without `exif`, pictures with an EXIF tag that leaves in
+        As `read_plan` does; `FileNotFoundError`: no images, no label maps, or one without its partner; `ValueError`:
+        two images that differ in nothing but the suffix, or, without `exif`, images with an EXIF tag that leaves in
         doubt what their label maps are for.
     """
     plan = read_plan(rest)
     storage = Storage(plan.path.parent, str(plan.path), f"the folders that {plan.path.name} names, beside it")
-    images, labels = plan.splits[split]
-    suffixes = _picture_suffixes(plan.label_suffix or LABEL_SUFFIX, images == labels)
+    image_folder, label_folder = plan.splits[split]
+    suffixes = _image_suffixes(plan.label_suffix or LABEL_SUFFIX, image_folder == label_folder)
     try:
-        pictures, others = _expect(storage, images, plan.image_suffix, suffixes)
+        images, others = _expect(storage, image_folder, plan.image_suffix, suffixes)
     except ValueError as error:
-        raise ValueError(f"{error} Or say with `image_suffix` in {plan.path} how the pictures' names end.") from error
+        raise ValueError(f"{error} Or say with `image_suffix` in {plan.path} how the images' names end.") from error
     except FileNotFoundError as error:
-        if images != labels or plan.image_suffix:
+        if image_folder != label_folder or plan.image_suffix:
             raise
         raise ValueError(
-            f"{plan.path}: pictures and label maps are both in {images}, where all have the suffix {LABEL_SUFFIX}; say "
-            "with `image_suffix` and `label_suffix` how the names of each end, such as `label_suffix: _mask.png`."
+            f"{plan.path}: images and label maps are both in {image_folder}, where all have the suffix {LABEL_SUFFIX}; "
+            "say with `image_suffix` and `label_suffix` how the names of each end, such as `label_suffix: _mask.png`."
         ) from error
-    label_maps, more = _expect(storage, labels, plan.label_suffix, (LABEL_SUFFIX,))
-    taken = {*pictures.values(), *label_maps.values()}
+    label_maps, more = _expect(storage, label_folder, plan.label_suffix, (LABEL_SUFFIX,))
+    taken = {*images.values(), *label_maps.values()}
     if left_out := {place: reason for place, reason in (others | more).items() if place not in taken}:
         notify(f"{plan.path} leaves out {summarise(left_out.values())}, such as {next(iter(left_out))}")
-    frames = pair(pictures, label_maps, str(plan.path), named=str)
+    frames = pair(images, label_maps, str(plan.path), named=str)
     if plan.exif is None:
         turned = find_turned(((frame.image, frame.image, frame.labels) for frame in frames), str(plan.path))
     else:
@@ -121,9 +121,9 @@ def load(rest: str, split: str) -> Dataset:
     return dataset_of_frames(frames, plan.mapping, describe(rest), split, coding=plan.coding, note=plan.path.name)
 
 
-def _picture_suffixes(label_suffix: str, same_folder: bool) -> tuple[str, ...]:
-    """The default suffixes of pictures, without that of label maps that lie beside them."""
-    return tuple(suffix for suffix in picture_suffixes() if not same_folder or suffix != label_suffix.lower())
+def _image_suffixes(label_suffix: str, same_folder: bool) -> tuple[str, ...]:
+    """The default suffixes of images, without that of label maps that lie beside them."""
+    return tuple(suffix for suffix in image_suffixes() if not same_folder or suffix != label_suffix.lower())
 
 
 def _expect(
@@ -140,8 +140,8 @@ def _expect(
         if name.startswith("._") or "__MACOSX" in location:  # macOS puts them beside every file
             return False
         if reason in (HIDDEN, SYSTEM):
-            return looks_like_picture(name) or os.path.isdir(location)
-        return reason in (LINKED_AGAIN, UNREADABLE) or (suffix is None and looks_like_picture(name))
+            return looks_like_image(name) or os.path.isdir(location)
+        return reason in (LINKED_AGAIN, UNREADABLE) or (suffix is None and looks_like_image(name))
 
     return files, {location: reason for location, reason in storage.left_out.items() if matters(location, reason)}
 
@@ -262,7 +262,7 @@ def _shown(value: int, coding: str | None) -> str:
 def _exif(path: Path, value: Any) -> str | None:
     if value not in (None, "stored", "turned"):
         raise ValueError(
-            f"{path}: `exif` is what label maps were drawn on where pictures have EXIF tags, `stored` or `turned` "
+            f"{path}: `exif` is what label maps were drawn on where images have EXIF tags, `stored` or `turned` "
             f"pixels, got {value!r}."
         )
     return value

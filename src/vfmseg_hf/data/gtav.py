@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""GTAV ("Playing for Data"): 24,966 rendered pictures of about 1914x1052 with the ids of Cityscapes.
+"""GTAV ("Playing for Data"): 24,966 rendered images of about 1914x1052 with the ids of Cityscapes.
 
 `train` is every pair that is found, as in papers on generalisation. The owners' split into three parts takes their file
 of it: `gtav:/path?split_file=/path/to/split.mat`, or a JSON file `{"train": [1, 2, ...], "val": ..., "test": ...}`.
@@ -36,7 +36,7 @@ LAYOUT = (
     "side by side"
 )
 COUNT = 24966  # numbered from 1 in the full release
-WRONG_SIZE = ("15188", "17705")  # label maps of another size than their pictures
+WRONG_SIZE = ("15188", "17705")  # label maps of another size than their images
 # Published lists do not agree on which of these have another size too: all of them, 35, or none.
 DOUBTFUL = tuple(f"{number:05d}" for number in range(20801, 20861))
 SPLITS = ("train", "val", "test")
@@ -56,18 +56,18 @@ def load(rest: str, split: str) -> Dataset:
     """
     `train`: all pairs but those whose sizes differ; with `split_file`: the part of the owners' split.
 
-    The published code resizes the picture and the label map each for itself, so that it trains on these pairs as well.
+    The published code resizes the image and the label map each for itself, so that it trains on these pairs as well.
 
     Raises:
         `ValueError`: `val` or `test` without a split file, or a split file that cannot be understood.
-        `FileNotFoundError`: a picture without its label map or the other way round. Numbers that lack both are
+        `FileNotFoundError`: an image without its label map or the other way round. Numbers that lack both are
             reported only, because many copies are incomplete.
         `ImportError`: a `.mat` file without scipy.
     """
     path, settings = parse_query(rest, {"split_file": None}, INFO)
     if settings["split_file"] is None and split != "train":
         raise UndefinedSplit(
-            f"The parts of gtav are known from the owners' split file only; without it there is @train, all pictures. "
+            f"The parts of gtav are known from the owners' split file only; without it there is @train, all images. "
             f"Usage: {INFO.usage}"
         )
     storage = open_storage(path, INFO, LAYOUT)
@@ -78,7 +78,7 @@ def load(rest: str, split: str) -> Dataset:
     left_out.update(frame.name for frame in frames if frame.name in DOUBTFUL and _sizes_differ(frame))
     frames = [frame for frame in frames if frame.name not in left_out]
     if foreign := [frame.image for frame in frames if not frame.name.isdecimal()]:
-        message = f"{foreign[0]} is no picture of gtav, whose names are numbers. Expected: {LAYOUT}."
+        message = f"{foreign[0]} is no image of gtav, whose names are numbers. Expected: {LAYOUT}."
         report_problem(FOREIGN, dict.fromkeys(foreign, ""), ValueError(message))
         frames = [frame for frame in frames if frame.name.isdecimal()]
     wanted, source = set(range(1, COUNT + 1)), ""
@@ -88,9 +88,7 @@ def load(rest: str, split: str) -> Dataset:
         source = f"split_file={Path(settings['split_file']).name}"
     names = sorted(name for name in left_out if int(name) in wanted)
     if names:
-        notify(
-            f"gtav: {enumeration(names)} are left out, because their label maps have another size than the pictures."
-        )
+        notify(f"gtav: {enumeration(names)} are left out, because their label maps have another size than the images.")
     _report_missing(frames, wanted.difference(map(int, WRONG_SIZE), map(int, left_out)), len(wanted))
     note = ", ".join(filter(None, (incomplete_note(len(frames), len(wanted), names), source)))
     return dataset_of_frames(frames, TRAIN_IDS, INFO, split, note=note)
@@ -98,7 +96,7 @@ def load(rest: str, split: str) -> Dataset:
 
 def read_split(path: Path, split: str) -> set[int]:
     """
-    Numbers of the pictures of a part.
+    Numbers of the images of a part.
 
     Raises:
         `FileNotFoundError`, `ValueError`, `ImportError`: the file is missing, holds no such part, or needs scipy.

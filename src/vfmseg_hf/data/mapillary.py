@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Mapillary Vistas: 18,000 + 2000 large pictures from all over the world; 66 labels in v1.2, 124 in v2.0.
+"""Mapillary Vistas: 18,000 + 2000 large images from all over the world; 66 labels in v1.2, 124 in v2.0.
 
 How the labels become the 19 classes of Cityscapes is no property of the dataset, and scores depend on it:
 `mapillary:/path?version=1.2&mapping=hrda`. For v1.2 two mappings are published, which differ on 11 labels (bike

@@ -9,7 +9,7 @@ import torch
 from transformers.utils import logging
 
 
-CHUNK = 16  # pictures per message of a worker, and per step of the progress bar
+CHUNK = 16  # images per message of a worker, and per step of the progress bar
 
 
 class Rows(Protocol):
@@ -53,7 +53,7 @@ def read_in_parallel(rows: Rows, num_proc: int | None, title: str) -> Iterator[A
     )
     if len(rows) == 0:
         return
-    with logging.tqdm(total=len(rows), desc=title, unit="picture") as bar:
+    with logging.tqdm(total=len(rows), desc=title, unit="image") as bar:
         for chunk in loader:
             yield from chunk
             bar.update(len(chunk))

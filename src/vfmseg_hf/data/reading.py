@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading the files of datasets: label files in all codings, as ids of the dataset, and the headers of pictures."""
+"""Reading the files of datasets: label files in all codings, as ids of the dataset, and the headers of images."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -64,10 +64,10 @@ def translate_label(stored: np.ndarray, cell: Mapping[str, Any]) -> np.ndarray:
 
 def read_pixels(source: Any, name: str) -> np.ndarray:
     """
-    The values stored in a picture file: palettes are not looked up, 16-bit values are not scaled.
+    The values stored in an image file: palettes are not looked up, 16-bit values are not scaled.
 
     Raises:
-        `OSError`: the file is missing, empty, truncated or no picture; the message names it.
+        `OSError`: the file is missing, empty, truncated or no image; the message names it.
     """
     try:
         with (
@@ -256,12 +256,12 @@ def _byte_table(table: tuple[int, ...]) -> tuple[bytes, bytes | None]:
     return bytes(mark if target == UNKNOWN else target for target in padded), bytes([mark])
 
 
-def verify_picture(content: bytes) -> None:
+def verify_image(content: bytes) -> None:
     """
     Holds a PNG file against the sums in it, which decoders do not look at: pixels may be wrong though all are there.
 
     Raises:
-        `OSError`: a file that is empty, damaged, cut off before its end, or no picture; its cause is what Pillow said.
+        `OSError`: a file that is empty, damaged, cut off before its end, or no image; its cause is what Pillow said.
     """
     if not content:
         raise OSError("an empty file")
@@ -274,12 +274,12 @@ def verify_picture(content: bytes) -> None:
 
 class Header(NamedTuple):
     """
-    What a picture file says of itself. As text: the size, with a word on a tag that swaps width and height.
+    What an image file says of itself. As text: the size, with a word on a tag that swaps width and height.
 
     Attributes:
         size: width and height of the pixels, as they are stored, or turned if they are read so.
         orientation: EXIF's number for how to show what is stored; 1 is as it is.
-        upright: whether the picture is turned as its tag asks for when it is read.
+        upright: whether the image is turned as its tag asks for when it is read.
     """
 
     size: tuple[int, int]
@@ -288,7 +288,7 @@ class Header(NamedTuple):
 
     @classmethod
     def of(cls, image: PIL.Image.Image, upright: bool = False) -> "Header":
-        """The header of an opened picture that is not decoded yet."""
+        """The header of an opened image that is not decoded yet."""
         size, orientation = stored_size(image), exif_orientation(image, decode=upright)
         return cls(size[::-1] if upright and orientation >= 5 else size, orientation, upright)
 
@@ -300,10 +300,10 @@ class Header(NamedTuple):
 
 def read_header(source: Any, name: str) -> Header:
     """
-    The header of a picture at a location, or in an open file; pixels are not read.
+    The header of an image at a location, or in an open file; pixels are not read.
 
     Raises:
-        `OSError`: the file is missing or no picture; the message names it.
+        `OSError`: the file is missing or no image; the message names it.
     """
     upright = isinstance(source, str) and is_upright(source)
     try:
@@ -314,37 +314,37 @@ def read_header(source: Any, name: str) -> Header:
             return Header.of(image, upright)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The picture {name} is gone. Restore it, or load the dataset again from where it is now."
+            f"The image {name} is gone. Restore it, or load the dataset again from where it is now."
         ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        raise unreadable(f"the picture {name}", error, RESTORE) from error
+        raise unreadable(f"the image {name}", error, RESTORE) from error
 
 
 def find_turned(frames: Iterable[tuple[str, Any, Any]], dataset: str, mixed: bool = True) -> list[int]:
     """
-    Which pictures of own data have to be turned as their EXIF tags ask for, so that their label maps cover them.
+    Which images of own data have to be turned as their EXIF tags ask for, so that their label maps cover them.
 
     A tag that turns by a quarter is followed if the label map has the size after the turn, and not if it has the size
     before; how many of which is said. A label map with the same tag is for the stored pixels. Files that cannot be
     read, and label maps of neither size, are left to whoever reads them.
 
     Args:
-        frames: name, picture, label map of every row; the latter two as sources of `read_header`, or None if unknown.
+        frames: name, image, label map of every row; the latter two as sources of `read_header`, or None if unknown.
         dataset: what they are from, for messages.
         mixed: whether some may be turned and others not.
 
     Returns: numbers of rows.
 
     Raises:
-        `ValueError`: pictures whose sizes tell nothing: mirrored ones, half turns, squares; or both kinds, where they
+        `ValueError`: images whose sizes tell nothing: mirrored ones, half turns, squares; or both kinds, where they
             may not be mixed. Where findings are collected, these count as stored.
     """
     doubtful: list[str] = []
     stored: list[str] = []
     turned: dict[int, str] = {}
-    for row, (name, picture, label) in enumerate(frames):
+    for row, (name, image, label) in enumerate(frames):
         try:
-            position = _position_of(picture, label, name)
+            position = _position_of(image, label, name)
         except OSError:
             continue
         if position == "turned":
@@ -359,22 +359,22 @@ def find_turned(frames: Iterable[tuple[str, Any, Any]], dataset: str, mixed: boo
         shown = ", ".join(doubtful[:5]) + (", ..." if len(doubtful) > 5 else "")
         told = f"(Of all, {counts}.) " if stored or turned else ""
         message = (
-            f"{dataset}: {len(doubtful)} pictures have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
+            f"{dataset}: {len(doubtful)} images have an EXIF tag that asks to turn or mirror them ({shown}). Nothing "
             "tells whether their label maps are for the stored pixels or for what the tag makes of them. "
             f"{told}{TURNED.remedy}"
         )
         report_problem(TURNED, dict.fromkeys(doubtful, ""), ValueError(message))
     if (stored or turned) and not refused:
-        notify(f"{dataset}: {len(stored) + len(turned)} pictures have an EXIF tag that asks to turn them; {counts}.")
+        notify(f"{dataset}: {len(stored) + len(turned)} images have an EXIF tag that asks to turn them; {counts}.")
     return [] if refused else list(turned)
 
 
-def _position_of(picture: Any, label: Any, name: str) -> str | None:
+def _position_of(image: Any, label: Any, name: str) -> str | None:
     """
-    What a label map is for if an EXIF tag asks to turn its picture: "stored", "turned" or "doubtful". None without such
+    What a label map is for if an EXIF tag asks to turn its image: "stored", "turned" or "doubtful". None without such
     a tag, or if the label map has neither size. Sources as for `find_turned`; raises as `read_header` does.
     """
-    header = read_header(picture, name) if picture is not None else None
+    header = read_header(image, name) if image is not None else None
     if header is None or header.orientation == 1:
         return None
     drawn = read_header(label, name) if label is not None else None

@@ -83,7 +83,7 @@ def describe_dataset(spec: str) -> DatasetDescription:
 
 def open_dataset(spec: str, split: str | None = None, held_out: bool = False) -> Dataset:
     """
-    Opens a dataset. No picture is read before its row is, and no converted copy is made. Of own pictures and tables the
+    Opens a dataset. No image is read before its row is, and no converted copy is made. Of own images and tables the
     headers are looked at, for EXIF tags: label maps may be for the stored pixels or for what a tag makes of them. The
     sizes of label maps tell it of quarter turns, which is said; other tags are refused, unless the file of `folder:`
     says which it is.
@@ -95,10 +95,10 @@ def open_dataset(spec: str, split: str | None = None, held_out: bool = False) ->
             - `"cityscapes:/path"`, `"gtav:/path"`, `"mapillary:/path?version=2.0"`, ...: a dataset in its owner's
               layout, as folders or as the zip archives that it comes in; `describe_dataset(name).usage` shows
               the settings;
-            - `"folder:/path/to/dataset.yaml"`: own pictures and label maps with a file that explains them;
+            - `"folder:/path/to/dataset.yaml"`: own images and label maps with a file that explains them;
             - `"streets:<domain>?n=200&size=512x1024&seed=0"`: procedural scenes, rendered when read;
             - a Hub id, or a local folder: anything that `datasets.load_dataset` (or `load_from_disk`) opens and that
-              has pictures in the columns `image` and `label`, the latter of final ids. Their names are those that the
+              has images in the columns `image` and `label`, the latter of final ids. Their names are those that the
               dataset has (of `label`, of a `ClassLabel` in a column such as `classes`, in an `id2label.json` beside
               the data); `?id2label=names.json` or `?id2label=cityscapes` after it gives names, or other ones.
         split (`str`, *optional*):
@@ -125,12 +125,12 @@ def open_dataset(spec: str, split: str | None = None, held_out: bool = False) ->
     Raises:
         `ValueError`: an unknown dataset, split, domain or query key, a split without rows, no split named where all are
             held out or the names of several do not tell, a dataset that does not say which classes its labels hold, or
-            own pictures with an EXIF tag that leaves in doubt what their label maps are for.
-        `FileNotFoundError`: the folder, a file of its layout, or the partner of a picture or label map is missing.
+            own images with an EXIF tag that leaves in doubt what their label maps are for.
+        `FileNotFoundError`: the folder, a file of its layout, or the partner of an image or label map is missing.
         `ImportError`: the labels of the dataset need a package that is not installed; the message names it.
 
-        When a row is read: `ValueError` for unknown ids, for a label map of another size than its picture, and for
-        pictures of floats, which the image processor refuses; `OSError` for files that cannot be read.
+        When a row is read: `ValueError` for unknown ids, for a label map of another size than its image, and for
+        images of floats, which the image processor refuses; `OSError` for files that cannot be read.
 
     Example:
 

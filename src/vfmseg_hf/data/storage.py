@@ -3,11 +3,11 @@
 
 A location is a path, or `zip://<member>::<archive>`, the way fsspec and `datasets` write members of archives. Members
 are read through one open handle per archive and process: finding a member in an open archive costs microseconds, while
-reading the list of contents of a large archive again would cost a good part of a second for every picture.
+reading the list of contents of a large archive again would cost a good part of a second for every image.
 
-A path on disk that is written as `file://<path>`, also that of an archive, says that the picture there is turned as its
+A path on disk that is written as `file://<path>`, also that of an archive, says that the image there is turned as its
 EXIF tag asks for. It is part of the location because that goes wherever rows of a dataset go, and is the same in the
-cells of a picture and its label map; and it looks so because `datasets` finds such files, where it asks for sizes.
+cells of an image and its label map; and it looks so because `datasets` finds such files, where it asks for sizes.
 """
 
 import os
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ..utils.picture_files import clutter, list_files, suffix_of, summarise
+from ..utils.image_files import clutter, list_files, suffix_of, summarise
 from .findings import BROKEN_ARCHIVES, TWICE, report_problem, warn
 
 
@@ -51,7 +51,7 @@ def member_location(archive: str | Path, member: str) -> str:
 
 
 def upright_location(location: str) -> str:
-    """The location of a picture that is to be turned as its EXIF tag asks for."""
+    """The location of an image that is to be turned as its EXIF tag asks for."""
     member, separator, path = location.rpartition("::")
     return f"{member}{separator}{UPRIGHT}{path}"
 
@@ -149,7 +149,7 @@ class Storage:
         layout: what is expected below `root`, for messages.
 
     Attributes:
-        left_out: what the last call of `files` did not take: location to reason, as of `picture_files.Listing`.
+        left_out: what the last call of `files` did not take: location to reason, as of `image_files.Listing`.
     """
 
     def __init__(self, root: Path, name: str, layout: str):

@@ -12,12 +12,12 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 
 from .base import DatasetDescription, NamedDataset, make_dataset, parse_query
-from .columns import LazyPicture, register
+from .columns import LazyImage, register
 from .reading import as_ids
 from .streets import geometry, look
 
 
-MAX_PICTURES = 1_000_000  # of one split and seed
+MAX_IMAGES = 1_000_000  # of one split and seed
 MAX_SEED = 10**9
 MAX_SIDE = 16384
 DEFAULTS = {"n": "200", "size": "512x1024", "seed": "0"}
@@ -33,8 +33,8 @@ INFO = DatasetDescription(
 # --- columns ------------------------------------------------------------------------------------------------------
 
 
-class _OfScene(LazyPicture):
-    """A cell names a scene by what it is drawn from, or holds the finished picture in `data`."""
+class _OfScene(LazyImage):
+    """A cell names a scene by what it is drawn from, or holds the finished image in `data`."""
 
     pa_type: ClassVar[pa.StructType] = pa.struct(
         {
@@ -62,8 +62,8 @@ class _OfScene(LazyPicture):
 
 @register
 @dataclass
-class StreetsPicture(_OfScene):
-    """Pictures of street scenes, rendered when read: PIL images of mode RGB."""
+class StreetsImage(_OfScene):
+    """Images of street scenes, rendered when read: PIL images of mode RGB."""
 
     _type: str = field(default="VfmsegStreetsPicture", init=False, repr=False)
 
@@ -72,12 +72,12 @@ class StreetsPicture(_OfScene):
         return look.render(_scene(seed, height, width), domain, seed)
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
-        if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:  # as torch's formatter gives pictures
+        if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:  # as torch's formatter gives images
             pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype.kind not in "ui":
-            raise TypeError(f"Expected an RGB picture [H, W, 3], got {pixels.dtype} {pixels.shape}.")
+            raise TypeError(f"Expected an RGB image [H, W, 3], got {pixels.dtype} {pixels.shape}.")
         if pixels.min() < 0 or pixels.max() > 255:
-            raise ValueError(f"Pictures hold values 0..255, got {pixels.min()}..{pixels.max()}.")
+            raise ValueError(f"Images hold values 0..255, got {pixels.min()}..{pixels.max()}.")
         return pixels.astype(np.uint8, copy=False)
 
 
@@ -110,13 +110,13 @@ def _labels(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def scene_seed(split: str, seed: int, index: int) -> int:
-    """The seed of picture `index` of a split: another one for every (split, seed, index), the same in all domains."""
-    return (len(INFO.splits) * seed + INFO.splits.index(split)) * MAX_PICTURES + index
+    """The seed of image `index` of a split: another one for every (split, seed, index), the same in all domains."""
+    return (len(INFO.splits) * seed + INFO.splits.index(split)) * MAX_IMAGES + index
 
 
 def load(rest: str, split: str) -> Dataset:
     """
-    Pictures that are rendered when read. Splits of one seed, and equal splits of different seeds, share no scene;
+    Images that are rendered when read. Splits of one seed, and equal splits of different seeds, share no scene;
     domains share all: label maps are identical in all of them.
     """
     domain, values = parse_query(rest, DEFAULTS, INFO)
@@ -137,17 +137,17 @@ def load(rest: str, split: str) -> Dataset:
     ]
     columns = {"image": cells, "label": cells, "file_name": [f"streets-{domain}-{number:06d}" for number in seeds]}
     labels = StreetsLabels(names=list(INFO.id2label.values()))
-    features = Features({"image": StreetsPicture(), "label": labels, "file_name": Value("string")})
+    features = Features({"image": StreetsImage(), "label": labels, "file_name": Value("string")})
     return make_dataset(columns, features, INFO, split)
 
 
 def _parse(values: dict[str, str]) -> tuple[int, int, int, int]:
-    """Number of pictures, height, width and seed of a query; `ValueError` names the key that is wrong."""
+    """Number of images, height, width and seed of a query; `ValueError` names the key that is wrong."""
     size = re.fullmatch(r"(\d+)x(\d+)", values["size"])
     if not size or not all(1 <= int(side) <= MAX_SIDE for side in size.groups()):
         raise ValueError(f"size={values['size']} is no height x width from 1x1 to {MAX_SIDE}x{MAX_SIDE}: {INFO.usage}")
     height, width = map(int, size.groups())
-    return _number(values, "n", 1, MAX_PICTURES), height, width, _number(values, "seed", 0, MAX_SEED)
+    return _number(values, "n", 1, MAX_IMAGES), height, width, _number(values, "seed", 0, MAX_SEED)
 
 
 def _number(values: dict[str, str], key: str, low: int, high: int) -> int:

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""SYNTHIA-RAND-CITYSCAPES: 9400 rendered pictures of 1280x760. Its files show no terrain, truck or train."""
+"""SYNTHIA-RAND-CITYSCAPES: 9400 rendered images of 1280x760. Its files show no terrain, truck or train."""
 
 from datasets import Dataset
 

@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from .base import HELD_OUT_SPLITS, TRAINING_SPLITS, default_split, first_named, is_held_out
 from .class_names import read_id2label
-from .columns import LabelMap, LazyPicture, Picture, picture_column, turn_column
+from .columns import LabelMap, LazyImage, StoredImage, image_column, turn_column
 from .findings import notify
 from .reading import find_turned
 from .storage import split_location
@@ -44,9 +44,9 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
 
     Raises:
         `FileNotFoundError`: nothing is found under `spec`.
-        `ValueError`: `image` or `label` is missing or no picture, a cell is empty, there are several splits whose names
+        `ValueError`: `image` or `label` is missing or no image, a cell is empty, there are several splits whose names
             do not tell which one is meant, or none of that name, or no rows; nothing says which classes there are;
-            pictures with an EXIF tag that leaves in doubt what their label maps are for.
+            images with an EXIF tag that leaves in doubt what their label maps are for.
     """
     place, names_file = _parse(spec)
     dataset = _open(place, split)
@@ -58,9 +58,9 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
         raise ValueError(f"The split {split!r} of {spec} is empty.")
     for column in ("image", "label"):
         feature = dataset.features.get(column)
-        if not isinstance(feature, Image | LazyPicture):
+        if not isinstance(feature, Image | LazyImage):
             raise ValueError(
-                f"{spec} needs pictures in the columns `image` and `label`; {column!r} is {feature or 'missing'}, its "
+                f"{spec} needs images in the columns `image` and `label`; {column!r} is {feature or 'missing'}, its "
                 f"columns are {dataset.column_names}. Rename or cast columns, then save_to_disk and load that folder."
             )
         empty = sum(chunk.null_count for chunk in dataset.with_format("arrow")[:][column].chunks)
@@ -68,11 +68,11 @@ def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
             raise ValueError(f"{empty} rows of {spec} have no {column}. Filter them out first.")
     if "file_name" not in dataset.column_names:
         dataset = dataset.add_column("file_name", _file_names(dataset, split))
-    if isinstance(dataset.features["image"], Image) and not isinstance(dataset.features["image"], Picture):
+    if isinstance(dataset.features["image"], Image) and not isinstance(dataset.features["image"], StoredImage):
         if find_turned(_sources(dataset), spec, mixed=False):
             dataset = turn_column(dataset, "image")
         else:
-            dataset = dataset.cast_column("image", picture_column())
+            dataset = dataset.cast_column("image", image_column())
     id2label = read_id2label(names_file) if names_file else _own_classes(place, dataset.features)
     labels = LabelMap() if isinstance(dataset.features["label"], Image) else dataset.features["label"]
     dataset = dataset.cast_column("label", replace(labels, names=list(id2label.values())))
@@ -171,7 +171,7 @@ def _open(spec: str, split: str | None) -> "Dataset | DatasetDict":
 
 
 def _sources(dataset: Dataset) -> Iterator[tuple[str, Any, Any]]:
-    """Names of the rows, and of picture and label map what `read_header` takes; None if it is yet to be downloaded."""
+    """Names of the rows, and of image and label map what `read_header` takes; None if it is yet to be downloaded."""
     table = dataset.select_columns(["image", "label", "file_name"]).with_format("arrow")
     for batch in table.iter(batch_size=1000):
         images, labels = (_sources_of(batch[column].combine_chunks()) for column in ("image", "label"))
@@ -193,7 +193,7 @@ def _sources_of(cells: pa.StructArray) -> Iterator[Any]:
 
 
 def _file_names(dataset: Dataset, split: str | None) -> list[str]:
-    """Stems of the pictures' files, where known; the arrow table has them without decoding anything."""
+    """Stems of the images' files, where known; the arrow table has them without decoding anything."""
     cells = dataset.with_format("arrow")[:]["image"]
     paths = [None] * len(dataset)
     if isinstance(dataset.features["image"], Image):

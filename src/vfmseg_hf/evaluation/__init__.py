@@ -1,9 +1,10 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Scores of a model on domains: what is counted and by which rule, named protocols, results for people and machines."""
 
+from ..utils.old_names import old_names
 from .classes import ClassMap, ClassMatch, match_classes
 from .confusion import confusion_matrix, iou_scores, merge_classes
-from .counting import STAGES, PictureCounts, count_outputs, count_pictures
+from .counting import STAGES, ImageCounts, count_images, count_outputs
 from .domain import DomainScores, evaluate_domain, mean_over_domains, score_domain
 from .groups import EvaluationGroups, each_class
 from .mean_iou import load_mean_iou
@@ -26,11 +27,11 @@ __all__ = [
     "ClassMatch",
     "DomainScores",
     "EvaluationGroups",
-    "PictureCounts",
+    "ImageCounts",
     "Protocol",
     "confusion_matrix",
+    "count_images",
     "count_outputs",
-    "count_pictures",
     "describe_domain",
     "describe_protocol",
     "each_class",
@@ -47,3 +48,12 @@ __all__ = [
     "software_versions",
     "write_scores",
 ]
+
+__getattr__ = old_names(
+    __name__,
+    {
+        "PictureCounts": "ImageCounts",
+        "count_pictures": "count_images",
+        "describe_corpus": "describe_domain",
+    },
+)

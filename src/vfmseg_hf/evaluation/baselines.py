@@ -11,7 +11,7 @@ from ..model.labels import IGNORE_INDEX
 
 class PositionPrior:
     """
-    Per pixel the majority class of the source's labels: what is known without looking at the picture.
+    Per pixel the majority class of the source's labels: what is known without looking at the image.
 
     Pixels that are never labelled get the commonest class.
 
@@ -41,7 +41,7 @@ class PositionPrior:
         self.label_map = np.where(votes.any(axis=0), votes.argmax(axis=0), commonest).astype(np.uint8)
 
     def predict(self, image: Image.Image) -> np.ndarray:
-        """The same label map for every picture, at its size: `uint8` `[H, W]`."""
+        """The same label map for every image, at its size: `uint8` `[H, W]`."""
         return np.array(Image.fromarray(self.label_map).resize(image.size, Image.Resampling.NEAREST))
 
 
@@ -50,12 +50,12 @@ class ColourLookup:
     Per colour the majority class of the source's pixels of that colour; unseen colours get the commonest class.
 
     Args:
-        pairs: pictures `uint8` `[H, W, 3]` of the source and their label maps `[H, W]`; 255 is ignored.
+        pairs: images `uint8` `[H, W, 3]` of the source and their label maps `[H, W]`; 255 is ignored.
         num_labels: number of classes, 1..255.
         steps: so many steps per channel tell colours apart, a power of two up to 64. More steps fit the source better.
 
     Raises:
-        ValueError: if there is no picture, an id is unknown, or `steps` is another number.
+        ValueError: if there is no image, an id is unknown, or `steps` is another number.
     """
 
     def __init__(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]], num_labels: int, steps: int = 16):
@@ -68,7 +68,7 @@ class ColourLookup:
             cells = self._bins(image)[labelled] * num_labels + label_map[labelled]
             votes += np.bincount(cells, minlength=len(votes))
         if not votes.any():
-            raise ValueError("a colour lookup needs at least one labelled picture, got none")
+            raise ValueError("a colour lookup needs at least one labelled image, got none")
         votes = votes.reshape(-1, num_labels)
         self.classes = np.where(votes.any(axis=1), votes.argmax(axis=1), votes.sum(axis=0).argmax()).astype(np.uint8)
 
@@ -77,7 +77,7 @@ class ColourLookup:
         return (red * self.steps + green) * self.steps + blue
 
     def predict(self, image: Image.Image) -> np.ndarray:
-        """Label map `uint8` `[H, W]` of a picture."""
+        """Label map `uint8` `[H, W]` of an image."""
         return self.classes[self._bins(np.asarray(image.convert("RGB")))]
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Scores of label maps from confusion matrices: pure functions on numpy arrays and torch tensors.
 
-A confusion matrix adds up over pictures, batches and processes, so it is all that an evaluation has to keep.
+A confusion matrix adds up over images, batches and processes, so it is all that an evaluation has to keep.
 """
 
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def count_pairs(
 
 class PixelCounts(NamedTuple):
     """
-    Pixels of a picture by their ids, `int64`, on the device that they were counted on.
+    Pixels of an image by their ids, `int64`, on the device that they were counted on.
 
     Attributes:
         matrix (`[K, P]`): by labelled and predicted class.
@@ -263,7 +263,7 @@ def merge_classes(
 
 def iou_scores(confusion: "np.ndarray | torch.Tensor") -> dict[str, Any]:
     """
-    Scores of a confusion matrix `[K, P]`, P >= K, summed over all pictures of a dataset.
+    Scores of a confusion matrix `[K, P]`, P >= K, summed over all images of a dataset.
 
     Columns from K on count predictions of no class.
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""From pictures to confusion matrices, of the coarse and the final result of one pass."""
+"""From images to confusion matrices, of the coarse and the final result of one pass."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,15 +16,15 @@ from .strips import needs_strips
 STAGES = ("coarse", "final")
 
 
-class PictureCounts(NamedTuple):
+class ImageCounts(NamedTuple):
     """
-    What is counted of B pictures: `int64`, on their device, and nothing that the host has waited for.
+    What is counted of B images: `int64`, on their device, and nothing that the host has waited for.
 
     Attributes:
         matrices (`[B, 2, num_labels, num_labels]`): coarse, final; labelled, predicted.
         windows (`[B, 2]`): windows refined, and windows.
         unknown (`[B, 2, 257]`): pixels of ids that are no classes, as in `confusion.PixelCounts`; for
-            `confusion.check_ids`, once all pictures are counted.
+            `confusion.check_ids`, once all images are counted.
     """
 
     matrices: torch.Tensor
@@ -32,14 +32,14 @@ class PictureCounts(NamedTuple):
     unknown: torch.Tensor
 
     @classmethod
-    def none(cls, num_labels: int, device: torch.device) -> "PictureCounts":
-        """Sums over no picture, without the axis B."""
+    def none(cls, num_labels: int, device: torch.device) -> "ImageCounts":
+        """Sums over no image, without the axis B."""
         shapes = (len(STAGES), num_labels, num_labels), (2,), (2, NUM_IDS + 1)
         return cls(*(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes))
 
 
 @torch.no_grad()
-def count_pictures(
+def count_images(
     model: torch.nn.Module,
     pixel_values: Sequence[torch.Tensor],
     labels: Sequence[torch.Tensor],
@@ -47,22 +47,22 @@ def count_pictures(
     ignore_index: int,
     refine: bool | str | None = None,
     flip: bool = False,
-) -> PictureCounts:
+) -> ImageCounts:
     """
-    Confusion matrices of some pictures, at their labels' sizes; the logits are resized, the labels never.
+    Confusion matrices of some images, at their labels' sizes; the logits are resized, the labels never.
 
     Args:
         model: a [`VFMSegForSemanticSegmentation`] in eval mode, or a wrapper of one.
-        pixel_values: pictures `[3, h, w]` of any sizes. Those of one size share the coarse pass, windows of all share
+        pixel_values: images `[3, h, w]` of any sizes. Those of one size share the coarse pass, windows of all share
             batches; with `flip`, or where the model has to be called ([`plain_model`]), they go through it one by one.
             Each decides alone.
         labels: label maps of any sizes.
         refine: as for the model's `forward`.
-        flip: average the probabilities of each picture and its mirror image, in both stages. Probabilities at the
+        flip: average the probabilities of each image and its mirror image, in both stages. Probabilities at the
             labels' size, as mmsegmentation's `SegTTAModel` averages; windows of both passes are counted.
 
     Returns:
-        [`PictureCounts`], on the labels' device.
+        [`ImageCounts`], on the labels' device.
     """
     plain = None if flip else plain_model(model)
     predict = (
@@ -71,39 +71,39 @@ def count_pictures(
         else predict_one_by_one(model, pixel_values, labels, refine, flip)
     )
     return _stack(
-        _count_picture(predictions, refined, label, num_labels, ignore_index)
+        _count_image(predictions, refined, label, num_labels, ignore_index)
         for label, (predictions, refined) in zip(labels, predict, strict=True)
     )
 
 
-def _count_picture(
+def _count_image(
     predictions: Sequence[torch.Tensor],
     refined: torch.Tensor,
     label: torch.Tensor,
     num_labels: int,
     ignore_index: int,
-) -> PictureCounts:
+) -> ImageCounts:
     """Without the axis B; `refined` `[N]` says it of every window."""
     stages = [count_pixels(each, label, num_labels, ignore_index) for each in predictions]
     count = refined.to(label.device).sum()
     windows = torch.stack([count, torch.full_like(count, len(refined))])
-    return PictureCounts(torch.stack([stage.matrix for stage in stages]), windows, stages[-1].unknown)
+    return ImageCounts(torch.stack([stage.matrix for stage in stages]), windows, stages[-1].unknown)
 
 
-def _stack(pictures: Iterable[PictureCounts]) -> PictureCounts:
-    return PictureCounts(*(torch.stack(each) for each in zip(*pictures, strict=True)))
+def _stack(images: Iterable[ImageCounts]) -> ImageCounts:
+    return ImageCounts(*(torch.stack(each) for each in zip(*images, strict=True)))
 
 
 def count_outputs(
     outputs: VFMSegSemanticSegmenterOutput, labels: torch.Tensor, num_labels: int, ignore_index: int
-) -> PictureCounts:
-    """What [`count_pictures`] counts, from what the model's `forward` gave for a batch with labels of one size."""
-    pictures = zip(outputs.coarse_logits, outputs.logits, outputs.refined, labels, strict=True)
+) -> ImageCounts:
+    """What [`count_images`] counts, from what the model's `forward` gave for a batch with labels of one size."""
+    images = zip(outputs.coarse_logits, outputs.logits, outputs.refined, labels, strict=True)
     return _stack(
-        _count_picture(
+        _count_image(
             [best_classes([logits], label.shape) for logits in stages], refined, label, num_labels, ignore_index
         )
-        for *stages, refined, label in pictures
+        for *stages, refined, label in images
     )
 
 
@@ -135,7 +135,7 @@ def predict_together(
     labels: Sequence[torch.Tensor],
     refine: bool | str | None,
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """Class ids of both stages at the labels' sizes, and which windows were refined, of each picture."""
+    """Class ids of both stages at the labels' sizes, and which windows were refined, of each image."""
     sizes = [tuple(label.shape) for label in labels]
     # Labels of strips have the images' sizes, and labels are never resized here.
     own_sizes = all(tuple(image.shape[-2:]) == size for image, size in zip(pixel_values, sizes, strict=True))
@@ -153,8 +153,8 @@ def predict_one_by_one(
     flip: bool,
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
     """The same from the logits of the model's `forward`, with or without the mirror images."""
-    for picture, label in zip(pixel_values, labels, strict=True):
-        directions = [picture[None], picture[None].flip(-1)][: 1 + flip]
+    for image, label in zip(pixel_values, labels, strict=True):
+        directions = [image[None], image[None].flip(-1)][: 1 + flip]
         outputs = [model(each, refine=refine, return_dict=True) for each in directions]
         coarse = best_classes([output.coarse_logits[0] for output in outputs], label.shape)
         final = best_classes([output.logits[0] for output in outputs], label.shape)
@@ -163,10 +163,10 @@ def predict_one_by_one(
 
 def best_classes(logits: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     """
-    The class of every pixel of one picture.
+    The class of every pixel of one image.
 
     Args:
-        logits: `[num_labels, *, *]` of the picture, and after it, if at all, of its mirror image.
+        logits: `[num_labels, *, *]` of the image, and after it, if at all, of its mirror image.
         size: height and width of the result.
 
     Returns:

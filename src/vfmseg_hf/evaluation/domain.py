@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Scores of a model on one domain, in one process or in several that share the pictures."""
+"""Scores of a model on one domain, in one process or in several that share the images."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.processes import process_rank, sum_over_processes
 from .confusion import check_ids, iou_scores
-from .counting import STAGES, PictureCounts, count_pictures
+from .counting import STAGES, ImageCounts, count_images
 from .groups import EvaluationGroups
 
 
@@ -26,14 +26,14 @@ class DomainScores:
     Attributes:
         classes: names of what is scored, from the dataset's rule.
         scores: `{"coarse": ..., "final": ...}`, each as `iou_scores` returns it (fractions).
-        pictures: how many were scored.
+        images: how many were scored.
         refined: share of the windows that were refined, 0..1.
-        seconds: from the first picture's loading to the last one's count, where it was measured.
+        seconds: from the first image's loading to the last one's count, where it was measured.
     """
 
     classes: tuple[str, ...]
     scores: dict[str, dict[str, object]]
-    pictures: int
+    images: int
     refined: float
     seconds: float | None = None
 
@@ -49,12 +49,12 @@ class DomainScores:
     @property
     def images_per_second(self) -> float | None:
         """Of everything: reading, resizing, both stages, counting, in all processes together."""
-        return self.pictures / self.seconds if self.seconds else None
+        return self.images / self.seconds if self.seconds else None
 
 
 def score_domain(matrices: np.ndarray, windows: np.ndarray, rule: EvaluationGroups, name: str) -> DomainScores:
     """
-    Scores of a domain from what [`count_pictures`] returned for its pictures.
+    Scores of a domain from what [`count_images`] returned for its images.
 
     Raises:
         ValueError: if no pixel of the domain is labelled with a class.
@@ -63,21 +63,21 @@ def score_domain(matrices: np.ndarray, windows: np.ndarray, rule: EvaluationGrou
 
 
 def _score_sums(
-    matrices: np.ndarray, windows: np.ndarray, pictures: int, rule: EvaluationGroups, name: str
+    matrices: np.ndarray, windows: np.ndarray, images: int, rule: EvaluationGroups, name: str
 ) -> DomainScores:
     if not matrices.any():
         raise ValueError(
-            f"no pixel of the domain {name!r} has a class: all {pictures} label maps are ignored. Check the "
-            "corpus and its split."
+            f"no pixel of the domain {name!r} has a class: all {images} label maps are ignored. Check the "
+            "dataset and its split."
         )
     scores = {stage: iou_scores(rule.merge(matrix)) for stage, matrix in zip(STAGES, matrices, strict=True)}
     refined, count = windows
-    return DomainScores(rule.names, scores, pictures, float(refined / count))
+    return DomainScores(rule.names, scores, images, float(refined / count))
 
 
 def evaluate_domain(
     model: VFMSegForSemanticSegmentation,
-    pictures: torch.utils.data.Dataset,
+    images: torch.utils.data.Dataset,
     name: str,
     refine: bool | str | None = None,
     flip: bool = False,
@@ -86,17 +86,17 @@ def evaluate_domain(
     batch_size: int = 1,
 ) -> DomainScores:
     """
-    Score a model on the pictures of one domain; nothing is kept of them but sums of counts.
+    Score a model on the images of one domain; nothing is kept of them but sums of counts.
 
-    In a distributed run every process calls this, takes its share of the pictures, and gets the scores of all.
+    In a distributed run every process calls this, takes its share of the images, and gets the scores of all.
 
     Args:
-        pictures: [`EvaluationPictures`]; their classes are compared with the model's, by name, and brought into its
+        images: [`EvaluationImages`]; their classes are compared with the model's, by name, and brought into its
             order.
-        refine, flip: as for [`count_pictures`].
-        num_workers: processes that read and resize pictures while the model computes, two batches ahead.
+        refine, flip: as for [`count_images`].
+        num_workers: processes that read and resize images while the model computes, two batches ahead.
         progress: wraps the iteration over this process's share, e.g. `tqdm`.
-        batch_size: pictures, of different sizes if need be, that go through the model together. Each decides alone
+        batch_size: images, of different sizes if need be, that go through the model together. Each decides alone
             which of its windows are refined, but rounding in larger products can change the class of a pixel where
             two are equally likely.
 
@@ -106,22 +106,22 @@ def evaluate_domain(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    pictures = pictures.for_model(model.config.id2label, name)
+    images = images.for_model(model.config.id2label, name)
     classes, ignore_index = model.config.num_labels, model.config.semantic_loss_ignore_index
     rank, processes = process_rank()
     loader = DataLoader(
-        pictures,
+        images,
         batch_size=None,
-        sampler=range(rank, len(pictures), processes),
+        sampler=range(rank, len(images), processes),
         num_workers=num_workers,
         prefetch_factor=max(2, math.ceil(2 * batch_size / num_workers)) if num_workers else None,
         pin_memory=model.device.type == "cuda",
         generator=torch.Generator(),  # otherwise it draws from the global one
     )
-    sums = PictureCounts.none(classes, model.device)
+    sums = ImageCounts.none(classes, model.device)
     start = time.perf_counter()
     for batch in _batches((progress or iter)(loader), batch_size):
-        counts = count_pictures(
+        counts = count_images(
             model,
             [item["pixel_values"].to(model.device, model.dtype, non_blocking=True) for item in batch],
             [item["labels"].to(model.device, non_blocking=True) for item in batch],
@@ -130,18 +130,18 @@ def evaluate_domain(
             refine,
             flip,
         )
-        for total, of_pictures in zip(sums, counts, strict=True):
-            total += of_pictures.sum(0)
+        for total, of_images in zip(sums, counts, strict=True):
+            total += of_images.sum(0)
     # Only here the host waits for the counts.
     matrices, windows, unknown = (sum_over_processes(counts).cpu().numpy() for counts in sums)
     check_ids(unknown, classes, ignore_index)
-    domain = _score_sums(matrices, windows, len(pictures), pictures.evaluation, name)
+    domain = _score_sums(matrices, windows, len(images), images.evaluation, name)
     domain.seconds = time.perf_counter() - start
     return domain
 
 
 def _batches(items: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    # Single pictures come from the loader, so that workers are ahead by pictures and progress shows pictures.
+    # Single images come from the loader, so that workers are ahead by images and progress shows images.
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Named protocols: how pictures are resized and what the model does with them, so that two scores can be compared.
+"""Named protocols: how images are resized and what the model does with them, so that two scores can be compared.
 
-What a protocol does not name stays as the checkpoint has it: mean and standard deviation of its pictures, windows and
+What a protocol does not name stays as the checkpoint has it: mean and standard deviation of its images, windows and
 thresholds, and whether its coarse pass slides. Labels are never resized, whatever the protocol: logits are.
 """
 
@@ -59,7 +59,7 @@ class Protocol:
 
 
 def _box(shortest_edge: int, longest_edge: int) -> dict[str, object]:
-    """Pictures fitted into a box, aspect ratio kept, as mmcv resizes them."""
+    """Images fitted into a box, aspect ratio kept, as mmcv resizes them."""
     return {
         "do_resize": True,
         "size": {"shortest_edge": shortest_edge, "longest_edge": longest_edge},
@@ -68,7 +68,7 @@ def _box(shortest_edge: int, longest_edge: int) -> dict[str, object]:
     }
 
 
-# The published code tests one picture at a time, where the scopes of its certainty are the same; "image" keeps it so
+# The published code tests one image at a time, where the scopes of its certainty are the same; "image" keeps it so
 # whatever batches are made here.
 _PUBLISHED_CONFIG = {
     "coarse_size": PUBLISHED_OPTIONS["coarse_size"],
@@ -81,14 +81,14 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         Protocol(
             "published",
-            "as the published code tests DINOv2: pictures fitted into 2048x1024 with their aspect ratio, bilinear "
+            "as the published code tests DINOv2: images fitted into 2048x1024 with their aspect ratio, bilinear "
             "without antialiasing; coarse pass at 1024x512 whatever the aspect ratio; windows at the threshold kept",
             _box(1024, 2048),
             _PUBLISHED_CONFIG,
         ),
         Protocol(
             "published-1536",
-            "as the published code tests CLIP, SAM and EVA02: like `published`, pictures fitted into 3072x1536",
+            "as the published code tests CLIP, SAM and EVA02: like `published`, images fitted into 3072x1536",
             _box(1536, 3072),
             _PUBLISHED_CONFIG,
         ),
@@ -98,10 +98,10 @@ PROTOCOLS: dict[str, Protocol] = {
         # labels too.
         Protocol(
             "1024x512",
-            "as Rein tests on Cityscapes: pictures fitted into 1024x512 with their aspect ratio, bilinear without "
+            "as Rein tests on Cityscapes: images fitted into 1024x512 with their aspect ratio, bilinear without "
             "antialiasing; the same for every dataset, and full-size labels",
             _box(512, 1024),
         ),
-        Protocol("native", "pictures of their own size, not resized at all", {"do_resize": False}),
+        Protocol("native", "images of their own size, not resized at all", {"do_resize": False}),
     )
 }

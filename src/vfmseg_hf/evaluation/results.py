@@ -51,13 +51,13 @@ def format_classes(name: str, domain: DomainScores) -> str:
 def format_domains(domains: Mapping[str, DomainScores]) -> str:
     """Means over the classes in percent, coarse and final, per domain and over the domains; windows refined, speed."""
     header = "".join(f"{title:>8}" for title in MEANS)
-    lines = [f"{'domain':<14}{'stage':<7}{header}{'classes':>8}{'pictures':>9}{'refined':>9}{'images/s':>9}"]
+    lines = [f"{'domain':<14}{'stage':<7}{header}{'classes':>8}{'images':>9}{'refined':>9}{'images/s':>9}"]
     for name, domain in domains.items():
         for stage, label in zip(STAGES, (name, ""), strict=True):
             values = "".join(f"{_percent(domain.scores[stage][key]):>8}" for key in MEANS.values())
             lines.append(f"{label:<14}{stage:<7}{values}{domain.count_classes(stage):>8}")
         speed = f"{domain.images_per_second:.2f}" if domain.seconds else "-"
-        lines[-1] += f"{domain.pictures:>9}{domain.refined:>9.1%}{speed:>9}"
+        lines[-1] += f"{domain.images:>9}{domain.refined:>9.1%}{speed:>9}"
     if len(domains) > 1:
         for stage, label in zip(STAGES, ("mean", ""), strict=True):
             means = "".join(f"{_percent(mean_over_domains(domains, stage, key)):>8}" for key in MEANS.values())
@@ -86,7 +86,7 @@ def describe_protocol(
     Args:
         model, processor: as the protocol has made them.
         refine: a key of `prediction.REFINE_MODES`.
-        flip: whether each picture's mirror image was seen as well.
+        flip: whether each image's mirror image was seen as well.
     """
     resize = {
         "size": dict(processor.size),
@@ -110,13 +110,13 @@ def describe_protocol(
 
 def describe_domain(spec: str, dataset: Dataset, match: ClassMatch | None = None) -> dict[str, object]:
     """
-    Which pictures were scored: the spec, the split, and what the dataset says of itself, with its mapping of ids.
+    Which images were scored: the spec, the split, and what the dataset says of itself, with its mapping of ids.
 
     Args:
         match: how its classes became the model's; None where they are the same in the same order.
     """
     return {
-        "corpus": spec,
+        "dataset": spec,
         "split": None if dataset.split is None else str(dataset.split),
         "description": dataset.info.description,
         "class_mapping": match and {"said": match.said, "classes": match.mapping},
@@ -163,7 +163,7 @@ def write_scores(
     Args:
         domains: the scores so far.
         datasets: of all domains of the run, by name, from [`describe_domain`]; and with it, under `trained_on`, how
-            many of the pictures the model was trained on, None where that is not known.
+            many of the images the model was trained on, None where that is not known.
         about: what else belongs to the result: the model, [`describe_protocol`], ...
     """
     complete = set(domains) == set(datasets)
@@ -178,7 +178,7 @@ def write_scores(
         "domains": {
             name: {
                 **datasets[name],
-                "pictures": domain.pictures,
+                "images": domain.images,
                 "num_classes": domain.num_classes,
                 "refined": domain.refined,
                 "images_per_second": domain.images_per_second,

@@ -34,7 +34,7 @@ def as_target_sizes(sizes: Sequence[Sequence[int]] | torch.Tensor, count: int) -
         pairs = np.empty(0)
     if pairs.shape != (count, 2) or (pairs < 1).any() or (pairs % 1).any():
         raise ValueError(
-            f"target sizes must be one (height, width) for each picture, {count} in all, in whole numbers from 1 up; "
+            f"target sizes must be one (height, width) for each image, {count} in all, in whole numbers from 1 up; "
             f"got {sizes}"
         )
     return [(int(height), int(width)) for height, width in pairs]

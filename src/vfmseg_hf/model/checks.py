@@ -11,15 +11,15 @@ from .configuration_vfmseg import VFMSegConfig
 def check_pixel_values(
     pixel_values: torch.Tensor, config: VFMSegConfig, minimum: int = 1, finite: bool = False
 ) -> None:
-    """Raise a `ValueError` that names the shape or value unless `pixel_values` can be a batch of pictures."""
+    """Raise a `ValueError` that names the shape or value unless `pixel_values` can be a batch of images."""
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(
-            f"pixel_values are a {type(pixel_values).__name__}, not one tensor: pictures of a batch need one size, "
+            f"pixel_values are a {type(pixel_values).__name__}, not one tensor: images of a batch need one size, "
             "or a batch each"
         )
     if not pixel_values.is_floating_point():
         raise ValueError(
-            f"pixel_values are {pixel_values.dtype}, as pictures are before they are normalised; the image processor "
+            f"pixel_values are {pixel_values.dtype}, as images are before they are normalised; the image processor "
             "makes floats of them"
         )
     channels = getattr(config.backbone_config, "num_channels", 3)
@@ -29,10 +29,10 @@ def check_pixel_values(
             f"{tuple(pixel_values.shape)}; the image processor makes such tensors"
         )
     if pixel_values.shape[0] == 0:
-        raise ValueError("pixel_values hold no picture: the batch is empty")
+        raise ValueError("pixel_values hold no image: the batch is empty")
     if min(pixel_values.shape[-2:]) < minimum:
         raise ValueError(
-            f"pictures must be at least one patch ({minimum} pixels) high and wide, got "
+            f"images must be at least one patch ({minimum} pixels) high and wide, got "
             f"{pixel_values.shape[-2]}x{pixel_values.shape[-1]}; enlarge them first"
         )
     if finite and not torch.compiler.is_compiling():
@@ -40,7 +40,7 @@ def check_pixel_values(
 
 
 def unusable_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
-    """How many values of each picture are NaN or infinite: `int64` `[B]`, on the pictures' device."""
+    """How many values of each image are NaN or infinite: `int64` `[B]`, on the images' device."""
     return (~torch.isfinite(pixel_values)).flatten(1).sum(1)
 
 
@@ -48,13 +48,13 @@ def check_unusable_pixels(counts: list[int]) -> None:
     """Raise a `ValueError` unless the counts of [`unusable_pixels`] are zero."""
     if any(counts):
         raise ValueError(
-            f"pixel_values hold NaN or infinite values (per picture of the batch: {counts}); check the decoding and "
-            "normalisation of these pictures"
+            f"pixel_values hold NaN or infinite values (per image of the batch: {counts}); check the decoding and "
+            "normalisation of these images"
         )
 
 
 def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor, config: VFMSegConfig) -> None:
-    """Raise a `ValueError` unless `labels` are maps of known class ids for these pictures."""
+    """Raise a `ValueError` unless `labels` are maps of known class ids for these images."""
     batch = len(pixel_values)
     if labels.ndim != 3 or len(labels) != batch:
         raise ValueError(

@@ -73,7 +73,7 @@ class VFMSegConfig(PreTrainedConfig):
             Configuration of the vision foundation model; a dict needs a `model_type`. Of CLIP, SigLIP and SAM also the
             whole model's configuration, whose vision part is taken. Its patch size must be
             `patch_size`; [`VFMSegForSemanticSegmentation.from_backbone`] takes models of other patch sizes. Of timm
-            models (`"timm_wrapper"`) patch and picture size are in `model_args`, and a field `layer_norm_eps` beside
+            models (`"timm_wrapper"`) patch and image size are in `model_args`, and a field `layer_norm_eps` beside
             transformers' own holds for all layer norms (published EVA02 models: 1e-5).
         backbone_name_or_path (`str`, *optional*):
             Where the foundation model's weights came from: the base that an adapter-only checkpoint is loaded on.
@@ -107,13 +107,13 @@ class VFMSegConfig(PreTrainedConfig):
         window_batch_size (`int`, *optional*):
             Windows refined at once in inference. Default: as the free memory has it, within what makes it faster.
         max_windows (`int`, *optional*), max_window_share (`float`, *optional*):
-            At most so many windows of a picture are refined, or such a share of them, 0..1, the least certain first: a
-            bound on the time that a picture takes. Not both. Default: no limit. (Saved by earlier versions in one field
+            At most so many windows of an image are refined, or such a share of them, 0..1, the least certain first: a
+            bound on the time that an image takes. Not both. Default: no limit. (Saved by earlier versions in one field
             `refine_budget`, which is read.)
         semantic_loss_ignore_index (`int`, defaults to 255):
-            Label id that no loss and no score counts: 255, as in label maps of all corpora. Nothing else is taken.
+            Label id that no loss and no score counts: 255, as in label maps of all datasets. Nothing else is taken.
         coarse_mode (`"whole"` or `"sliding"`, defaults to `"whole"`):
-            Whether the coarse pass sees the resized picture in one piece or in windows.
+            Whether the coarse pass sees the resized image in one piece or in windows.
         loss_normalization (`"valid"` or `"all"`, defaults to `"valid"`):
             Whether a loss is the mean over the labelled pixels or over all of them. (Published code: "all".)
         class_weights (`list[float]`, *optional*):
@@ -129,12 +129,12 @@ class VFMSegConfig(PreTrainedConfig):
         detail_crop_includes_end (`bool`, defaults to `True`):
             Whether the last grid position can be drawn. (Published code: never.)
         certainty_scope (`"image"` or `"batch"`, defaults to `"image"`):
-            Whether each picture of a batch decides for itself which windows to refine. (Published code: "batch".)
+            Whether each image of a batch decides for itself which windows to refine. (Published code: "batch".)
         keep_at_threshold (`bool`, defaults to `False`):
             What happens to a window whose certainty equals C_tau: refined, as in the paper's equation, or kept as in
             the published code.
         position_interpolation (`"size"`, `"scale_offset"` or `"bilinear"`, defaults to `"size"`):
-            How the position table is resampled to a picture's grid. `"size"`: to its exact size, as transformers' class
+            How the position table is resampled to an image's grid. `"size"`: to its exact size, as transformers' class
             does (bicubically, but for SigLIP2's NaFlex form). `"scale_offset"`, DINOv2 only: with the factor
             (n + 0.1) / grid of its original code, as published. `"bilinear"`, CLIP only: bilinearly, also when
             [`VFMSegForSemanticSegmentation.from_backbone`] loads the table, as published.
@@ -259,7 +259,7 @@ class VFMSegConfig(PreTrainedConfig):
         The configuration for a well-known foundation model, without the Hub; with its weights too:
         [`VFMSegForSemanticSegmentation.from_preset`].
 
-        LoRA's targets and the pictures' mean and standard deviation follow from it: `lora_config(config)` and
+        LoRA's targets and the images' mean and standard deviation follow from it: `lora_config(config)` and
         `image_constants(config.backbone_config)`.
 
         Args:
@@ -412,7 +412,7 @@ class VFMSegConfig(PreTrainedConfig):
             raise ValueError(f"id2label has {len(self.id2label)} classes; ids are 8-bit, so that {IGNORE_INDEX} fit")
         if self.semantic_loss_ignore_index != IGNORE_INDEX:
             raise ValueError(
-                f"semantic_loss_ignore_index must be {IGNORE_INDEX}, as corpora, augmentation and class statistics "
+                f"semantic_loss_ignore_index must be {IGNORE_INDEX}, as datasets, augmentation and class statistics "
                 f"have it, got {self.semantic_loss_ignore_index}; give the ignored pixels of your label maps this id"
             )
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """What VFMSeg needs to know of a family of foundation models, and what all families share.
 
-An encoder embeds a picture, runs its own blocks one after the other and hands out the residual stream after four of
+An encoder embeds an image, runs its own blocks one after the other and hands out the residual stream after four of
 them. The library's modules do all arithmetic; only the walk over the blocks is ours, because feature maps that are
 captured by hooks lose their gradient under reentrant gradient checkpointing.
 """
@@ -93,7 +93,7 @@ class EncoderFamily:
         """Raises `ValueError` for members of the family that cannot be used, naming what is in the way."""
 
     def image_mean(self, config: PreTrainedConfig) -> list[float]:
-        """Mean of each colour channel, of pixels in 0..1, that the encoder's pictures are normalised with."""
+        """Mean of each colour channel, of pixels in 0..1, that the encoder's images are normalised with."""
         return list(IMAGENET_DEFAULT_MEAN)
 
     def image_std(self, config: PreTrainedConfig) -> list[float]:
@@ -126,7 +126,7 @@ class EncoderFamily:
         return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
     def input_embeddings(self, encoder: nn.Module) -> nn.Module:
-        """The module that a picture goes through first."""
+        """The module that an image goes through first."""
         return encoder.get_input_embeddings()
 
     def blocks(self, encoder: nn.Module) -> nn.ModuleList:
@@ -161,14 +161,14 @@ class EncoderFamily:
         )
 
     def resampled_keys(self, keys: Iterable[str]) -> set[str]:
-        """Those of a state dict's keys whose tensors depend on the patch and picture size."""
+        """Those of a state dict's keys whose tensors depend on the patch and image size."""
         return {self.patch_kernel, self.position_table} & set(keys)
 
     def resample(
         self, state_dict: dict[str, torch.Tensor], config: PreTrainedConfig, position_interpolation: str = "size"
     ) -> dict[str, torch.Tensor]:
         """
-        Bring pretrained weights to the patch and picture size of `config`, as the published converters do.
+        Bring pretrained weights to the patch and image size of `config`, as the published converters do.
 
         The patch kernel `[C, 3, p, p]` becomes `[C, 3, patch_size, patch_size]`, the grid part of the position table
         `[..., prefix + n * n, C]` becomes `[..., prefix + grid * grid, C]`; half-pixel centres, no antialiasing,

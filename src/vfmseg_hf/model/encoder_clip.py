@@ -34,7 +34,7 @@ class ClipFamily(EncoderFamily):
 
 
 class SiglipFamily(EncoderFamily):
-    """transformers' `SiglipVisionModel`: SigLIP, and SigLIP2 in the checkpoints of one fixed picture size."""
+    """transformers' `SiglipVisionModel`: SigLIP, and SigLIP2 in the checkpoints of one fixed image size."""
 
     # As in DINOv2, the paper's default: no targets are published for SigLIP.
     lora_targets = ("q_proj", "k_proj", "v_proj")
@@ -69,7 +69,7 @@ class Siglip2Family(SiglipFamily):
     transformers' `Siglip2VisionModel`: the NaFlex checkpoints of SigLIP2, which take any aspect ratio.
 
     Their patch embedding is a linear layer on the values of a patch, and their position grid keeps its size: it is
-    resized to every picture, bilinearly with antialiasing as in pretraining.
+    resized to every image, bilinearly with antialiasing as in pretraining.
     """
 
     def adapted_config(self, native, patch_size):

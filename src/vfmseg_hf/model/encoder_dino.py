@@ -55,7 +55,7 @@ class Dinov3Family(EncoderFamily):
     """
     transformers' `DINOv3ViTModel`: rotary positions, so that no table is resampled.
 
-    `pos_embed_rescale`, a random scale of the positions in training mode, is left out: pictures have one scale, and a
+    `pos_embed_rescale`, a random scale of the positions in training mode, is left out: images have one scale, and a
     training step has to repeat. Set on `backbone_config`, it works.
     """
 
@@ -90,7 +90,7 @@ def scale_offset_positions(table: torch.Tensor, rows: int, columns: int) -> torc
 
     Args:
         table (`torch.Tensor` of shape `(1, 1 + grid * grid, hidden_size)`): class position, then grid positions.
-        rows, columns (`int`): patches of the picture.
+        rows, columns (`int`): patches of the image.
 
     Returns:
         `torch.Tensor` of shape `(1, 1 + rows * columns, hidden_size)`.

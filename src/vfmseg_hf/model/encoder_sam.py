@@ -12,7 +12,7 @@ class SamFamily(EncoderFamily):
     transformers' `SamVisionModel`.
 
     Its hidden states are maps `[B, rows, columns, C]` without prefix tokens. The position grid keeps its size (64 x 64)
-    and is resized bicubically to every picture; the library does the same, linearly, to the tables of relative
+    and is resized bicubically to every image; the library does the same, linearly, to the tables of relative
     positions. At 512 x 512 that equals the published conversion, which resizes the grid once.
 
     Which attention runs is decided when the model is built.
@@ -39,7 +39,7 @@ class SamFamily(EncoderFamily):
 
     def embed(self, encoder, pixel_values, position_interpolation):
         encoder = encoder.vision_encoder
-        # Around the patch embedding's own forward, which takes one picture size only.
+        # Around the patch embedding's own forward, which takes one image size only.
         projection = encoder.patch_embed.projection
         maps = projection(pixel_values.to(projection.weight.dtype))
         if encoder.pos_embed is not None:

@@ -21,7 +21,7 @@ class TimmFamily(EncoderFamily):
 
     A `TimmWrapperConfig` names an architecture and little else, so what it does not say is read from the architecture
     itself. `layer_norm_eps` may be set on the configuration: published EVA02 models were trained with 1e-5, timm's
-    architecture has 1e-6. timm's own code fits the positions to a picture: the table bicubically with antialiasing,
+    architecture has 1e-6. timm's own code fits the positions to an image: the table bicubically with antialiasing,
     EVA02's rotary ones by index / patches of the axis * 16, as published.
     """
 
@@ -153,7 +153,7 @@ def timm_encoder_class() -> type[PreTrainedModel]:
         """
         A timm vision transformer without what comes after its blocks.
 
-        It differs from transformers' `TimmWrapperModel` in that pictures may have any size, no block is ever dropped at
+        It differs from transformers' `TimmWrapperModel` in that images may have any size, no block is ever dropped at
         random, `config.layer_norm_eps` holds for all layer norms, and the attention is the one that
         `config._attn_implementation` asks for.
         """
@@ -253,7 +253,7 @@ def check_architecture(model: nn.Module, name: str) -> None:
             "DINOv3 architectures do not"
         )
     if model.patch_embed.proj.in_channels != 3:
-        raise ValueError(f"in_chans must be 3 for {name}: pictures have three colours")
+        raise ValueError(f"in_chans must be 3 for {name}: images have three colours")
     if getattr(model.patch_drop, "prob", 0):
         raise ValueError(f"patch_drop_rate must be 0 for {name}: maps with missing patches cannot be segmented")
     rows, columns = model.patch_embed.grid_size

@@ -71,10 +71,10 @@ def encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def image_constants(backbone_config: PreTrainedConfig) -> dict[str, list[float]]:
     """
-    What the pictures of an encoder are normalised with, as arguments of an image processor.
+    What the images of an encoder are normalised with, as arguments of an image processor.
 
     ImageNet's mean and standard deviation for DINOv2, CLIP, SAM and EVA02, as the published code has it whatever they
-    were pretrained with; the foundation model's own for other encoders (of DINOv3 those of its web pictures, which are
+    were pretrained with; the foundation model's own for other encoders (of DINOv3 those of its web images, which are
     ImageNet's: its satellite models have others).
 
     Example:

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures and label maps of every kind, read into tensors: the part of preprocessing that has no backend.
+"""Images and label maps of every kind, read into tensors: the part of preprocessing that has no backend.
 
 Both image processors read their inputs here, so what a file, a mode or a dtype means cannot differ between them.
 """
@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-Picture = PIL.Image.Image | np.ndarray | torch.Tensor
+SingleImage = PIL.Image.Image | np.ndarray | torch.Tensor
 
 UINT16_MAX = 65535
 ORIENTATION_TAG = 0x0112  # of EXIF
@@ -43,9 +43,9 @@ PIXEL_LIMIT = (
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
+def open_image(source: str | os.PathLike) -> PIL.Image.Image:
     """
-    Opens and decodes a picture.
+    Opens and decodes an image.
 
     Args:
         source (`str` or `os.PathLike`):
@@ -53,25 +53,25 @@ def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
             `load_image` takes and reads as 8-bit RGB: an `http(s)://` address, a `data:image/...;base64,` URI, base64.
 
     Returns:
-        `PIL.Image.Image`: the decoded picture; of a file not yet turned upright.
+        `PIL.Image.Image`: the decoded image; of a file not yet turned upright.
 
     Raises:
         `FileNotFoundError`: nothing of the above is found under `source`.
-        `OSError`: the picture is empty, truncated, none, or above Pillow's limit of pixels; the message names it.
+        `OSError`: the image is empty, truncated, none, or above Pillow's limit of pixels; the message names it.
     """
     source = os.fspath(source)
     is_address = source.startswith(("http://", "https://", "data:image/"))
     if not is_address and os.path.exists(source):
         if os.path.isfile(source) and os.path.getsize(source) == 0:
-            raise OSError(f"Cannot read the picture {source}: the file is empty (0 bytes).")
+            raise OSError(f"Cannot read the image {source}: the file is empty (0 bytes).")
         try:
             image = PIL.Image.open(source)
             image.load()  # Pillow reads lazily: a truncated file would fail later, where its name is no longer known
         except FileNotFoundError:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-            advice = "Is the file complete, and is it a picture?"
-            raise unreadable(f"the picture {source}", error, advice) from error
+            advice = "Is the file complete, and is it an image?"
+            raise unreadable(f"the image {source}", error, advice) from error
         return image
     shown = source if len(source) <= 200 else f"{source[:60]}... ({len(source)} characters)"
     try:
@@ -79,10 +79,10 @@ def open_picture(source: str | os.PathLike) -> PIL.Image.Image:
     except Exception as error:  # the HTTP client's errors, decoders', and ValueError around these
         found = error.__context__ if isinstance(error, ValueError) and error.__context__ else error
         if is_address or is_above_limit(found):
-            raise unreadable(f"the picture {shown}", found, "Is it there, and is it a picture?") from error
+            raise unreadable(f"the image {shown}", found, "Is it there, and is it an image?") from error
         raise FileNotFoundError(
-            f"No picture found under {shown!r}: it is not an existing file, not an http(s) address and not the base64 "
-            "text of a picture."
+            f"No image found under {shown!r}: it is not an existing file, not an http(s) address and not the base64 "
+            "text of an image."
         ) from error
 
 
@@ -97,11 +97,11 @@ def is_above_limit(error: Exception) -> bool:
 
 
 def open_all(inputs: object) -> ImageInput:
-    """Replaces every path, address or base64 text in arbitrarily nested lists by the opened picture."""
+    """Replaces every path, address or base64 text in arbitrarily nested lists by the opened image."""
     if isinstance(inputs, list | tuple):
         return [open_all(item) for item in inputs]
     if isinstance(inputs, str | os.PathLike):
-        return open_picture(inputs)
+        return open_image(inputs)
     if is_valid_image(inputs):
         return inputs
     raise TypeError(
@@ -112,33 +112,33 @@ def open_all(inputs: object) -> ImageInput:
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-def list_pictures(images: ImageInput) -> list[Picture]:
+def list_images(images: ImageInput) -> list[SingleImage]:
     """
-    Flattens what `preprocess` accepts into a list of single pictures; arrays of shape `[B, ., ., .]` are split.
+    Flattens what `preprocess` accepts into a list of single images; arrays of shape `[B, ., ., .]` are split.
 
     Raises:
-        `ValueError`: there is no picture at all.
+        `ValueError`: there is no image at all.
     """
     images = images if isinstance(images, list | tuple) else [images]
-    pictures = []
+    single = []
     for item in images:
         if isinstance(item, list | tuple) or (not isinstance(item, PIL.Image.Image) and item.ndim == 4):
-            pictures.extend(list_pictures(list(item)) if len(item) else [])
+            single.extend(list_images(list(item)) if len(item) else [])
         else:
-            pictures.append(item)
-    if not pictures:
-        raise ValueError("Got no picture: `images` is empty. Pass one picture or a list of at least one.")
-    return pictures
+            single.append(item)
+    if not single:
+        raise ValueError("Got no image: `images` is empty. Pass one image or a list of at least one.")
+    return single
 
 
-def list_maps(maps: ImageInput, count: int) -> list[Picture]:
+def list_maps(maps: ImageInput, count: int) -> list[SingleImage]:
     """
     Flattens what `preprocess` accepts as `segmentation_maps` into a list of `count` single maps.
 
-    A `[B, H, W]` or `[B, 1, H, W]` array counts as a batch when its first axis is the number of pictures.
+    A `[B, H, W]` or `[B, 1, H, W]` array counts as a batch when its first axis is the number of images.
 
     Raises:
-        `ValueError`: the number of maps is not the number of pictures.
+        `ValueError`: the number of maps is not the number of images.
     """
     if isinstance(maps, list | tuple):
         maps = [item for entry in maps for item in (entry if isinstance(entry, list | tuple) else [entry])]
@@ -148,13 +148,13 @@ def list_maps(maps: ImageInput, count: int) -> list[Picture]:
         maps = [maps]
     if len(maps) != count:
         raise ValueError(
-            f"Got {len(maps)} segmentation map(s) for {count} picture(s). Pass exactly one map per picture, in the "
+            f"Got {len(maps)} segmentation map(s) for {count} image(s). Pass exactly one map per image, in the "
             "same order."
         )
     return maps
 
 
-def describe(kind: str, index: int, item: Picture) -> str:
+def describe(kind: str, index: int, item: SingleImage) -> str:
     """Names an input in error messages: by its place in the batch, and by its file where it has one."""
     filename = getattr(item, "filename", None)
     return f"{kind} {index} ({filename})" if filename else f"{kind} {index}"
@@ -163,9 +163,9 @@ def describe(kind: str, index: int, item: Picture) -> str:
 # --- orientation --------------------------------------------------------------------------------------------------
 
 
-def exif_orientation(image: Picture, decode: bool = True) -> int:
+def exif_orientation(image: SingleImage, decode: bool = True) -> int:
     """
-    EXIF's number for how to turn or mirror a picture's pixels before they are shown: 2..8; from 5 on by a quarter.
+    EXIF's number for how to turn or mirror an image's pixels before they are shown: 2..8; from 5 on by a quarter.
 
     1 is as they are stored: for anything but PIL images, and where there is no tag, or one that means nothing or cannot
     be read. Without `decode`, tags that come after the pixels of a PNG file are not found.
@@ -187,17 +187,17 @@ def _turned_by_pillow(image: PIL.Image.Image) -> bool:
 
 
 def stored_size(image: PIL.Image.Image) -> tuple[int, int]:
-    """Width and height of the stored pixels of an opened picture that is not decoded yet."""
+    """Width and height of the stored pixels of an opened image that is not decoded yet."""
     return (image.tag_v2[256], image.tag_v2[257]) if _turned_by_pillow(image) else image.size
 
 
 def turn_upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture, turned and mirrored as its EXIF tag asks for."""
+    """The image, turned and mirrored as its EXIF tag asks for."""
     return image if exif_orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
 
 
 def as_stored(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture, its pixels where they are stored, without an EXIF tag; TIFF files only before they are decoded."""
+    """The image, its pixels where they are stored, without an EXIF tag; TIFF files only before they are decoded."""
     orientation = exif_orientation(image)
     if orientation == 1:
         return image
@@ -212,11 +212,11 @@ def fits_as_stored(
     orientation: int, upright_size: Sequence[int], name: str, other_size: Sequence[int], other_name: str
 ) -> bool:
     """
-    Whether a picture that has an EXIF orientation goes, as it is stored, with a label map that has none; or the other
+    Whether an image that has an EXIF orientation goes, as it is stored, with a label map that has none; or the other
     way round. Sizes are (height, width), that of the one with the tag after its turn. What is found is said once.
 
     Raises:
-        `ValueError`: it would go with it stored and turned alike: a mirrored picture, one by half a turn, or a square.
+        `ValueError`: it would go with it stored and turned alike: a mirrored image, one by half a turn, or a square.
     """
     upright_size, other_size = tuple(upright_size), tuple(other_size)
     stored_size = upright_size[::-1] if orientation >= 5 else upright_size
@@ -230,33 +230,33 @@ def fits_as_stored(
         )
     stored = other_size == stored_size
     logger.warning_once(
-        "Of a picture and its segmentation map only one has an EXIF tag, which turns it by a quarter: it is taken "
+        "Of an image and its segmentation map only one has an EXIF tag, which turns it by a quarter: it is taken "
         f"{'as stored' if stored else 'turned'}, as only this has the other one's size."
     )
     return stored
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------
 
 
-def picture_to_tensor(
-    image: Picture,
+def image_to_tensor(
+    image: SingleImage,
     do_convert_rgb: bool = True,
     input_data_format: str | ChannelDimension | None = None,
-    name: str = "The picture",
+    name: str = "The image",
     turn: bool = True,
 ) -> torch.Tensor:
     """
-    Reads one picture into a `[3, H, W]` tensor: `uint8` in 0..255, or `float32` as given for float arrays.
+    Reads one image into a `[3, H, W]` tensor: `uint8` in 0..255, or `float32` as given for float arrays.
 
-    16-bit pictures (`I;16`, `I`, `uint16`) are scaled from 0..65535 to 0..255, two-valued ones become 0 and 255,
+    16-bit images (`I;16`, `I`, `uint16`) are scaled from 0..65535 to 0..255, two-valued ones become 0 and 255,
     alpha channels are dropped, and with `turn` PIL images are turned upright according to their EXIF orientation.
     Where an array's first and last axis could both be the channels, 3 is taken before 4 before 1, and first before
     last.
 
     Raises:
-        `ValueError`: an empty picture, a wrong number of channels, values outside the range of the picture's type,
-            NaN or infinite values, mode `F`; or a picture that is not RGB while `do_convert_rgb` is `False`.
+        `ValueError`: an empty image, a wrong number of channels, values outside the range of the image's type,
+            NaN or infinite values, mode `F`; or an image that is not RGB while `do_convert_rgb` is `False`.
     """
     if isinstance(image, PIL.Image.Image):
         tensor = _pil_to_tensor(image, do_convert_rgb, name, turn)
@@ -280,16 +280,16 @@ def picture_to_tensor(
     return (tensor[:3] if channels == 4 else tensor.expand(3, -1, -1)).contiguous()
 
 
-def to_rgb(image: PIL.Image.Image, name: str = "The picture") -> PIL.Image.Image:
+def to_rgb(image: PIL.Image.Image, name: str = "The image") -> PIL.Image.Image:
     """
-    A picture as 8-bit RGB by the rules of `picture_to_tensor`, its pixels where they are stored; RGB as it is.
+    An image as 8-bit RGB by the rules of `image_to_tensor`, its pixels where they are stored; RGB as it is.
 
     Raises:
-        `ValueError`: as `picture_to_tensor` does.
+        `ValueError`: as `image_to_tensor` does.
     """
     if image.mode == "RGB":
         return image
-    return PIL.Image.fromarray(picture_to_tensor(image, name=name, turn=False).permute(1, 2, 0).numpy())
+    return PIL.Image.fromarray(image_to_tensor(image, name=name, turn=False).permute(1, 2, 0).numpy())
 
 
 def _pil_to_tensor(image: PIL.Image.Image, do_convert_rgb: bool, name: str, turn: bool) -> torch.Tensor:
@@ -328,7 +328,7 @@ def _array_to_tensor(array: "np.ndarray | torch.Tensor") -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array.detach()
     if array.dtype.kind not in "buif":
-        raise ValueError(f"Arrays of dtype {array.dtype} are neither pictures nor label maps.")
+        raise ValueError(f"Arrays of dtype {array.dtype} are neither images nor label maps.")
     # The copy makes negative strides, foreign byte order and read-only memory harmless.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
@@ -349,7 +349,7 @@ def _channels_first(tensor: torch.Tensor, input_data_format: str | ChannelDimens
                         return tensor.movedim(axis, 0)
     layout = f" read as {ChannelDimension(input_data_format).value}" if input_data_format is not None else ""
     raise ValueError(
-        f"{name} has shape {shape}{layout}, which is no picture: expected [H, W], or 1, 3 or 4 channels as [C, H, W] "
+        f"{name} has shape {shape}{layout}, which is no image: expected [H, W], or 1, 3 or 4 channels as [C, H, W] "
         "or [H, W, C]."
     )
 
@@ -365,7 +365,7 @@ def _to_eight_bits_or_float(tensor: torch.Tensor, name: str) -> torch.Tensor:
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise ValueError(
-                f"{name} holds {bad} NaN or infinite value(s) among {tensor.numel()}. Repair or leave out this picture."
+                f"{name} holds {bad} NaN or infinite value(s) among {tensor.numel()}. Repair or leave out this image."
             )
         return tensor.to(torch.float32)
     if tensor.is_complex():
@@ -374,7 +374,7 @@ def _to_eight_bits_or_float(tensor: torch.Tensor, name: str) -> torch.Tensor:
     low, high = int(tensor.min()), int(tensor.max())
     if low < 0 or high > 255:
         raise ValueError(
-            f"{name} is an integer array with values {low}..{high}, outside 0..255. Pass 16-bit pictures as uint16, "
+            f"{name} is an integer array with values {low}..{high}, outside 0..255. Pass 16-bit images as uint16, "
             "others scaled to 8 bits."
         )
     return tensor.to(torch.uint8)
@@ -383,7 +383,7 @@ def _to_eight_bits_or_float(tensor: torch.Tensor, name: str) -> torch.Tensor:
 # --- label maps ---------------------------------------------------------------------------------------------------
 
 
-def map_to_tensor(label: Picture, name: str = "The segmentation map") -> torch.Tensor:
+def map_to_tensor(label: SingleImage, name: str = "The segmentation map") -> torch.Tensor:
     """
     Reads one label map into an `int64` `[H, W]` tensor of ids. Stored values are ids: palettes are not looked up,
     16-bit values are not scaled, 255 stays 255.
@@ -429,18 +429,18 @@ def reduce_labels(label: torch.Tensor, name: str = "The segmentation map") -> to
     return torch.where((label == 0) | (label == IGNORED), IGNORED, label - 1)
 
 
-def check_same_size(picture_size: Sequence[int], map_size: Sequence[int], picture_name: str, map_name: str) -> None:
-    """Raises a `ValueError` with both sizes (height, width) if a label map does not cover its picture exactly."""
-    if tuple(picture_size) != tuple(map_size):
-        swapped = tuple(picture_size) == tuple(map_size)[::-1]
+def check_same_size(image_size: Sequence[int], map_size: Sequence[int], image_name: str, map_name: str) -> None:
+    """Raises a `ValueError` with both sizes (height, width) if a label map does not cover its image exactly."""
+    if tuple(image_size) != tuple(map_size):
+        swapped = tuple(image_size) == tuple(map_size)[::-1]
         hint = (
-            "Height and width look swapped: transpose the map, or rotate it if the picture was turned by its EXIF tag."
+            "Height and width look swapped: transpose the map, or rotate it if the image was turned by its EXIF tag."
             if swapped
-            else "Resize the map to the picture's size with nearest-neighbour, or check that the two belong together."
+            else "Resize the map to the image's size with nearest-neighbour, or check that the two belong together."
         )
         raise ValueError(
-            f"{map_name} is {map_size[0]}x{map_size[1]} (height x width) but {picture_name} is "
-            f"{picture_size[0]}x{picture_size[1]}. {hint}"
+            f"{map_name} is {map_size[0]}x{map_size[1]} (height x width) but {image_name} is "
+            f"{image_size[0]}x{image_size[1]}. {hint}"
         )
 
 
@@ -470,10 +470,10 @@ def resize_without_antialias(image: torch.Tensor, height: int, width: int) -> to
 
 def resized_size(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     """
-    Height and width in pixels that a picture of `height` x `width` gets under `size`.
+    Height and width in pixels that an image of `height` x `width` gets under `size`.
 
     - `shortest_edge` and `longest_edge`: the largest size of the same aspect ratio within that box, whichever way the
-      picture is turned; small pictures are enlarged. Each edge is rounded to the nearest pixel, and at least 1.
+      image is turned; small images are enlarged. Each edge is rounded to the nearest pixel, and at least 1.
     - `shortest_edge` or `longest_edge` alone: that edge, the other by aspect ratio.
     - `max_height` and `max_width`: like the box, with a fixed orientation.
     - `height` and `width`: exactly these.

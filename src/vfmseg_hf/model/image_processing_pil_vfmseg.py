@@ -24,17 +24,17 @@ from transformers.utils import ModelOutput, TensorType, is_torchvision_available
 
 from .arguments import as_target_sizes, refuse_unknown
 from .image_inputs import (
-    Picture,
+    SingleImage,
     as_stored,
     check_same_size,
     describe,
     exif_orientation,
     fits_as_stored,
+    image_to_tensor,
+    list_images,
     list_maps,
-    list_pictures,
     map_to_tensor,
     open_all,
-    picture_to_tensor,
     reduce_labels,
     resize_map,
     resize_without_antialias,
@@ -56,7 +56,7 @@ def notify_torchvision_missing() -> None:
 class VFMSegImageProcessorKwargs(ImagesKwargs, total=False):
     """
     antialias (`bool`, *optional*, defaults to `True`):
-        Whether pictures that shrink are smoothed, as Pillow does. `False`, which takes bilinear `resample` only, is
+        Whether images that shrink are smoothed, as Pillow does. `False`, which takes bilinear `resample` only, is
         what OpenCV does, and so the published code.
     do_reduce_labels (`bool`, *optional*, defaults to `False`):
         Whether label maps count their classes from 1 and 0 is no class: 0 becomes 255 (ignored), every other id one
@@ -70,10 +70,10 @@ class VFMSegImageProcessorKwargs(ImagesKwargs, total=False):
 FILE_KEYS = ("feature_extractor_type", "auto_map")  # of preprocessor_config.json, beside transformers' own
 # Settings of transformers' image processors that this one does not have, with what to do instead.
 NOT_OBEYED = {
-    "do_center_crop": "pictures are segmented whole; crop them beforehand, and leave do_center_crop out",
-    "crop_size": "pictures are segmented whole; crop them beforehand, and leave crop_size out (None)",
-    "do_pad": "pictures are segmented whole; pad them beforehand, and leave do_pad out",
-    "pad_size": "pictures are segmented whole; pad them beforehand, and leave pad_size out (None)",
+    "do_center_crop": "images are segmented whole; crop them beforehand, and leave do_center_crop out",
+    "crop_size": "images are segmented whole; crop them beforehand, and leave crop_size out (None)",
+    "do_pad": "images are segmented whole; pad them beforehand, and leave do_pad out",
+    "pad_size": "images are segmented whole; pad them beforehand, and leave pad_size out (None)",
     "image_seq_length": "the model has no image tokens; leave image_seq_length out (None)",
 }
 
@@ -83,7 +83,7 @@ class VFMSegImageProcessorMixin:
     Everything about the VFMSeg image processor that does not depend on the backend.
 
     A backend class adds `resize`, `rescale` and `normalize` (inherited from transformers' backends), and
-    `from_tensor`, which hands a picture read into a tensor over to the backend.
+    `from_tensor`, which hands an image read into a tensor over to the backend.
     """
 
     valid_kwargs = VFMSegImageProcessorKwargs
@@ -153,14 +153,14 @@ class VFMSegImageProcessorMixin:
 
     def normalise(self, image: torch.Tensor) -> torch.Tensor:
         """
-        What `preprocess` makes of a picture that keeps its size, up to the rounding of float32, for one that is floats
+        What `preprocess` makes of an image that keeps its size, up to the rounding of float32, for one that is floats
         already: a crop that has been augmented. It obeys `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`
         and `image_std`.
 
         Args:
             image (`torch.Tensor` of shape `(3, height, width)`): float32 in 0..1, for 8-bit values of 0..255.
         """
-        # A factor of 255 * (1 / 255) = 1 changes no bit of a picture in 0..1, so that earlier trainings repeat.
+        # A factor of 255 * (1 / 255) = 1 changes no bit of an image in 0..1, so that earlier trainings repeat.
         factor = 255 * (self.rescale_factor if self.do_rescale else 1)
         settings = {
             **self._settings(),
@@ -178,27 +178,27 @@ class VFMSegImageProcessorMixin:
         **kwargs: Unpack[VFMSegImageProcessorKwargs],
     ) -> BatchFeature:
         """
-        Turns pictures, and optionally their label maps, into model inputs.
+        Turns images, and optionally their label maps, into model inputs.
 
         Args:
             images:
-                One picture or a (nested) list: PIL images of any mode except `F`; local paths, addresses or base64
+                One image or a (nested) list: PIL images of any mode except `F`; local paths, addresses or base64
                 text; numpy arrays or torch tensors `[H, W]`, `[H, W, C]`, `[C, H, W]` or batches `[B, ., ., .]` with
                 1, 3 or 4 channels. Values: `uint8` 0..255, `uint16` 0..65535 (scaled to 8 bits), `bool`, other
                 integers in 0..255; floats are taken as they are, so for floats in 0..1 pass `do_rescale=False`.
                 EXIF orientation is applied (with maps: see there), alpha is dropped.
             segmentation_maps (*optional*):
-                One label map per picture, of its size: PIL images with one channel (palette and 16-bit images
+                One label map per image, of its size: PIL images with one channel (palette and 16-bit images
                 included, the stored value is the id), paths, or arrays `[H, W]`, `[1, H, W]`, `[H, W, 1]`. EXIF
                 orientation is applied to both. Where only one of the two has it, it must be a quarter turn, and is
                 followed if the sizes fit after it, and not if they fit before; which of these is said once.
             do_resize, size, resample, antialias, do_rescale, rescale_factor, do_normalize, image_mean, image_std,
             do_convert_rgb, do_reduce_labels:
                 Override the processor's settings for this call. `size` in pixels:
-                `{"shortest_edge", "longest_edge"}` fits the picture into that box with its aspect ratio, enlarging
+                `{"shortest_edge", "longest_edge"}` fits the image into that box with its aspect ratio, enlarging
                 small ones; `{"height", "width"}` or a pair is exact; an integer is the shortest edge, and
                 `{"longest_edge"}` alone the longest. `antialias=False` shrinks without smoothing, as OpenCV does: the
-                same values from both backends, those of 8-bit pictures rounded.
+                same values from both backends, those of 8-bit images rounded.
             input_data_format (`str` or `ChannelDimension`, *optional*):
                 Where the channels of arrays are, if their shape leaves a doubt.
             device (`str` or `torch.device`, *optional*):
@@ -211,13 +211,13 @@ class VFMSegImageProcessorMixin:
             `[B, H, W]`, resized by nearest neighbour, ids unchanged but by `do_reduce_labels`.
 
         Raises:
-            `ValueError`: inputs that are no pictures or maps (empty, wrong channels, NaN, unknown value range), a map
-                whose size is not its picture's, an EXIF orientation of only one of both that their sizes leave in
-                doubt (mirrored, half a turn, square), a different number of maps and pictures, pictures that come out
+            `ValueError`: inputs that are no images or maps (empty, wrong channels, NaN, unknown value range), a map
+                whose size is not its image's, an EXIF orientation of only one of both that their sizes leave in
+                doubt (mirrored, half a turn, square), a different number of maps and images, images that come out
                 in different sizes while `return_tensors` asks for one array, ids outside 0..255 with
                 `do_reduce_labels`, settings that are not supported: cropping, padding, `antialias=False` with a
                 `resample` that is not bilinear.
-            `OSError`: a file that is missing, empty, truncated or no picture.
+            `OSError`: a file that is missing, empty, truncated or no image.
             `TypeError`: an input of an unknown type, an argument that there is not.
         """
         refuse_unknown(kwargs, self.valid_kwargs.__annotations__, type(self).__name__)
@@ -241,29 +241,29 @@ class VFMSegImageProcessorMixin:
         do_reduce_labels: bool | None = False,
         **kwargs: object,
     ) -> BatchFeature:
-        pictures = list_pictures(self.fetch_images(images))
-        orientations = [exif_orientation(picture) for picture in pictures]
-        names = [describe("Picture", index, picture) for index, picture in enumerate(pictures)]
+        images = list_images(self.fetch_images(images))
+        orientations = [exif_orientation(image) for image in images]
+        names = [describe("Image", index, image) for index, image in enumerate(images)]
         prepared = [
-            self.process_image(picture, do_convert_rgb, input_data_format, device=device, name=name)
-            for picture, name in zip(pictures, names, strict=True)
+            self.process_image(image, do_convert_rgb, input_data_format, device=device, name=name)
+            for image, name in zip(images, names, strict=True)
         ]
         sizes = [tuple(image.shape[-2:]) for image in prepared]
         labels = None
         if segmentation_maps is not None:
-            maps = list_maps(self.fetch_images(segmentation_maps), len(pictures))
+            maps = list_maps(self.fetch_images(segmentation_maps), len(images))
             map_names = [describe("Segmentation map", index, label) for index, label in enumerate(maps)]
             map_orientations = [exif_orientation(label) for label in maps]
             labels = [map_to_tensor(label, name) for label, name in zip(maps, map_names, strict=True)]
             for i, (tag, map_tag) in enumerate(zip(orientations, map_orientations, strict=True)):
-                picture, label = (sizes[i], names[i]), (labels[i].shape, map_names[i])
-                if tag != 1 and map_tag == 1 and fits_as_stored(tag, *picture, *label):
-                    prepared[i] = self.process_image(as_stored(pictures[i]), do_convert_rgb, device=device)
+                image, label = (sizes[i], names[i]), (labels[i].shape, map_names[i])
+                if tag != 1 and map_tag == 1 and fits_as_stored(tag, *image, *label):
+                    prepared[i] = self.process_image(as_stored(images[i]), do_convert_rgb, device=device)
                     sizes[i] = tuple(prepared[i].shape[-2:])
-                elif tag == 1 and map_tag != 1 and fits_as_stored(map_tag, *label, *picture):
+                elif tag == 1 and map_tag != 1 and fits_as_stored(map_tag, *label, *image):
                     labels[i] = map_to_tensor(as_stored(maps[i]))
-            for picture_size, label, name, map_name in zip(sizes, labels, names, map_names, strict=True):
-                check_same_size(picture_size, label.shape, name, map_name)
+            for image_size, label, name, map_name in zip(sizes, labels, names, map_names, strict=True):
+                check_same_size(image_size, label.shape, name, map_name)
             if any(_is_mask_of_0_and_255(label) for label in labels):
                 logger.warning_once(
                     "A segmentation map holds 0 and 255 only. 255 is ignored in training, so that nothing but class 0 "
@@ -273,16 +273,16 @@ class VFMSegImageProcessorMixin:
                 labels = [reduce_labels(label, name) for label, name in zip(labels, map_names, strict=True)]
 
         if do_resize:
-            sizes = [resized_size(*picture_size, size) for picture_size in sizes]
+            sizes = [resized_size(*image_size, size) for image_size in sizes]
         if return_tensors is not None and len(set(sizes)) > 1:
             raise ValueError(
-                f"The pictures come out in different sizes (height, width): {sorted(set(sizes))}; they do not fit into "
+                f"The images come out in different sizes (height, width): {sorted(set(sizes))}; they do not fit into "
                 'one array. Pass them one by one, use size={"height": ..., "width": ...}, or return_tensors=None.'
             )
         if do_rescale and any(_looks_rescaled(image) for image in prepared):
             logger.warning_once(
-                "A picture of floats between 0 and 1 was rescaled again and comes out nearly black. Pass "
-                "do_rescale=False for such pictures."
+                "An image of floats between 0 and 1 was rescaled again and comes out nearly black. Pass "
+                "do_rescale=False for such images."
             )
         if do_resize and not antialias:
             prepared = [
@@ -312,15 +312,15 @@ class VFMSegImageProcessorMixin:
 
     def process_image(
         self,
-        image: Picture,
+        image: SingleImage,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         device: "str | torch.device | None" = None,
-        name: str = "The picture",
+        name: str = "The image",
         **kwargs: object,
     ) -> "np.ndarray | torch.Tensor":
-        """Reads one picture into the backend's array type, `[3, H, W]`, `uint8` or `float32`, before any resizing."""
-        return self.from_tensor(picture_to_tensor(image, bool(do_convert_rgb), input_data_format, name), device)
+        """Reads one image into the backend's array type, `[3, H, W]`, `uint8` or `float32`, before any resizing."""
+        return self.from_tensor(image_to_tensor(image, bool(do_convert_rgb), input_data_format, name), device)
 
     def resize(
         self,
@@ -340,13 +340,13 @@ class VFMSegImageProcessorMixin:
         return_segmentation_scores: bool = False,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """
-        Turns the model's logits into one label map per picture.
+        Turns the model's logits into one label map per image.
 
         Args:
             outputs ([`VFMSegSemanticSegmenterOutput`] or any object or mapping with `logits`):
                 `logits` of shape `[B, num_labels, H, W]`.
             target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `[B, 2]`, *optional*):
-                Height and width in pixels wanted for each picture, for instance its original size: logits are resized
+                Height and width in pixels wanted for each image, for instance its original size: logits are resized
                 bilinearly to it before the best class is taken. Without it maps have the logits' size.
             return_segmentation_scores (`bool`, *optional*, defaults to `False`):
                 Whether to return the resized logits as well.
@@ -358,7 +358,7 @@ class VFMSegImageProcessorMixin:
 
         Raises:
             `ValueError`: no logits, logits of another rank, or `target_sizes` that are not one (height, width) in whole
-                numbers for each picture.
+                numbers for each image.
         """
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
         if logits is None:
@@ -407,7 +407,7 @@ class VFMSegImageProcessorPil(VFMSegImageProcessorMixin, PilBackend):
     """
     VFMSeg image processor on Pillow and numpy: needs no torchvision, computes on the CPU.
 
-    Fits pictures into a box (1024 x 2048 pixels by default), scales them to 0..1 and normalises them with `image_mean`
+    Fits images into a box (1024 x 2048 pixels by default), scales them to 0..1 and normalises them with `image_mean`
     and `image_std`. Saves the same `preprocessor_config.json` as [`VFMSegImageProcessor`] and agrees with it up to the
     rounding of 8-bit resizing. See `preprocess` for inputs, outputs and errors.
     """

@@ -12,7 +12,7 @@ class VFMSegImageProcessor(VFMSegImageProcessorMixin, TorchvisionBackend):
     """
     VFMSeg image processor on torchvision: the default, also computes on a GPU (`device="cuda"`).
 
-    Fits pictures into a box (1024 x 2048 pixels by default), scales them to 0..1 and normalises them with `image_mean`
+    Fits images into a box (1024 x 2048 pixels by default), scales them to 0..1 and normalises them with `image_mean`
     and `image_std`: ImageNet's by default, `image_constants` gives those of a model's encoder. See `preprocess` for
     inputs, outputs and errors. Without torchvision, building or loading this class gives a
     [`VFMSegImageProcessorPil`] and says so once.
@@ -30,7 +30,7 @@ class VFMSegImageProcessor(VFMSegImageProcessorMixin, TorchvisionBackend):
     """
 
     def __new__(cls, *args: object, **kwargs: object):
-        # transformers' backend constructs without torchvision and fails at the first picture, with a TypeError.
+        # transformers' backend constructs without torchvision and fails at the first image, with a TypeError.
         if not is_torchvision_available():
             notify_torchvision_missing()
             return VFMSegImageProcessorPil(*args, **kwargs)

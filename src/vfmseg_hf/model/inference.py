@@ -2,8 +2,8 @@
 """
 Two-stage coarse-to-fine inference (section "Inference" of the paper): a mixin of the model, and its three steps.
 
-Plan: the coarse pass and all decisions of a batch of pictures, on the device. Run: the uncertain windows of all
-pictures together, in batches. Merge: each batch is added to the pictures' averages in place.
+Plan: the coarse pass and all decisions of a batch of images, on the device. Run: the uncertain windows of all
+images together, in batches. Merge: each batch is added to the images' averages in place.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ class InferenceMixin:
     @torch.no_grad()
     def segment(
         self: TwoStageModel,
-        pictures: torch.Tensor | Sequence[torch.Tensor],
+        images: torch.Tensor | Sequence[torch.Tensor],
         target_sizes: Sequence[tuple[int, int]] | None = None,
         refine: bool | str | None = None,
         max_windows: int | None = None,
@@ -56,22 +56,22 @@ class InferenceMixin:
         in_strips: bool = False,
     ) -> list[VFMSegLabelMap]:
         """
-        Label maps of pictures, the same as those of `forward`'s logits, computed where the model is.
+        Label maps of images, the same as those of `forward`'s logits, computed where the model is.
 
         The same to the bit where windows make the same batches, as with `config.window_batch_size=1`. In other batches,
-        of several pictures or in strips, an accelerator rounds products otherwise, so that the label of a pixel can
+        of several images or in strips, an accelerator rounds products otherwise, so that the label of a pixel can
         differ whose two best classes are equally likely.
 
         Args:
-            pictures (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
-                Normalised pictures, of different sizes if need be; their windows are refined in common batches. With
-                `certainty_scope="batch"` the pictures of a tensor decide together, those of a sequence each alone.
+            images (`torch.Tensor` of shape `(batch_size, 3, height, width)`, or a sequence of `(3, height, width)`):
+                Normalised images, of different sizes if need be; their windows are refined in common batches. With
+                `certainty_scope="batch"` the images of a tensor decide together, those of a sequence each alone.
             target_sizes (`list[tuple[int, int]]`, *optional*):
-                Height and width of each label map, for instance the picture's before it was resized.
+                Height and width of each label map, for instance the image's before it was resized.
             refine, max_windows, max_window_share: as in `forward`.
             in_strips (`bool`, defaults to `False`):
-                Whether to finish pictures from top to bottom and keep nothing of the finished rows but labels. It
-                takes the least memory, for one picture after the other; labels have the pictures' sizes then.
+                Whether to finish images from top to bottom and keep nothing of the finished rows but labels. It
+                takes the least memory, for one image after the other; labels have the images' sizes then.
 
         Raises:
             ValueError: on inputs that do not fit; the message names the value and what would be right.
@@ -85,25 +85,25 @@ class InferenceMixin:
         """
         if self.training:
             raise ValueError("segment needs the model in eval mode; call model.eval() first")
-        if len(pictures) == 0:
-            raise ValueError("there are no pictures to segment; the batch is empty")
+        if len(images) == 0:
+            raise ValueError("there are no images to segment; the batch is empty")
         if in_strips and target_sizes is not None:
-            raise ValueError("in_strips finishes labels at the pictures' sizes: leave target_sizes out")
+            raise ValueError("in_strips finishes labels at the images' sizes: leave target_sizes out")
         if target_sizes is not None:
-            target_sizes = as_target_sizes(target_sizes, len(pictures))
-        for picture in pictures:
-            check_pixel_values(picture[None], self.config, minimum=self.config.patch_size)
+            target_sizes = as_target_sizes(target_sizes, len(images))
+        for image in images:
+            check_pixel_values(image[None], self.config, minimum=self.config.patch_size)
         gate = Gate.in_force(self.config, refine, max_windows, max_window_share)
-        one_by_one = in_strips if self.config.certainty_scope == "image" else not isinstance(pictures, torch.Tensor)
-        # Pictures of one size share the coarse pass, and windows of all pictures share batches.
+        one_by_one = in_strips if self.config.certainty_scope == "image" else not isinstance(images, torch.Tensor)
+        # Images of one size share the coarse pass, and windows of all images share batches.
         of_size: dict[tuple[int, ...], list[int]] = {}
-        for number, picture in enumerate(pictures):
-            of_size.setdefault((*picture.shape, number if one_by_one else 0), []).append(number)
+        for number, image in enumerate(images):
+            of_size.setdefault((*image.shape, number if one_by_one else 0), []).append(number)
         results: dict[int, VFMSegLabelMap] = {}
         # Strips are for little memory, but on a CPU a plan has whole coarse logits: one plan after the other.
         for groups in [[numbers] for numbers in of_size.values()] if in_strips else [list(of_size.values())]:
             plans = [
-                plan_refinement(self, torch.stack([pictures[number] for number in numbers]), gate, in_strips)
+                plan_refinement(self, torch.stack([images[number] for number in numbers]), gate, in_strips)
                 for numbers in groups
             ]
             read_decisions(plans)
@@ -117,14 +117,14 @@ class InferenceMixin:
                     maps = label_strips(self, plan, row) if in_strips else label_map(logits[row], size)
                     gated = plan.boxes, plan.certainty_on_host[row], plan.refined_on_host[row]
                     results[number] = VFMSegLabelMap(*maps, plan.coarse.logits[row], *gated)
-        return [results[number] for number in range(len(pictures))]
+        return [results[number] for number in range(len(images))]
 
     def refine_windows(self: TwoStageModel, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """
         The second stage on a batch of windows.
 
         Args:
-            windows (`torch.Tensor` of shape `(batch_size, 3, height, width)`): cut from the picture, whole patches.
+            windows (`torch.Tensor` of shape `(batch_size, 3, height, width)`): cut from the image, whole patches.
             context (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): coarse logits of the same area.
 
         Returns:
@@ -137,7 +137,7 @@ class InferenceMixin:
         Compile the second stage; from then on a batch has `window_batch_size` windows, or a power of two, so that a few
         graphs do.
 
-        Set `config.window_batch_size` where free memory changes. Pictures smaller than a window compile graphs of their
+        Set `config.window_batch_size` where free memory changes. Images smaller than a window compile graphs of their
         own, up to torch's limit (`torch._dynamo.config.recompile_limit`); further shapes run as they did before.
 
         Args:
@@ -157,7 +157,7 @@ class InferenceMixin:
 @dataclass(frozen=True)
 class Gate:
     """
-    Which windows of a picture are refined.
+    Which windows of an image are refined.
 
     Args:
         refine: `None` or `True`: uncertain ones, `False`: none, `"all"`: every one.
@@ -194,16 +194,16 @@ class Gate:
 @dataclass
 class RefinementPlan:
     """
-    What is known of a batch of pictures of one size after the coarse pass.
+    What is known of a batch of images of one size after the coarse pass.
 
     Args:
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`).
         coarse: the coarse logits.
         encoder_output: the encoder's output in the coarse pass.
-        boxes: the windows of each picture.
+        boxes: the windows of each image.
         certainty, refined (`torch.Tensor` of shape `(batch_size, num_windows)`): C_k, and which to refine.
         unusable (`torch.Tensor` of shape `(batch_size)`): pixel values that are no numbers.
-        refined_on_host, certainty_on_host: the same for each picture, from [`read_decisions`].
+        refined_on_host, certainty_on_host: the same for each image, from [`read_decisions`].
     """
 
     pixel_values: torch.Tensor
@@ -293,10 +293,10 @@ def read_decisions(plans: Sequence[RefinementPlan]) -> None:
     ]
     values = torch.cat([torch.cat(parts, dim=1).flatten() for parts in columns]).tolist()
     for plan in plans:
-        pictures, windows = plan.refined.shape
+        images, windows = plan.refined.shape
         width = 1 + 2 * windows
-        rows = [values[start : start + width] for start in range(0, pictures * width, width)]
-        values = values[pictures * width :]
+        rows = [values[start : start + width] for start in range(0, images * width, width)]
+        values = values[images * width :]
         check_unusable_pixels([row[0] for row in rows])
         plan.refined_on_host = [[bool(value) for value in row[1 : 1 + windows]] for row in rows]
         plan.certainty_on_host = [
@@ -316,15 +316,15 @@ def refine_plans(model: TwoStageModel, plans: Sequence[RefinementPlan]) -> list[
         coarse = plan.coarse.whole
         logits = torch.empty_like(coarse) if any(map(any, plan.refined_on_host)) else coarse
         results.append(logits)
-        for picture, refined in enumerate(plan.refined_on_host):
+        for image, refined in enumerate(plan.refined_on_host):
             if any(refined):
-                average = WindowAverage(coarse[picture], plan.boxes, refined, out=logits[picture])
+                average = WindowAverage(coarse[image], plan.boxes, refined, out=logits[image])
                 averages.append(average)
                 chosen = [box for box, wanted in zip(plan.boxes, refined, strict=True) if wanted]
                 jobs += [(average, box) for box in chosen]
-                views += [(cut(plan.pixel_values[picture], box), cut(coarse[picture], box)) for box in chosen]
+                views += [(cut(plan.pixel_values[image], box), cut(coarse[image], box)) for box in chosen]
             elif logits is not coarse:
-                logits[picture] = coarse[picture]
+                logits[image] = coarse[image]
     for numbers, refined_logits in refine_in_batches(model, views):
         for number, window in zip(numbers, refined_logits, strict=True):
             average, box = jobs[number]
@@ -334,11 +334,9 @@ def refine_plans(model: TwoStageModel, plans: Sequence[RefinementPlan]) -> list[
     return results
 
 
-def refine_in_strips(
-    model: TwoStageModel, plan: RefinementPlan, picture: int
-) -> Iterator[tuple[int, int, torch.Tensor]]:
+def refine_in_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> Iterator[tuple[int, int, torch.Tensor]]:
     """
-    Run and merge one picture by rows of windows; rows of pixels that no later window touches are given out at once.
+    Run and merge one image by rows of windows; rows of pixels that no later window touches are given out at once.
 
     It keeps three tensors of the size of a row of windows, beside coarse logits that are whole and what a batch of
     windows needs. A batch never reaches over the row: to fill it up as [`refine_plans`] does would take the context of
@@ -347,11 +345,11 @@ def refine_in_strips(
     Yields:
         First row, row after the last, and the final logits `[num_labels, rows, width]` of a strip, from top to bottom.
     """
-    refined = plan.refined_on_host[picture]
+    refined = plan.refined_on_host[image]
     spans, _ = grid_spans(plan.boxes)
-    average, pixels = None, plan.pixel_values[picture]
+    average, pixels = None, plan.pixel_values[image]
     for (top, bottom), (next_top, _) in zip(spans, [*spans[1:], (spans[-1][1], None)], strict=True):
-        band = plan.coarse.rows(top, bottom, picture)
+        band = plan.coarse.rows(top, bottom, image)
         if not any(refined):
             yield top, next_top, band[:, : next_top - top]
             continue
@@ -370,7 +368,7 @@ def refine_in_strips(
 def refine_in_batches(
     model: TwoStageModel, views: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """[`run_windows`] of the second stage; a window is given as its cuts of the picture and of the coarse logits."""
+    """[`run_windows`] of the second stage; a window is given as its cuts of the image and of the coarse logits."""
     limits = model.window_batch_limits
     return run_windows(model.config, limits, model.refine_windows, views, fill=model.windows_are_compiled)
 
@@ -379,7 +377,7 @@ def coarse_pass(
     model: TwoStageModel, pixel_values: torch.Tensor, encoder_kwargs: dict[str, object]
 ) -> tuple[torch.Tensor, BackboneOutput]:
     """
-    Logits of the coarse head on the resized picture, in one piece or in windows (`config.coarse_mode`).
+    Logits of the coarse head on the resized image, in one piece or in windows (`config.coarse_mode`).
 
     Returns:
         `(logits, encoder_output)`. `"whole"`: the head's raw output at a quarter of the coarse size. `"sliding"`: the
@@ -393,24 +391,24 @@ def coarse_pass(
     boxes = plan_windows(*small.shape[-2:], config.window_size, config.window_stride)
     blank = small.new_zeros(len(small), config.num_labels, *small.shape[-2:], dtype=torch.float32)
     every = [True] * len(boxes)
-    averages = [WindowAverage(blank[picture], boxes, every, out=blank[picture]) for picture in range(len(small))]
-    jobs = [(picture, box) for picture in range(len(small)) for box in boxes]
-    views = [(cut(small[picture], box),) for picture, box in jobs]
+    averages = [WindowAverage(blank[image], boxes, every, out=blank[image]) for image in range(len(small))]
+    jobs = [(image, box) for image in range(len(small)) for box in boxes]
+    views = [(cut(small[image], box),) for image, box in jobs]
 
     def step(windows: torch.Tensor) -> torch.Tensor:
         return model.coarse_head(model.model(windows, return_dict=True).feature_maps)
 
     for numbers, logits in run_windows(config, model.window_batch_limits, step, views):
         for number, window in zip(numbers, logits, strict=True):
-            picture, box = jobs[number]
-            averages[picture].add(box, window)
+            image, box = jobs[number]
+            averages[image].add(box, window)
     for average in averages:
         average.finish()
     return blank, BackboneOutput()
 
 
-def label_strips(model: TwoStageModel, plan: RefinementPlan, picture: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[`label_map`] of one picture of a plan, strip by strip."""
-    strips = [label_map(logits) for _, _, logits in refine_in_strips(model, plan, picture)]
+def label_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`label_map`] of one image of a plan, strip by strip."""
+    strips = [label_map(logits) for _, _, logits in refine_in_strips(model, plan, image)]
     labels, confidence = (torch.cat(parts) for parts in zip(*strips, strict=True))
     return labels, confidence

@@ -31,9 +31,9 @@ CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
 
 CITYSCAPES_ID2LABEL: dict[int, str] = {index: name for index, (name, _) in enumerate(CITYSCAPES_CLASSES)}
 CITYSCAPES_PALETTE: list[tuple[int, int, int]] = [colour for _, colour in CITYSCAPES_CLASSES]
-IGNORE_INDEX = 255  # of label maps as pictures: no class
+IGNORE_INDEX = 255  # of label maps as images: no class
 
-# What a street picture shows a few pixels wide: the classes that the refinement at full resolution is for.
+# What a street image shows a few pixels wide: the classes that the refinement at full resolution is for.
 THIN_CLASSES = ("pole", "traffic light", "traffic sign", "person", "rider", "motorcycle", "bicycle")
 
 

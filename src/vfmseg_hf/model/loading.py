@@ -151,7 +151,7 @@ class LoadingMixin:
         """
         Build a model on a pretrained foundation model, with new heads.
 
-        The patch kernel and the position grid are resampled to `patch_size` (16) and to pictures of 512 x 512, as the
+        The patch kernel and the position grid are resampled to `patch_size` (16) and to images of 512 x 512, as the
         published converters do. (The grids of SAM and of SigLIP2's NaFlex form keep their size.)
 
         Args:

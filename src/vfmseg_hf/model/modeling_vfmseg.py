@@ -120,7 +120,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
         """
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
-                Normalised pictures; height and width are multiples of `config.patch_size`.
+                Normalised images; height and width are multiples of `config.patch_size`.
             output_hidden_states (`bool`, *optional*): return the input of the first block and every block's output.
             output_attentions (`bool`, *optional*): return the attention maps (needs `attn_implementation="eager"`).
 
@@ -182,7 +182,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
 
 class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrainedModel):
     """
-    VFMSeg: coarse pass over the whole picture, then refinement of the windows that the coarse pass is unsure of.
+    VFMSeg: coarse pass over the whole image, then refinement of the windows that the coarse pass is unsure of.
 
     Example:
 
@@ -237,15 +237,15 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
         return_dict: bool | None = None,
     ) -> VFMSegSemanticSegmenterOutput:
         """
-        Logits take two tensors of the pictures' size: for label maps in less memory there is
+        Logits take two tensors of the images' size: for label maps in less memory there is
         [`segment`](VFMSegForSemanticSegmentation.segment).
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
-                Normalised pictures. In eval mode of any size from one patch up; in training mode multiples of 32.
+                Normalised images. In eval mode of any size from one patch up; in training mode multiples of 32.
             labels (`torch.LongTensor` of shape `(batch_size, label_height, label_width)`, *optional*):
                 Class ids in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Needed in training mode and
-                then of the pictures' size; of any size in eval mode. `loss` is that of both stages: in training mode
+                then of the images' size; of any size in eval mode. `loss` is that of both stages: in training mode
                 `logits` are the crop's (`windows`), and a loss of your own belongs into `loss_function`.
             refine (`bool` or `"all"`, *optional*, eval mode only):
                 `None` or `True` refines the windows that are not certain enough, `False` none, `"all"` every one.
@@ -253,7 +253,7 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
                 (top, left, bottom, right) of the refine head's crop instead of a random one: its height and width in
                 multiples of `config.patch_size`, its offsets even.
             max_windows (`int`, *optional*), max_window_share (`float`, *optional*, 0..1), eval mode only:
-                At most so many windows of a picture are refined, or such a share of them, the least certain first; with
+                At most so many windows of an image are refined, or such a share of them, the least certain first; with
                 `refine="all"` too. Not both. Default: the configuration's limit, which `max_window_share=1.0` lifts.
             output_hidden_states, output_attentions, return_dict: as everywhere in transformers.
 
@@ -268,14 +268,14 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
         if self.training:
             if any(argument is not None for argument in (refine, max_windows, max_window_share)):
                 raise ValueError(
-                    "refine, max_windows and max_window_share say how pictures are segmented, which training mode does "
+                    "refine, max_windows and max_window_share say how images are segmented, which training mode does "
                     "not do; leave them out, or call model.eval()"
                 )
         elif detail_crop_box is not None:
             raise ValueError("detail_crop_box is the crop of a training step; leave it out in eval mode")
         if (output_hidden_states or output_attentions) and not self.training and self.config.coarse_mode == "sliding":
             raise ValueError(
-                "output_hidden_states and output_attentions are of a coarse pass over the whole picture; leave them "
+                "output_hidden_states and output_attentions are of a coarse pass over the whole image; leave them "
                 "out with coarse_mode='sliding', whose windows have no common ones"
             )
         encoder_kwargs = {

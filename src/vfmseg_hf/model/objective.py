@@ -26,9 +26,9 @@ def joint_objective(
     encoder_kwargs: Mapping[str, bool] = MappingProxyType({}),
 ) -> dict[str, object]:
     """
-    Content loss on the pictures at half resolution, detail loss on one crop at full resolution.
+    Content loss on the images at half resolution, detail loss on one crop at full resolution.
 
-    The crop is the same region in all pictures of the batch; the refine head sees the detached coarse logits of that
+    The crop is the same region in all images of the batch; the refine head sees the detached coarse logits of that
     region. Where both inputs have one size, the encoder runs once on twice the batch.
 
     Args:
@@ -53,7 +53,7 @@ def joint_objective(
         )
     if labels.shape[-2:] != pixel_values.shape[-2:]:
         raise ValueError(
-            f"in training mode labels must have the pictures' size {tuple(pixel_values.shape[-2:])}, got "
+            f"in training mode labels must have the images' size {tuple(pixel_values.shape[-2:])}, got "
             f"{tuple(labels.shape[-2:])}; give the image processor segmentation_maps so that it resizes both"
         )
     box = draw_detail_crop(height, width, config) if box is None else check_detail_crop(box, height, width, config)
@@ -102,7 +102,7 @@ def _say_whose_logits(gradient: torch.Tensor | None) -> None:
     if gradient is not None:
         logger.warning_once(
             "A loss is computed from outputs.logits of the training mode: they are the refine head's and belong to "
-            "the crop outputs.windows, not to the whole picture, and this loss does not train the coarse head. For a "
+            "the crop outputs.windows, not to the whole image, and this loss does not train the coarse head. For a "
             "loss of your own in both stages set model.loss_function, or class_weights and label_smoothing_factor in "
             "model.config, and use outputs.loss."
         )
@@ -159,13 +159,13 @@ def segmentation_loss(
 
 
 def draw_detail_crop(height: int, width: int, config: VFMSegConfig) -> Box:
-    """A random crop of `config.detail_crop_size`, or of half the picture, on the grid of `detail_crop_stride`."""
+    """A random crop of `config.detail_crop_size`, or of half the image, on the grid of `detail_crop_stride`."""
     size = config.detail_crop_size
     crop_height, crop_width = (height // 2, width // 2) if size is None else (size, size)
     if crop_height > height or crop_width > width:
         raise ValueError(
-            f"config.detail_crop_size={size} is larger than the training picture {height}x{width}; use at most "
-            f"{min(height, width)}, or None for half of the picture"
+            f"config.detail_crop_size={size} is larger than the training image {height}x{width}; use at most "
+            f"{min(height, width)}, or None for half of the image"
         )
     return draw_crop_box(
         height, width, crop_height, crop_width, config.detail_crop_stride, config.detail_crop_includes_end
@@ -173,13 +173,13 @@ def draw_detail_crop(height: int, width: int, config: VFMSegConfig) -> Box:
 
 
 def check_detail_crop(box: Box, height: int, width: int, config: VFMSegConfig) -> Box:
-    """The box as integers, or a `ValueError` if it is no crop of whole patches on even pixels of the picture."""
+    """The box as integers, or a `ValueError` if it is no crop of whole patches on even pixels of the image."""
     patch = config.patch_size
     top, left, bottom, right = (int(edge) for edge in box) if len(box) == 4 else (0, 0, 0, 0)
     inside = 0 <= top < bottom <= height and 0 <= left < right <= width
     if not inside or (bottom - top) % patch or (right - left) % patch or top % 2 or left % 2:
         raise ValueError(
-            f"detail_crop_box must be (top, left, bottom, right) inside the {height}x{width} picture, its height and "
+            f"detail_crop_box must be (top, left, bottom, right) inside the {height}x{width} image, its height and "
             f"width multiples of {patch} and its offsets even, got {tuple(box)}"
         )
     return top, left, bottom, right

@@ -18,20 +18,20 @@ class VFMSegSemanticSegmenterOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels, height, width)`):
             Final logits at the size of `pixel_values`. In training mode the refine head's raw logits of the crop,
             `(batch_size, num_labels, crop_height / 16, crop_width / 16)`: they belong to `windows`, not to the whole
-            picture and its `labels`.
+            image and its `labels`.
         coarse_logits (`torch.FloatTensor` of shape `(batch_size, num_labels, coarse_height / 4, coarse_width / 4)`):
-            The coarse head's raw logits. With `coarse_mode="sliding"` merged at the size of the coarse picture.
+            The coarse head's raw logits. With `coarse_mode="sliding"` merged at the size of the coarse image.
         content_loss, detail_loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` are given):
             Cross entropy of the coarse and of the final (in training: crop) logits.
         windows (`torch.LongTensor` of shape `(batch_size, num_windows, 4)`):
             The windows as (top, left, bottom, right) in pixels of `pixel_values`, exclusive ends; the same for each
-            picture. In training mode the crop box.
+            image. In training mode the crop box.
         certainty (`torch.FloatTensor` of shape `(batch_size, num_windows)`, eval mode only):
             Share of each window's pixels whose best coarse class is more probable than *theta*, in 0..1.
         refined (`torch.BoolTensor` of shape `(batch_size, num_windows)`, eval mode only):
             Which windows the refine head has redone.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Those of the encoder in the coarse pass (in training mode: of the pictures at half resolution), when asked
+            Those of the encoder in the coarse pass (in training mode: of the images at half resolution), when asked
             for. None with `coarse_mode="sliding"` in eval mode.
     """
 
@@ -50,7 +50,7 @@ class VFMSegSemanticSegmenterOutput(ModelOutput):
 @dataclass
 class VFMSegLabelMap:
     """
-    One picture segmented by [`VFMSegForSemanticSegmentation.segment`], on the model's device.
+    One image segmented by [`VFMSegForSemanticSegmentation.segment`], on the model's device.
 
     Args:
         labels (`torch.Tensor` of shape `(height, width)`):
@@ -60,7 +60,7 @@ class VFMSegLabelMap:
         coarse_logits (`torch.FloatTensor` of shape `(num_labels, coarse_height / 4, coarse_width / 4)`):
             What the coarse pass said, at its own size; `label_map` turns it into labels of any size.
         windows (`list[tuple[int, int, int, int]]`):
-            (top, left, bottom, right) in pixels of the picture that the model saw, exclusive ends.
+            (top, left, bottom, right) in pixels of the image that the model saw, exclusive ends.
         certainty (`list[float]`):
             Share of certain pixels of each window, 0..1.
         refined (`list[bool]`):

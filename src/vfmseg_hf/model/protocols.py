@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """From pictures `[B, 3, height, width]` to four feature maps; `encoder` is the foundation model."""
+    """From images `[B, 3, height, width]` to four feature maps; `encoder` is the foundation model."""
 
     encoder: nn.Module
 

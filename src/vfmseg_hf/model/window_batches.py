@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Windows through encoder and head in batches of one shape, whatever pictures they come from, as memory has it."""
+"""Windows through encoder and head in batches of one shape, whatever images they come from, as memory has it."""
 
 import math
 import os
@@ -159,7 +159,7 @@ def window_memory(config: VFMSegConfig, height: int, width: int, itemsize: int) 
     Bytes that refining one window takes at its peak, with attention that keeps no score matrix (SDPA).
 
     Of the encoder: the four maps, the residual stream and the inner layer of a block (four times as wide). Of the
-    heads: the maps side by side. And picture, context and refined logits at the window's size.
+    heads: the maps side by side. And image, context and refined logits at the window's size.
 
     Args:
         itemsize: bytes of a number in the encoder.
@@ -170,7 +170,7 @@ def window_memory(config: VFMSegConfig, height: int, width: int, itemsize: int) 
 
 
 def keeps_coarse_whole(device: torch.device) -> bool:
-    """Whether strips are cut from coarse logits of the picture's size, or resized anew: slow on a CPU."""
+    """Whether strips are cut from coarse logits of the image's size, or resized anew: slow on a CPU."""
     return device.type == "cpu"
 
 
@@ -184,9 +184,9 @@ def inference_memory(
     itemsize: int = 4,
 ) -> int:
     """
-    Bytes on its device that the two-stage inference of one picture takes at most, beside weights and picture.
+    Bytes on its device that the two-stage inference of one image takes at most, beside weights and image.
 
-    It depends on the size of the picture and on how many windows make a batch, not on how many windows there are.
+    It depends on the size of the image and on how many windows make a batch, not on how many windows there are.
 
     Args:
         windows: how many make a batch.

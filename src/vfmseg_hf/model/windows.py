@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 
 MAX_COARSE_ASPECT = 4
 MAX_CLASSES_IN_A_BYTE = 256
-# Values in a temporary tensor at the picture's size; larger ones are worked off in parts.
+# Values in a temporary tensor at the image's size; larger ones are worked off in parts.
 MAX_TEMPORARY_VALUES = 2**24
 
 
@@ -25,8 +25,8 @@ def plan_windows(height: int, width: int, window_size: int, stride: int) -> list
     """
     Boxes of a sliding window in reading order ("Inference" in the paper's method).
 
-    Windows start at multiples of `stride`; the last of each row and column is shifted back to end at the border. A
-    picture smaller than a window gives boxes of the picture's size along that axis.
+    Windows start at multiples of `stride`; the last of each row and column is shifted back to end at the border. An
+    image smaller than a window gives boxes of the image's size along that axis.
     """
 
     def starts(size: int) -> list[int]:
@@ -91,13 +91,13 @@ def window_certainty(counts: torch.Tensor, boxes: list[Box], scope: str = "image
 
     Args:
         counts (`torch.Tensor` of shape `(batch_size, len(boxes))`): from [`count_certain`].
-        scope: `"image"`, or `"batch"` for the share in all pictures of the batch, the same for each.
+        scope: `"image"`, or `"batch"` for the share in all images of the batch, the same for each.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, len(boxes))`, float32 in 0..1.
     """
     top, left, bottom, right = boxes[0]
-    area = (bottom - top) * (right - left)  # all windows of a picture have one size
+    area = (bottom - top) * (right - left)  # all windows of an image have one size
     pixels, total = area, counts
     if scope == "batch":
         pixels, total = len(counts) * area, counts.sum(dim=0, keepdim=True)
@@ -121,12 +121,12 @@ def select_windows(certainty: torch.Tensor, certainty_threshold: float, keep_at_
 
 
 def least_certain(certainty: torch.Tensor, number: int) -> torch.Tensor:
-    """So many windows of each picture, bool `[B, num_windows]`; of equals the first in reading order."""
+    """So many windows of each image, bool `[B, num_windows]`; of equals the first in reading order."""
     return certainty.argsort(dim=1, stable=True).argsort(dim=1) < number
 
 
 def most_windows(num_windows: int, max_windows: int | None, max_window_share: float | None) -> int:
-    """How many windows of a picture may be refined: at most a number, or a share of all, rounded down."""
+    """How many windows of an image may be refined: at most a number, or a share of all, rounded down."""
     if max_window_share is not None:
         return int(max_window_share * num_windows + 1e-6)  # 0.29 * 100 is 28.999...
     return num_windows if max_windows is None else min(max_windows, num_windows)
@@ -143,14 +143,14 @@ def count_windows(boxes: list[Box], top: int, bottom: int, width: int, like: tor
 
 class WindowAverage:
     """
-    Average of overlapping windows with equal weight, accumulated in place over some rows of one picture.
+    Average of overlapping windows with equal weight, accumulated in place over some rows of one image.
 
     A window that is not refined contributes its coarse logits. [`add`](WindowAverage.add) every refined one, then take
     [`finish`](WindowAverage.finish).
 
     Args:
-        coarse_logits (`torch.Tensor` of shape `(num_labels, rows, width)`): the first rows, at the picture's size.
-        boxes: all windows of the picture; together they cover it.
+        coarse_logits (`torch.Tensor` of shape `(num_labels, rows, width)`): the first rows, at the image's size.
+        boxes: all windows of the image; together they cover it.
         refined: for each box whether it will be added.
         out (`torch.Tensor` of the shape of `coarse_logits`, *optional*): where to accumulate.
     """
@@ -165,7 +165,7 @@ class WindowAverage:
 
     @property
     def bottom(self) -> int:
-        """The row of the picture after the last one held."""
+        """The row of the image after the last one held."""
         return self.top + self.total.shape[1]
 
     def add(self, box: Box, logits: torch.Tensor) -> None:
@@ -211,7 +211,7 @@ def draw_crop_box(height: int, width: int, crop_height: int, crop_width: int, st
 
 def coarse_size(size: tuple[int, int], target: int | list[int], patch_size: int) -> tuple[int, int]:
     """
-    Height and width of the coarse pass for a picture of `size` (see `VFMSegConfig.coarse_size`).
+    Height and width of the coarse pass for an image of `size` (see `VFMSegConfig.coarse_size`).
 
     An int is the shortest edge; the other follows the aspect ratio, at most four times as long. Both are rounded to
     the nearest multiple of `patch_size`.
@@ -250,11 +250,11 @@ def row_parts(height: int, values: int, least: int) -> list[tuple[int, int]]:
 
 class CoarseLogits:
     """
-    Coarse logits at the picture's size, to be had by rows.
+    Coarse logits at the image's size, to be had by rows.
 
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_labels, any height, any width)`).
-        size: height and width of the picture.
+        size: height and width of the image.
         whole: whether to keep them all in memory. Otherwise every call computes its rows anew, with the same result:
             the cost of resizing all of them, which is nothing on an accelerator.
     """
@@ -265,17 +265,17 @@ class CoarseLogits:
         # Under autocast and in half precision the average of overlaps would tie the best classes of many pixels.
         self.whole = resize_bilinear(self.logits.float(), size) if whole else None
 
-    def rows(self, top: int, bottom: int, picture: int | None = None) -> torch.Tensor:
-        """`[batch_size, num_labels, bottom - top, width]`, float32; of one picture without the batch axis."""
-        chosen = slice(None) if picture is None else picture
+    def rows(self, top: int, bottom: int, image: int | None = None) -> torch.Tensor:
+        """`[batch_size, num_labels, bottom - top, width]`, float32; of one image without the batch axis."""
+        chosen = slice(None) if image is None else image
         if self.whole is not None:
             return self.whole[chosen, ..., top:bottom, :]
         # Resizing some rows alone would round differently. Whole planes, a few classes at a time, are exact.
-        logits = self.logits if picture is None else self.logits[picture : picture + 1]
+        logits = self.logits if image is None else self.logits[image : image + 1]
         rows = logits.new_empty(*logits.shape[:2], bottom - top, self.size[1], dtype=torch.float32)
         for classes in class_slices(logits.shape[1], len(logits) * self.size[0] * self.size[1]):
             rows[:, classes] = resize_bilinear(logits[:, classes].float(), self.size)[:, :, top:bottom]
-        return rows if picture is None else rows[0]
+        return rows if image is None else rows[0]
 
 
 def label_map(logits: torch.Tensor, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,20 +1,21 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Picture files in; label maps, overlays and panels out."""
+"""Image files in; label maps, overlays and panels out."""
 
+from ..utils.old_names import old_names
 from .predict import (
     DTYPES,
     REFINE_MODES,
-    PictureReport,
+    ImageReport,
     Prediction,
-    PreparedPicture,
+    PreparedImage,
     choose_device,
     draw_panel,
-    find_pictures,
+    find_images,
     load_model,
     predict_files,
-    predict_picture,
-    predict_pictures,
-    prepare_picture,
+    predict_image,
+    predict_images,
+    prepare_image,
     render_files,
     save_prediction,
 )
@@ -23,17 +24,29 @@ from .predict import (
 __all__ = [
     "DTYPES",
     "REFINE_MODES",
-    "PictureReport",
+    "ImageReport",
     "Prediction",
-    "PreparedPicture",
+    "PreparedImage",
     "choose_device",
     "draw_panel",
-    "find_pictures",
+    "find_images",
     "load_model",
     "predict_files",
-    "predict_picture",
-    "predict_pictures",
-    "prepare_picture",
+    "predict_image",
+    "predict_images",
+    "prepare_image",
     "render_files",
     "save_prediction",
 ]
+
+__getattr__ = old_names(
+    __name__,
+    {
+        "PictureReport": "ImageReport",
+        "PreparedPicture": "PreparedImage",
+        "find_pictures": "find_images",
+        "predict_picture": "predict_image",
+        "predict_pictures": "predict_images",
+        "prepare_picture": "prepare_image",
+    },
+)

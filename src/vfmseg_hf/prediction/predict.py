@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""From picture files to label maps, overlays and panels on disk; what `vfmseg predict` runs."""
+"""From image files to label maps, overlays and panels on disk; what `vfmseg predict` runs."""
 
 import os
 from collections import Counter, deque
@@ -21,13 +21,13 @@ from ..evaluation.strips import needs_strips
 from ..model.adapters import holds_adapter_only
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import read_config
-from ..model.image_inputs import open_picture, picture_to_tensor, resize_map
+from ..model.image_inputs import image_to_tensor, open_image, resize_map
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.window_batches import is_out_of_memory
 from ..model.windows import label_map
-from ..utils.files import encode_picture, write_file
-from ..utils.picture_files import list_files, picture_suffixes, suffix_of, summarise
+from ..utils.files import encode_image, write_file
+from ..utils.image_files import image_suffixes, list_files, suffix_of, summarise
 from .quantization import quantize_int8
 from .visualization import class_colours, label_image, overlay_image, panel_image
 
@@ -43,11 +43,11 @@ REFINE_MODES: dict[str, bool | str] = {"gated": True, "all": "all", "none": Fals
 @dataclass
 class Prediction:
     """
-    What the model says about one picture, on the CPU.
+    What the model says about one image, on the CPU.
 
     Args:
-        picture: the input as RGB, upright, of its own size.
-        labels: class ids of the picture's pixels, `[picture height, picture width]`.
+        image: the input as RGB, upright, of its own size.
+        labels: class ids of the image's pixels, `[image height, image width]`.
         coarse_labels: class ids after the coarse pass, `[height, width]` at the size that the model saw.
         confidence: coarse probability of each pixel's best class, `uint8` `[height, width]`, 255 for 1.
         windows: `[N, 4]`, (top, left, bottom, right) in pixels of `confidence`, exclusive ends.
@@ -55,7 +55,7 @@ class Prediction:
         refined: bools `[N]`.
     """
 
-    picture: Image.Image
+    image: Image.Image
     labels: np.ndarray
     coarse_labels: np.ndarray
     confidence: np.ndarray
@@ -65,7 +65,7 @@ class Prediction:
 
 
 @dataclass
-class PictureReport:
+class ImageReport:
     """What became of one file: how many windows it had and how many were refined, or why there is no result."""
 
     path: Path
@@ -74,9 +74,9 @@ class PictureReport:
     error: str | None = None
 
 
-class FoundPictures(dict[Path, str]):
+class FoundImages(dict[Path, str]):
     """
-    Pictures and the names of their results, in order.
+    Images and the names of their results, in order.
 
     Attributes:
         left_out: how often each reason, of those in [`Listing`], has kept something else out of the folders.
@@ -87,25 +87,25 @@ class FoundPictures(dict[Path, str]):
         self.left_out = left_out
 
 
-def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLike) -> FoundPictures:
+def find_images(sources: Sequence[str | os.PathLike], output: str | os.PathLike) -> FoundImages:
     """
-    The picture files among files and folders, and a name for each one's results.
+    The image files among files and folders, and a name for each one's results.
 
-    A folder stands for the pictures in it and below it, in the order of their paths, as `list_files` finds them:
+    A folder stands for the images in it and below it, in the order of their paths, as `list_files` finds them:
     without hidden and system files, and no folder twice. The folders `labels`, `overlays` and `panels` of `output` are
-    left out: earlier results are no pictures to predict. A file counts whatever its extension. What is given twice
+    left out: earlier results are no images to predict. A file counts whatever its extension. What is given twice
     counts once.
 
     Returns:
         Absolute path to name, in order. The name is the file's, without extension, after its folders below the given
-        one. Where two pictures would share it, it gets the extension or as many further folders as it takes.
+        one. Where two images would share it, it gets the extension or as many further folders as it takes.
 
     Raises:
-        `FileNotFoundError`: there is no such file or folder, or no picture in a folder.
+        `FileNotFoundError`: there is no such file or folder, or no image in a folder.
         `ValueError`: no name is free, because paths differ in nothing but upper and lower case, or a result would
             replace a file that is none of an earlier run's.
     """
-    suffixes, results = picture_suffixes(), [Path(output, name) for name in RESULT_FOLDERS]
+    suffixes, results = image_suffixes(), [Path(output, name) for name in RESULT_FOLDERS]
     found: dict[Path, Path] = {}
     left_out: dict[Path, str] = {}
     for source in map(Path, sources):
@@ -117,7 +117,7 @@ def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLik
             if not files:
                 others = summarise(listing.left_out.values())
                 but = f", but {others}" if others else ""
-                raise FileNotFoundError(f"no picture in the folder {source} ({' '.join(suffixes)}){but}")
+                raise FileNotFoundError(f"no image in the folder {source} ({' '.join(suffixes)}){but}")
         elif source.is_file():
             files, folder = [folder], folder.parent
         else:
@@ -129,7 +129,7 @@ def find_pictures(sources: Sequence[str | os.PathLike], output: str | os.PathLik
     _refuse_own_labels(Path(output, RESULT_FOLDERS[0]))
     for name in names.values():
         _refuse_to_replace(Path(output), name)
-    return FoundPictures(names, others)
+    return FoundImages(names, others)
 
 
 def _refuse_own_labels(folder: Path) -> None:
@@ -166,7 +166,7 @@ def result_files(name: str) -> tuple[str, str, str]:
 
 
 def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
-    """Absolute path and path below the given folder, to the shortest name that no other picture has."""
+    """Absolute path and path below the given folder, to the shortest name that no other image has."""
 
     siblings = Counter(str(path.with_suffix("")).lower() for path in found)
 
@@ -188,7 +188,7 @@ def _unique_names(found: Mapping[Path, Path]) -> dict[Path, str]:
         for path in clashes:
             longer = next(further[path], None)
             if longer is None:
-                raise ValueError(f"the results of {path} would have the name of another picture's; rename one of them")
+                raise ValueError(f"the results of {path} would have the name of another image's; rename one of them")
             names[path] = longer
 
 
@@ -264,75 +264,75 @@ def load_model(
 
 
 @dataclass
-class PreparedPicture:
-    """A picture as RGB, upright, of its own size, and what the model sees of it, `[3, height, width]`."""
+class PreparedImage:
+    """An image as RGB, upright, of its own size, and what the model sees of it, `[3, height, width]`."""
 
-    picture: Image.Image
+    image: Image.Image
     pixel_values: torch.Tensor
 
 
-def prepare_picture(processor: VFMSegImageProcessorMixin, image: Image.Image) -> PreparedPicture:
+def prepare_image(processor: VFMSegImageProcessorMixin, image: Image.Image) -> PreparedImage:
     """
     Turn upright, resize and normalise: what a loader's workers do while the device computes.
 
     Raises:
-        `ValueError`: if the image processor does not take the picture.
+        `ValueError`: if the image processor does not take the image.
     """
-    # The processor's own reading of the file, so that the picture shown is the one that was segmented.
-    picture = Image.fromarray(picture_to_tensor(image).permute(1, 2, 0).numpy())
-    return PreparedPicture(picture, processor(image, return_tensors="pt")["pixel_values"][0])
+    # The processor's own reading of the file, so that the image shown is the one that was segmented.
+    upright = Image.fromarray(image_to_tensor(image).permute(1, 2, 0).numpy())
+    return PreparedImage(upright, processor(image, return_tensors="pt")["pixel_values"][0])
 
 
 @torch.inference_mode()
-def predict_pictures(
-    model: VFMSegForSemanticSegmentation, prepared: Sequence[PreparedPicture], refine: bool | str = True
+def predict_images(
+    model: VFMSegForSemanticSegmentation, prepared: Sequence[PreparedImage], refine: bool | str = True
 ) -> list[Prediction]:
     """
-    Segment several pictures, of different sizes if need be, at their own sizes.
+    Segment several images, of different sizes if need be, at their own sizes.
 
     Args:
         model: in eval mode.
-        prepared: from [`prepare_picture`].
+        prepared: from [`prepare_image`].
         refine: as for the model's `forward`.
     """
     inputs = [item.pixel_values.to(model.device, model.dtype, non_blocking=True) for item in prepared]
-    in_strips, sizes = needs_strips(model, inputs), [item.picture.size[::-1] for item in prepared]
+    in_strips, sizes = needs_strips(model, inputs), [item.image.size[::-1] for item in prepared]
     results = model.segment(inputs, None if in_strips else sizes, refine, in_strips=in_strips)
     predictions = []
     for item, result in zip(prepared, results, strict=True):
         coarse_labels, confidence = label_map(result.coarse_logits, item.pixel_values.shape[-2:])
         labels = result.labels
-        if labels.shape != item.picture.size[::-1]:  # of strips, whose logits are gone before they can be resized
+        if labels.shape != item.image.size[::-1]:  # of strips, whose logits are gone before they can be resized
             logger.warning_once(
-                "The logits of a picture do not fit into memory, so that it is finished in strips: labels are brought "
-                "to the picture's own size (nearest pixel) instead of logits, which shows at edges of classes."
+                "The logits of an image do not fit into memory, so that it is finished in strips: labels are brought "
+                "to the image's own size (nearest pixel) instead of logits, which shows at edges of classes."
             )
-            labels = resize_map(labels, *item.picture.size[::-1])
+            labels = resize_map(labels, *item.image.size[::-1])
         maps = (maps.cpu().numpy() for maps in (labels, coarse_labels, confidence))
         gate = (np.array(values) for values in (result.windows, result.certainty, result.refined))
-        predictions.append(Prediction(item.picture, *maps, *gate))
+        predictions.append(Prediction(item.image, *maps, *gate))
     return predictions
 
 
-def predict_picture(
+def predict_image(
     model: VFMSegForSemanticSegmentation,
     processor: VFMSegImageProcessorMixin,
     image: Image.Image,
     refine: bool | str = True,
 ) -> Prediction:
     """
-    Segment one picture at its own size.
+    Segment one image at its own size.
 
     Args:
         model: in eval mode.
         image: of any mode that the image processor takes; its EXIF orientation is applied.
         refine: as for the model's `forward`.
     """
-    return predict_pictures(model, [prepare_picture(processor, image)], refine)[0]
+    return predict_images(model, [prepare_image(processor, image)], refine)[0]
 
 
-class PictureFiles(torch.utils.data.Dataset):
-    """Picture files, decoded and prepared: a [`PreparedPicture`], or in words why there is none."""
+class ImageFiles(torch.utils.data.Dataset):
+    """Image files, decoded and prepared: a [`PreparedImage`], or in words why there is none."""
 
     def __init__(self, paths: Sequence[Path], processor: VFMSegImageProcessorMixin):
         self.paths, self.processor = paths, processor
@@ -340,9 +340,9 @@ class PictureFiles(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> PreparedPicture | str:
+    def __getitem__(self, index: int) -> PreparedImage | str:
         try:
-            return prepare_picture(self.processor, open_picture(self.paths[index]))
+            return prepare_image(self.processor, open_image(self.paths[index]))
         except (OSError, ValueError) as error:
             return str(error)
 
@@ -350,35 +350,35 @@ class PictureFiles(torch.utils.data.Dataset):
 def predict_files(
     model: VFMSegForSemanticSegmentation,
     processor: VFMSegImageProcessorMixin,
-    pictures: Mapping[Path, str],
+    images: Mapping[Path, str],
     output: str | os.PathLike,
     refine: bool | str = True,
     batch_size: int = 1,
     num_workers: int = 0,
-) -> Iterator[PictureReport]:
+) -> Iterator[ImageReport]:
     """
-    Segment picture files and write `labels/`, `overlays/` and `panels/` under `output`.
+    Segment image files and write `labels/`, `overlays/` and `panels/` under `output`.
 
     Args:
-        pictures: files and the names of their results, from [`find_pictures`].
+        images: files and the names of their results, from [`find_images`].
         output: folder to write to; made where it is missing, files of the same names are replaced.
         refine: as for the model's `forward`.
-        batch_size: pictures segmented together; the results are the same, but for pixels where two classes are equally
+        batch_size: images segmented together; the results are the same, but for pixels where two classes are equally
             likely and rounding in larger products decides.
-        num_workers: processes that decode and resize pictures while the model computes, and threads that draw and
+        num_workers: processes that decode and resize images while the model computes, and threads that draw and
             encode results. With 0 nothing is done beside the model's work.
 
     Yields:
-        One [`PictureReport`] per file, in order. A picture that cannot be read or segmented gets an `error` and no
+        One [`ImageReport`] per file, in order. An image that cannot be read or segmented gets an `error` and no
         results.
 
     Raises:
         `OSError`: the results cannot be written.
         `ValueError`: `batch_size` is less than 1, or `num_workers` less than 0.
     """
-    paths = list(pictures)
+    paths = list(images)
     loader = torch.utils.data.DataLoader(
-        PictureFiles(paths, processor),
+        ImageFiles(paths, processor),
         batch_size,
         num_workers=min(num_workers, max(len(paths) - 1, 0)),  # the loader refuses less than 0
         collate_fn=list,
@@ -387,7 +387,7 @@ def predict_files(
     with ThreadPoolExecutor(max(num_workers, 1)) as threads:
         for batch in loader:
             for prediction, path in zip(predict_what_can_be(model, batch, refine), remaining, strict=False):
-                saving.append(threads.submit(save_prediction, prediction, path, pictures[path], output, model.config))
+                saving.append(threads.submit(save_prediction, prediction, path, images[path], output, model.config))
             # One batch is drawn and encoded while the next is computed; more would pile up.
             while len(saving) > (batch_size if num_workers else 0):
                 yield saving.popleft().result()
@@ -397,26 +397,26 @@ def predict_files(
 
 def save_prediction(
     prediction: Prediction | str, path: Path, name: str, output: str | os.PathLike, config: VFMSegConfig
-) -> PictureReport:
-    """Draw and write the results of a picture, unless there is only a reason why it has none."""
+) -> ImageReport:
+    """Draw and write the results of an image, unless there is only a reason why it has none."""
     if isinstance(prediction, str):
-        return PictureReport(path, error=prediction)
+        return ImageReport(path, error=prediction)
     try:
         files = render_files(prediction, name, path.name, config)
     except (OSError, ValueError) as error:
-        return PictureReport(path, error=str(error))
+        return ImageReport(path, error=str(error))
     for relative, content in files.items():
         write_file(Path(output) / relative, content)
-    return PictureReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
+    return ImageReport(path, windows=len(prediction.refined), refined=int(prediction.refined.sum()))
 
 
 def predict_what_can_be(
-    model: VFMSegForSemanticSegmentation, batch: Sequence[PreparedPicture | str], refine: bool | str
+    model: VFMSegForSemanticSegmentation, batch: Sequence[PreparedImage | str], refine: bool | str
 ) -> list[Prediction | str]:
-    """The predictions of a batch's pictures; in words why not, for those that fail alone or were not read at all."""
+    """The predictions of a batch's images; in words why not, for those that fail alone or were not read at all."""
     good = [item for item in batch if not isinstance(item, str)]
     try:
-        predictions, reason = iter(predict_pictures(model, good, refine) if good else []), None
+        predictions, reason = iter(predict_images(model, good, refine) if good else []), None
     except (ValueError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
@@ -431,9 +431,9 @@ def predict_what_can_be(
 def draw_panel(
     prediction: Prediction, title: str, config: VFMSegConfig, truth: np.ndarray | None = None
 ) -> Image.Image:
-    """What [`panel_image`] shows of a prediction; `config` is the model's, `truth` a label map of the picture."""
+    """What [`panel_image`] shows of a prediction; `config` is the model's, `truth` a label map of the image."""
     return panel_image(
-        prediction.picture,
+        prediction.image,
         prediction.coarse_labels,
         prediction.confidence / np.float32(255),
         prediction.windows,
@@ -443,20 +443,20 @@ def draw_panel(
         config.id2label,
         config.confidence_threshold,
         truth=truth,
-        title=f"{title} ({prediction.picture.width} x {prediction.picture.height})",
+        title=f"{title} ({prediction.image.width} x {prediction.image.height})",
     )
 
 
 def render_files(prediction: Prediction, name: str, title: str, config: VFMSegConfig) -> dict[str, bytes]:
-    """The encoded result files of a picture by their path below the output folder; `config` is the model's."""
+    """The encoded result files of an image by their path below the output folder; `config` is the model's."""
     colours = class_colours(config.id2label)
     panel = draw_panel(prediction, title, config)
-    overlay = overlay_image(prediction.picture, prediction.labels, colours)
+    overlay = overlay_image(prediction.image, prediction.labels, colours)
     written_by = PngInfo()
     written_by.add_text("Software", SOFTWARE)
     contents = (
-        encode_picture(label_image(prediction.labels, colours), "PNG", pnginfo=written_by),
-        encode_picture(overlay, "JPEG", quality=90),
-        encode_picture(panel, "PNG"),
+        encode_image(label_image(prediction.labels, colours), "PNG", pnginfo=written_by),
+        encode_image(overlay, "JPEG", quality=90),
+        encode_image(panel, "PNG"),
     )
     return dict(zip(result_files(name), contents, strict=True))

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of predictions: palette label maps, overlays, certainty maps, and panels that explain both stages.
+"""Images of predictions: palette label maps, overlays, certainty maps, and panels that explain both stages.
 
-Sizes follow numpy for arrays (`[H, W]`) and Pillow for pictures (`(width, height)`).
+Sizes follow numpy for arrays (`[H, W]`) and Pillow for images (`(width, height)`).
 """
 
 import itertools
@@ -17,7 +17,7 @@ from ..model.labels import CITYSCAPES_CLASSES, IGNORE_INDEX, fold
 
 
 PANEL_SIZE = (1920, 1200)  # the tiles fill at most this box; title and legend come on top of it
-MIN_CELL_WIDTH = 360  # room for the longest tile title, however narrow the picture is
+MIN_CELL_WIDTH = 360  # room for the longest tile title, however narrow the image is
 MARGIN = 16
 LINE_HEIGHT = 34
 SWATCH_SIZE = (30, 20)
@@ -96,21 +96,21 @@ def _oklab(colours: np.ndarray) -> np.ndarray:
 
 def label_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
     """
-    A label map as a palette picture: the pixel value is the class id, the palette only tells viewers its colour.
+    A label map as a palette image: the pixel value is the class id, the palette only tells viewers its colour.
 
     Args:
         labels: whole numbers `[H, W]` (array or CPU tensor), ids in `0..num_labels - 1` or 255 (ignored: black).
         colours: `uint8` `[num_labels, 3]` from [`class_colours`].
 
     Returns:
-        Picture of mode `"P"`; `np.asarray(picture)` gives the ids back, also after saving it as PNG.
+        Image of mode `"P"`; `np.asarray(image)` gives the ids back, also after saving it as PNG.
 
     Raises:
         `ValueError`: a map of another shape, unknown ids, or more than 255 classes.
     """
     if len(colours) > IGNORE_INDEX:
         raise ValueError(
-            f"a palette picture holds at most {IGNORE_INDEX} classes beside the ignored pixels, got {len(colours)}"
+            f"a palette image holds at most {IGNORE_INDEX} classes beside the ignored pixels, got {len(colours)}"
         )
     ids = np.asarray(labels)
     if ids.ndim != 2:
@@ -128,30 +128,30 @@ def label_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
     return image
 
 
-def overlay_image(picture: Image.Image, labels: np.ndarray, colours: np.ndarray, opacity: float = 0.55) -> Image.Image:
+def overlay_image(image: Image.Image, labels: np.ndarray, colours: np.ndarray, opacity: float = 0.55) -> Image.Image:
     """
-    The picture with the classes' colours laid over it; ignored pixels stay as they are.
+    The image with the classes' colours laid over it; ignored pixels stay as they are.
 
     Args:
-        picture: of any mode that converts to RGB.
-        labels, colours: as for [`label_image`], of the picture's size.
+        image: of any mode that converts to RGB.
+        labels, colours: as for [`label_image`], of the image's size.
         opacity: weight of the colours, 0..1.
 
     Returns:
-        RGB picture of the same size.
+        RGB image of the same size.
 
     Raises:
         `ValueError`: the sizes differ, or as for [`label_image`].
     """
     coloured = label_image(labels, colours)
-    if coloured.size != picture.size:
+    if coloured.size != image.size:
         raise ValueError(
-            f"the label map is {coloured.height}x{coloured.width} (height x width), its picture "
-            f"{picture.height}x{picture.width}"
+            f"the label map is {coloured.height}x{coloured.width} (height x width), its image "
+            f"{image.height}x{image.width}"
         )
-    picture = to_rgb(picture)
+    image = to_rgb(image)
     ignored = Image.fromarray(np.asarray(coloured) == IGNORE_INDEX)
-    return Image.composite(picture, Image.blend(picture, coloured.convert("RGB"), opacity), ignored)
+    return Image.composite(image, Image.blend(image, coloured.convert("RGB"), opacity), ignored)
 
 
 def certainty_image(
@@ -179,7 +179,7 @@ def certainty_image(
         size: (width, height) wanted, by default that of `confidence`.
 
     Returns:
-        RGB picture.
+        RGB image.
     """
     height, width = confidence.shape
     position = np.linspace(0, confidence_threshold, len(UNSURE_RAMP))
@@ -202,7 +202,7 @@ def certainty_image(
 
 
 def panel_image(
-    picture: Image.Image,
+    image: Image.Image,
     coarse: np.ndarray,
     confidence: np.ndarray,
     windows: np.ndarray,
@@ -218,24 +218,24 @@ def panel_image(
     One figure of a prediction: input, coarse map, certainty with the windows, final map (and ground truth), a legend.
 
     Args:
-        picture: the input, upright.
-        coarse, final, truth: label maps `[H, W]` of any size with the picture's aspect ratio, ids as for
+        image: the input, upright.
+        coarse, final, truth: label maps `[H, W]` of any size with the image's aspect ratio, ids as for
             [`label_image`].
         confidence, windows, certainty, refined, confidence_threshold: as for [`certainty_image`].
         id2label: class names by id. The legend has those that occur.
         title: heading of the figure, such as the file's name.
 
     Returns:
-        RGB picture, about 2000 pixels wide at most.
+        RGB image, about 2000 pixels wide at most.
     """
     colours = class_colours(id2label)
     maps = {"Coarse": coarse, "Final": final} | ({} if truth is None else {"Ground truth": truth})
     coloured = {name: label_image(labels, colours).convert("RGB") for name, labels in maps.items()}
-    columns, size = _arrange(2 + len(maps), picture.size)
+    columns, size = _arrange(2 + len(maps), image.size)
     count = int(np.sum(refined))
     explained = certainty_image(confidence, windows, certainty, refined, confidence_threshold, size)
     tiles = {
-        "Input": to_rgb(picture),
+        "Input": to_rgb(image),
         "Coarse": coloured.pop("Coarse"),
         f"Certainty: {count} of {len(windows)} windows refined": explained,
         **coloured,
@@ -265,7 +265,7 @@ def panel_image(
 
 
 def domains_image(
-    pictures: Mapping[str, Image.Image],
+    images: Mapping[str, Image.Image],
     finals: Mapping[str, np.ndarray],
     truth: np.ndarray,
     id2label: Mapping[int, str],
@@ -276,22 +276,22 @@ def domains_image(
     One scene as several domains show it: inputs, final maps under them, then the ground truth beside a legend.
 
     Args:
-        pictures: input by name of the domain, all of one size.
+        images: input by name of the domain, all of one size.
         finals: label map `[H, W]` by the same names, ids as for [`label_image`].
         truth: label map of the scene.
         id2label: class names by id. The legend has those that occur.
         title: heading of the figure.
-        tile_width: of each picture in the figure, in pixels.
+        tile_width: of each image in the figure, in pixels.
 
     Returns:
-        RGB picture.
+        RGB image.
     """
     colours = class_colours(id2label)
-    first = next(iter(pictures.values()))
+    first = next(iter(images.values()))
     size = (tile_width, round(tile_width * first.height / first.width))
     step_x, step_y = size[0] + MARGIN, size[1] + MARGIN
     top = MARGIN + (LINE_HEIGHT if title else 0)
-    width = MARGIN + len(pictures) * step_x
+    width = MARGIN + len(images) * step_x
     legend = _break_lines(_class_legend([*finals.values(), truth], colours, id2label), width - 2 * MARGIN - step_x)
     last_row = LINE_HEIGHT + max(size[1], len(legend) * LINE_HEIGHT) + MARGIN
     figure = Image.new("RGB", (width, top + LINE_HEIGHT + 2 * step_y + last_row), PAPER)
@@ -300,10 +300,10 @@ def domains_image(
         shown = _shorten(title, ImageFont.load_default(size=HEADING_SIZE), width - 2 * MARGIN)
         position = (MARGIN, MARGIN + LINE_HEIGHT / 2 - 4)
         draw.text(position, shown, fill=INK, font=ImageFont.load_default(size=HEADING_SIZE), anchor="lm")
-    for column, (name, picture) in enumerate(pictures.items()):
+    for column, (name, image) in enumerate(images.items()):
         x, y = MARGIN + column * step_x, top + LINE_HEIGHT
         draw.text((x, y - LINE_HEIGHT / 2), _shorten(name, text, size[0]), fill=INK, font=text, anchor="lm")
-        figure.paste(_resize(to_rgb(picture), size), (x, y))
+        figure.paste(_resize(to_rgb(image), size), (x, y))
         figure.paste(_resize(label_image(finals[name], colours).convert("RGB"), size), (x, y + step_y))
     y = top + LINE_HEIGHT + 2 * step_y
     draw.text((MARGIN, y + LINE_HEIGHT / 2), "Ground truth", fill=INK, font=text, anchor="lm")
@@ -314,7 +314,7 @@ def domains_image(
 
 @dataclass
 class LegendEntry:
-    """A small picture and what it stands for."""
+    """A small image and what it stands for."""
 
     swatch: Image.Image
     text: str

@@ -23,12 +23,12 @@ from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..model.labels import CITYSCAPES_ID2LABEL
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..prediction.predict import draw_panel, predict_picture
+from ..prediction.predict import draw_panel, predict_image
 from ..prediction.visualization import domains_image
-from ..training import Augmentation, EvaluationPictures, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
+from ..training import Augmentation, EvaluationImages, TrainingImages, VFMSegTrainer, VFMSegTrainingArguments
 from ..training.callbacks import TrainingStopped
-from ..utils.files import encode_picture, write_file
-from .report import (
+from ..utils.files import encode_image, write_file
+from .conclusions import (
     COLOUR_STEPS,
     METHODS,
     SOURCE,
@@ -46,10 +46,10 @@ Row = Mapping[str, object]
 RESULTS = ("results.json", "domains.png", "panels", "model", "training")  # the record of the settings goes last
 
 
-def draw_pictures(domain: str, split: str, count: int, settings: QuickstartSettings) -> list[Row]:
-    """Rows of a domain of `streets`, rendered once and kept: training reads each picture many times."""
+def draw_images(domain: str, split: str, count: int, settings: QuickstartSettings) -> list[Row]:
+    """Rows of a domain of `streets`, rendered once and kept: training reads each image many times."""
     spec = f"streets:{domain}?n={count}&size={settings.height}x{settings.width}&seed=0"
-    return [dict(row) for row in tqdm(open_dataset(spec, split), desc=f"draw {domain}", unit="picture")]
+    return [dict(row) for row in tqdm(open_dataset(spec, split), desc=f"draw {domain}", unit="image")]
 
 
 def make_trainer(rows: Sequence[Row], settings: QuickstartSettings, output_dir: str | os.PathLike) -> VFMSegTrainer:
@@ -73,8 +73,8 @@ def make_trainer(rows: Sequence[Row], settings: QuickstartSettings, output_dir: 
         use_cpu=True,
         report_to="none",
     )
-    pictures = TrainingPictures(rows, processor, Augmentation((settings.height, settings.height)), settings.seed)
-    return VFMSegTrainer(model, arguments, train_dataset=pictures, processing_class=processor)
+    images = TrainingImages(rows, processor, Augmentation((settings.height, settings.height)), settings.seed)
+    return VFMSegTrainer(model, arguments, train_dataset=images, processing_class=processor)
 
 
 def prepare_output(output: Path, settings: QuickstartSettings, resume: bool) -> str | None:
@@ -118,12 +118,12 @@ def reload_model(
     """
     processor = AutoImageProcessor.from_pretrained(directory)
     model = AutoModelForSemanticSegmentation.from_pretrained(directory).eval()
-    expected = predict_picture(trained.eval(), processor, image).labels
+    expected = predict_image(trained.eval(), processor, image).labels
     masks = np.zeros_like(expected)
     for piece in pipeline("image-segmentation", model=str(directory), device=trained.device)(image):
         masks[np.asarray(piece["mask"]) > 0] = model.config.label2id[piece["label"]]
     for name, labels in (
-        ("AutoModelForSemanticSegmentation", predict_picture(model, processor, image).labels),
+        ("AutoModelForSemanticSegmentation", predict_image(model, processor, image).labels),
         ("pipeline", masks),
     ):
         if not np.array_equal(labels, expected):
@@ -167,11 +167,11 @@ def run_quickstart(
     """
     settings, output, start = settings or QuickstartSettings(), Path(output), time.perf_counter()
     checkpoint = prepare_output(output, settings, resume)
-    rows = draw_pictures(SOURCE, "train", settings.train_pictures, settings)
+    rows = draw_images(SOURCE, "train", settings.train_images, settings)
     trainer = make_trainer(rows, settings, output / "training")
     parameters = trainer.model.num_parameters()
     say(
-        f"Training {parameters / 1e6:.1f} million weights on {len(rows)} pictures of the domain {SOURCE!r}. The "
+        f"Training {parameters / 1e6:.1f} million weights on {len(rows)} images of the domain {SOURCE!r}. The "
         "encoder starts from random weights, so there is nothing to preserve and all of it trains; with a foundation "
         "model, only LoRA and the heads would."
     )
@@ -193,23 +193,23 @@ def run_quickstart(
     domains, details, shown = {}, {}, {}
     for domain in (SOURCE, *UNSEEN):
         # Not "validation": the settings above were chosen by looking at that split.
-        test = draw_pictures(domain, "test", settings.test_pictures, settings)
-        pictures = EvaluationPictures(test, processor)
-        progress = partial(tqdm, desc=f"score {domain}", unit="picture")
-        domains[domain] = evaluate_domain(model, pictures, domain, progress=progress)
+        test = draw_images(domain, "test", settings.test_images, settings)
+        images = EvaluationImages(test, processor)
+        progress = partial(tqdm, desc=f"score {domain}", unit="image")
+        domains[domain] = evaluate_domain(model, images, domain, progress=progress)
         details[domain] = score_references(test, references) | domains[domain].scores
-        shown[domain] = predict_picture(model, processor, test[0]["image"])
+        shown[domain] = predict_image(model, processor, test[0]["image"])
         panel = draw_panel(shown[domain], test[0]["file_name"], model.config, truth=np.array(test[0]["label"]))
-        write_file(output / "panels" / f"{domain}.png", encode_picture(panel, "PNG"))
+        write_file(output / "panels" / f"{domain}.png", encode_image(panel, "PNG"))
     columns = {f"{name} (source)" if name == SOURCE else name: prediction for name, prediction in shown.items()}
     overview = domains_image(
-        {name: prediction.picture for name, prediction in columns.items()},
+        {name: prediction.image for name, prediction in columns.items()},
         {name: prediction.labels for name, prediction in columns.items()},
         np.array(test[0]["label"]),
         model.config.id2label,
-        "Trained on the first look of the street only; predictions under the pictures",
+        "Trained on the first look of the street only; predictions under the images",
     )
-    write_file(output / "domains.png", encode_picture(overview, "PNG"))
+    write_file(output / "domains.png", encode_image(overview, "PNG"))
     labelled = np.isin(np.arange(model.config.num_labels), np.concatenate([np.unique(row["label"]) for row in test]))
     scores = {
         domain: {method: group_means(methods[method], labelled) for method in METHODS}

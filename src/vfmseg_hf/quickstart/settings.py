@@ -12,10 +12,10 @@ class QuickstartSettings:
     Size of the run; the defaults take about four minutes on two CPU cores.
 
     Args:
-        seed: of the weights, the order and the augmentation. The pictures are the same for every seed.
-        height, width: of all pictures, multiples of 32.
-        train_pictures: how many pictures of the source there are to train on.
-        test_pictures: how many pictures of each domain are scored; the same scenes in all of them.
+        seed: of the weights, the order and the augmentation. The images are the same for every seed.
+        height, width: of all images, multiples of 32.
+        train_images: how many images of the source there are to train on.
+        test_images: how many images of each domain are scored; the same scenes in all of them.
         steps: optimizer steps.
         batch_size: crops per step.
         learning_rate: of encoder and heads alike: nothing in a random encoder has to be preserved.
@@ -27,8 +27,8 @@ class QuickstartSettings:
     seed: int = 0
     height: int = 256
     width: int = 512
-    train_pictures: int = 200
-    test_pictures: int = 20
+    train_images: int = 200
+    test_images: int = 20
     steps: int = 1100
     batch_size: int = 8
     learning_rate: float = 3e-3
@@ -43,7 +43,7 @@ class QuickstartSettings:
 
 
 def quickstart_config() -> VFMSegConfig:
-    """A VFMSeg of 1.3 million random weights, with window sizes for pictures of 256 x 512."""
+    """A VFMSeg of 1.3 million random weights, with window sizes for images of 256 x 512."""
     return VFMSegConfig(
         backbone_config={
             "model_type": "dinov2",

@@ -1,9 +1,10 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Training with the paper's recipe."""
 
+from ..utils.old_names import old_names
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
-from .data import CropRequest, EvaluationPictures, TrainingPictures
+from .data import CropRequest, EvaluationImages, TrainingImages
 from .recipes import RECIPES, Recipe, get_recipe
 from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
@@ -13,12 +14,21 @@ __all__ = [
     "RECIPES",
     "Augmentation",
     "CropRequest",
-    "EvaluationPictures",
+    "EvaluationImages",
     "RareClassSampler",
     "Recipe",
-    "TrainingPictures",
+    "TrainingImages",
     "VFMSegTrainer",
     "VFMSegTrainingArguments",
     "get_recipe",
     "rare_class_probabilities",
 ]
+
+__getattr__ = old_names(
+    __name__,
+    {
+        "Draw": "CropRequest",
+        "EvaluationPictures": "EvaluationImages",
+        "TrainingPictures": "TrainingImages",
+    },
+)

@@ -20,7 +20,7 @@ from ..evaluation import confusion_matrix, iou_scores
 from ..evaluation.baselines import PositionPrior
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorPil
 from ..utils.files import write_file
-from .data import EvaluationPictures
+from .data import EvaluationImages
 
 
 RECORD, LOG = "command.json", "log.txt"
@@ -110,7 +110,7 @@ def prior_scores(
     train: Domain, domains: Sequence[Domain], id2label: str | None = None, class_map: str | None = None
 ) -> dict[str, float]:
     """
-    Mean IoU on every domain of the training labels' majority class at each position: what needs no picture.
+    Mean IoU on every domain of the training labels' majority class at each position: what needs no image.
 
     Args:
         id2label, class_map: as for `vfmseg train`; the model's classes are those of the training set.
@@ -125,12 +125,12 @@ def prior_scores(
     scores, processor = {}, VFMSegImageProcessorPil()
     for name, spec, _ in domains:
         rule = describe_dataset(spec).evaluation
-        pictures = EvaluationPictures(rows[name], processor, rule, class_map=maps[name]).for_model(classes, name)
+        images = EvaluationImages(rows[name], processor, rule, class_map=maps[name]).for_model(classes, name)
         total = sum(
-            confusion_matrix(prior.predict(row["image"]), pictures.read_labels(row).numpy(), len(classes))
+            confusion_matrix(prior.predict(row["image"]), images.read_labels(row).numpy(), len(classes))
             for row in rows[name]
         )
-        scores[name] = float(iou_scores(pictures.evaluation.merge(total))["mean_iou"])
+        scores[name] = float(iou_scores(images.evaluation.merge(total))["mean_iou"])
     return scores
 
 

@@ -19,14 +19,14 @@ class VFMSegTrainingArguments(TrainingArguments):
     [`~transformers.TrainingArguments`] with the paper's recipe as defaults (section "Implementation Details").
 
     AdamW, learning rates 1e-5 for the encoder and 1e-4 for the heads, weight decay 0.05 on everything but
-    normalisations, polynomial decay of power 0.9 to 0 over 40,000 steps of two pictures, no warm-up, no clipping.
+    normalisations, polynomial decay of power 0.9 to 0 over 40,000 steps of two images, no warm-up, no clipping.
 
     Args:
         encoder_learning_rate (`float`, defaults to 1e-5):
             Learning rate of the encoder (of its LoRA, if there is one); `learning_rate` is that of the heads.
         rare_class_sampling (`bool`, defaults to `False`):
-            Draw rare classes first and then a picture for them, see [`RareClassSampler`]. It belongs to the paper's
-            recipe; it is off because it needs [`TrainingPictures`] that know their `class_pixels`.
+            Draw rare classes first and then an image for them, see [`RareClassSampler`]. It belongs to the paper's
+            recipe; it is off because it needs [`TrainingImages`] that know their `class_pixels`.
         rare_class_temperature (`float`, defaults to 0.01), rare_class_min_pixels (`int`, defaults to 3000),
         rare_class_crop_ratio (`float`, defaults to 2.0):
             Its settings, with the published code's values for crops of 1024x1024.
@@ -55,13 +55,13 @@ class VFMSegTrainingArguments(TrainingArguments):
         default=1e-5, metadata={"help": "Learning rate of the encoder or its LoRA; learning_rate is the heads'."}
     )
     rare_class_sampling: bool = field(
-        default=False, metadata={"help": "Draw pictures for rare classes first; the paper does."}
+        default=False, metadata={"help": "Draw images for rare classes first; the paper does."}
     )
     rare_class_temperature: float = field(
         default=0.01, metadata={"help": "Temperature of rare class sampling; lower prefers the rarest more."}
     )
     rare_class_min_pixels: int = field(
-        default=MIN_PIXELS, metadata={"help": "A picture shows a class if it has more pixels of it than this."}
+        default=MIN_PIXELS, metadata={"help": "An image shows a class if it has more pixels of it than this."}
     )
     rare_class_crop_ratio: float = field(
         default=2.0, metadata={"help": "Redraw crops without more than this times min_pixels of the class; 0 does not."}
@@ -89,10 +89,10 @@ class VFMSegTrainingArguments(TrainingArguments):
         default=None, metadata={"help": f"Optimizer steps in all; {MAX_STEPS} if no num_train_epochs are given."}
     )
     num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Passes over the training pictures, instead of max_steps."}
+        default=None, metadata={"help": "Passes over the training images, instead of max_steps."}
     )
-    per_device_train_batch_size: int = field(default=2, metadata={"help": "Pictures per device and step."})
-    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Pictures per device in evaluation."})
+    per_device_train_batch_size: int = field(default=2, metadata={"help": "Images per device and step."})
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Images per device in evaluation."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep the file names for messages."})
     metric_for_best_model: str | None = field(
@@ -138,7 +138,7 @@ class VFMSegTrainingArguments(TrainingArguments):
             "label_names": (self.label_names not in (None, ["labels"]), "the model's labels are called labels"),
             "train_sampling_strategy": (
                 self.train_sampling_strategy in ("group_by_length", "batch_rebalance"),
-                "pictures have no length to group them by; 'random' and 'sequential' work",
+                "images have no length to group them by; 'random' and 'sequential' work",
             ),
             "neftune_noise_alpha": (self.neftune_noise_alpha is not None, "there are no token embeddings"),
             "use_liger_kernel": (self.use_liger_kernel, "there are no Liger kernels for this model"),

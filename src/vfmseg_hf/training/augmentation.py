@@ -17,7 +17,7 @@ try:
 except ImportError:
     tvF = None
 
-CROP_STEP = 32  # two patches: training halves its pictures
+CROP_STEP = 32  # two patches: training halves its images
 CLASS_REDRAWS = 10  # of scale and crop, for one with enough pixels of the drawn class
 SINGLE_CLASS_REDRAWS = 10  # of a crop, for one that is not of a single class
 
@@ -25,14 +25,14 @@ SINGLE_CLASS_REDRAWS = 10  # of a crop, for one that is not of a single class
 @dataclass(frozen=True)
 class Augmentation:
     """
-    What happens to a training picture.
+    What happens to a training image.
 
     Args:
-        crop_size: (height, width) of the crop, in multiples of 32; smaller pictures are enlarged to it. One number is
+        crop_size: (height, width) of the crop, in multiples of 32; smaller images are enlarged to it. One number is
             a square.
         resize: (height, width) before the crop, e.g. (1440, 2560) for GTAV, or one number for a square; `None` leaves
-            the picture's size.
-        scale_range: the picture is further scaled by a random factor from this range, or by this one number.
+            the image's size.
+        scale_range: the image is further scaled by a random factor from this range, or by this one number.
         cat_max_ratio: the crop is redrawn, up to ten times, while one class covers this share of what is labelled in
             it, or more; 1 takes every crop.
         flip_probability: of a horizontal flip.
@@ -86,9 +86,9 @@ class Augmentation:
             class_pixels: at the size of the crop; no crop is redrawn where this is negative.
 
         Returns:
-            Picture as float32 in 0..1 `(3, *crop_size)`, and label map `(*crop_size)`.
+            Image as float32 in 0..1 `(3, *crop_size)`, and label map `(*crop_size)`.
         """
-        # The label map alone decides about a crop: pixels of the picture are resampled once, for the one that is taken.
+        # The label map alone decides about a crop: pixels of the image are resampled once, for the one that is taken.
         resized = label
         for _ in range(1 + CLASS_REDRAWS):
             size = self._draw_size(image.shape[-2:], generator)
@@ -109,7 +109,7 @@ class Augmentation:
         return image, label
 
     def _draw_size(self, size: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
-        """(height, width) that a picture of `size` is resized to before the crop, never smaller than the crop."""
+        """(height, width) that an image of `size` is resized to before the crop, never smaller than the crop."""
         height, width = self.resize or size
         low, high = self.scale_range
         scale = low + (high - low) * _uniform(generator)

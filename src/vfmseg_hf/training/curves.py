@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The course of a training as a picture: losses, and mean IoU per domain."""
+"""The course of a training as an image: losses, and mean IoU per domain."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Rows of a corpus as training crops and evaluation pictures, and the order in which they are drawn."""
+"""Rows of a dataset as training crops and evaluation images, and the order in which they are drawn."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -13,20 +13,20 @@ from torch.utils.data import Sampler
 from ..data import ClassMap, ClassMatch, EvaluationGroups, each_class
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from .augmentation import Augmentation
-from .matching import NamedPictures
+from .matching import NamedImages
 
 
 class CropRequest(NamedTuple):
     """
-    What a sampler asks [`TrainingPictures`] for.
+    What a sampler asks [`TrainingImages`] for.
 
     Attributes:
         epoch: of the training.
-        index: row of the data set.
-        class_id: the class that the picture was drawn for, if any; the crop should show it.
+        index: row of the dataset.
+        class_id: the class that the image was drawn for, if any; the crop should show it.
         crop_pixels: more pixels of that class than this make a crop that shows it; a negative number takes every crop.
             The default is the recipe's, 3000 pixels times 2.
-        number: of the draw within the epoch, where a picture can be drawn twice: it then gives two different crops.
+        number: of the draw within the epoch, where an image can be drawn twice: it then gives two different crops.
     """
 
     epoch: int
@@ -36,23 +36,23 @@ class CropRequest(NamedTuple):
     number: int = 0
 
 
-class TrainingPictures(NamedPictures):
+class TrainingImages(NamedImages):
     """
-    Augmented crops of a corpus.
+    Augmented crops of a dataset.
 
     An item is asked for by (epoch, index), as [`EpochSampler`] draws them, or by a whole [`CropRequest`], and
     depends on nothing but these and the seed: any number of workers, and an interrupted run, see the same crops.
 
     Args:
         dataset: rows with `image`, `label` and `file_name`, from `open_dataset`.
-        processor: rescales and normalises the crops, as it does with pictures in evaluation; its `size` and how it
+        processor: rescales and normalises the crops, as it does with images in evaluation; its `size` and how it
             resizes do not apply to them.
         augmentation: what else happens to them.
         seed: of everything random.
         class_pixels (`np.ndarray` of shape `(N, K)`): pixels of every class in every row, from
-            `data.count_class_pixels` for this data set in this order, which nothing checks; needed for rare class
+            `data.count_class_pixels` for this dataset in this order, which nothing checks; needed for rare class
             sampling only.
-        id2label: names of the ids in `label`, by default those that the data set has; [`VFMSegTrainer`] compares them
+        id2label: names of the ids in `label`, by default those that the dataset has; [`VFMSegTrainer`] compares them
             with the model's.
         class_map: `{data class: model class}` where names differ; None in place of a model class: ignored.
 
@@ -72,8 +72,8 @@ class TrainingPictures(NamedPictures):
     ):
         if class_pixels is not None and (class_pixels.ndim != 2 or len(class_pixels) != len(dataset)):
             raise ValueError(
-                f"class_pixels need one row per picture, [{len(dataset)}, classes], got shape {class_pixels.shape}; "
-                "count them in this data set"
+                f"class_pixels need one row per image, [{len(dataset)}, classes], got shape {class_pixels.shape}; "
+                "count them in this dataset"
             )
         super().__init__(dataset, id2label, class_map)
         check_final_ids(processor)
@@ -101,15 +101,15 @@ class TrainingPictures(NamedPictures):
         return {"pixel_values": self.processor.normalise(image), "labels": label, "file_name": row["file_name"]}
 
 
-class EvaluationPictures(NamedPictures):
+class EvaluationImages(NamedImages):
     """
-    Pictures of a corpus at the processor's size, with label maps of their own size.
+    Images of a dataset at the processor's size, with label maps of their own size.
 
     Args:
-        dataset, processor: as for [`TrainingPictures`].
-        evaluation: the corpus's rule for scores, `describe_dataset(spec).evaluation`; by default every class counts
+        dataset, processor: as for [`TrainingImages`].
+        evaluation: the dataset's rule for scores, `describe_dataset(spec).evaluation`; by default every class counts
             alone.
-        id2label: as for [`TrainingPictures`]; what scores them compares them with the model's.
+        id2label: as for [`TrainingImages`]; what scores them compares them with the model's.
         class_map: likewise; a list of model classes in place of one: they are scored as one.
 
     Raises:
@@ -131,11 +131,11 @@ class EvaluationPictures(NamedPictures):
         if self.id2label and len(self.evaluation.groups) != len(self.id2label):
             raise ValueError(
                 f"the rule for scores is for {len(self.evaluation.groups)} classes, but the labels have "
-                f"{len(self.id2label)}; use the rule of the corpus that they come from"
+                f"{len(self.id2label)}; use the rule of the dataset that they come from"
             )
 
-    def for_model(self, id2label: Mapping[int, str], name: str) -> "EvaluationPictures":
-        """As [`NamedPictures.for_model`], with the rule for scores over the model's ids as well."""
+    def for_model(self, id2label: Mapping[int, str], name: str) -> "EvaluationImages":
+        """As [`NamedImages.for_model`], with the rule for scores over the model's ids as well."""
         matched = super().for_model(id2label, name)
         if matched.evaluation is None:  # nothing is known of them: their ids are the model's
             matched = copy.copy(matched)
@@ -143,7 +143,7 @@ class EvaluationPictures(NamedPictures):
         elif len(matched.evaluation.groups) != len(id2label):
             raise ValueError(
                 f"the model has {len(id2label)} classes, but the domain {name!r} is scored by a rule for "
-                f"{len(matched.evaluation.groups)}. Score it on a corpus with the classes that it was trained on."
+                f"{len(matched.evaluation.groups)}. Score it on a dataset with the classes that it was trained on."
             )
         return matched
 
@@ -161,12 +161,12 @@ class EvaluationPictures(NamedPictures):
 
 
 def check_final_ids(processor: VFMSegImageProcessorMixin) -> None:
-    """Raise a `ValueError` if an image processor would count the classes of a corpus anew."""
+    """Raise a `ValueError` if an image processor would count the classes of a dataset anew."""
     if processor.do_reduce_labels:
         raise ValueError(
-            "the image processor has do_reduce_labels=True, but label maps of a corpus hold final ids, which nothing "
+            "the image processor has do_reduce_labels=True, but label maps of a dataset hold final ids, which nothing "
             "shifts: set processor.do_reduce_labels = False (in preprocessor_config.json), and map ids in the file of "
-            "`folder:`, or with the `map` of a data set of `datasets` before it is saved"
+            "`folder:`, or with the `map` of a dataset of `datasets` before it is saved"
         )
 
 
@@ -197,7 +197,7 @@ def seeded_generator(*numbers: int) -> torch.Generator:
 
 def collate(rows: list[dict[str, object]]) -> dict[str, object]:
     """
-    Stacks pictures and label maps of one size into tensors; keeps lists where sizes differ, and file names.
+    Stacks images and label maps of one size into tensors; keeps lists where sizes differ, and file names.
 
     Rows hold `pixel_values`, and `labels` and `file_name` if they have them; what else they hold is left out.
 

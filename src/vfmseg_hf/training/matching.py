@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures whose label maps have named classes: as the data set numbers them, or as a model does."""
+"""Images whose label maps have named classes: as the dataset numbers them, or as a model does."""
 
 import copy
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from ..data.reading import as_ids, translate
 from ..model.image_inputs import as_stored, to_rgb
 
 
-class NamedPictures(torch.utils.data.Dataset):
+class NamedImages(torch.utils.data.Dataset):
     """
-    Base of training and evaluation pictures.
+    Base of training and evaluation images.
 
     Args:
         dataset: rows with `image`, `label` and `file_name`, from `open_dataset`.
-        id2label: names of the ids in `label`, by default those that the data set has.
-        class_map: which classes of a model they are, where names differ, as for `corpora.match_classes`.
+        id2label: names of the ids in `label`, by default those that the dataset has.
+        class_map: which classes of a model they are, where names differ, as for `data.match_classes`.
 
     Attributes:
         class_match: how labels became the model's, in what [`for_model`] has made; None where nothing had to be done.
@@ -36,7 +36,7 @@ class NamedPictures(torch.utils.data.Dataset):
         self.dataset, self.class_map = dataset, class_map
         self.id2label = classes_of(dataset) if id2label is None else dict(sorted(id2label.items()))
         if class_map and self.id2label is None:
-            raise ValueError("a class map needs the names of the data set's classes: pass id2label={0: ..., 1: ...}")
+            raise ValueError("a class map needs the names of the dataset's classes: pass id2label={0: ..., 1: ...}")
         if self.id2label is not None:
             # Which ids there are has to be known when labels are read, or others would pass for classes of a model.
             self._table = match_classes(self.id2label, self.id2label).label_table
@@ -46,21 +46,21 @@ class NamedPictures(torch.utils.data.Dataset):
 
     @property
     def unmatched(self) -> Self:
-        """These pictures with labels in the ids of the data set."""
+        """These images with labels in the ids of the dataset."""
         return self._source or self
 
     def for_model(self, id2label: Mapping[int, str], name: str) -> Self:
         """
-        These pictures with labels in the ids of a model; itself where they are that already.
+        These images with labels in the ids of a model; itself where they are that already.
 
-        What is assumed is said, once. Of pictures without known classes nothing can be compared.
+        What is assumed is said, once. Of images without known classes nothing can be compared.
 
         Args:
             id2label: of the model.
-            name: what messages call these pictures.
+            name: what messages call these images.
 
         Raises:
-            ValueError: the classes are not the model's, as for `corpora.match_classes`.
+            ValueError: the classes are not the model's, as for `data.match_classes`.
         """
         source = self.unmatched
         if source.id2label is None:
@@ -84,7 +84,7 @@ class NamedPictures(torch.utils.data.Dataset):
 
     def read_image(self, row: Mapping[str, Any]) -> Any:
         """
-        The picture of a row, its pixels where they are stored: as RGB if it is one of Pillow's, others as they are.
+        The image of a row, its pixels where they are stored: as RGB if it is one of Pillow's, others as they are.
 
         Raises:
             ValueError: it has another size than its label map, or modes and values that the image processor refuses.
@@ -92,10 +92,10 @@ class NamedPictures(torch.utils.data.Dataset):
         image = row["image"]
         if not isinstance(image, PIL.Image.Image):
             return image
-        image = to_rgb(as_stored(image), f"The picture {row['file_name']}")
+        image = to_rgb(as_stored(image), f"The image {row['file_name']}")
         if image.size != (size := row["label"].size if isinstance(row["label"], PIL.Image.Image) else image.size):
             raise ValueError(
-                f"the label map of {row['file_name']} is {size[0]}x{size[1]} pixels, its picture "
+                f"the label map of {row['file_name']} is {size[0]}x{size[1]} pixels, its image "
                 f"{image.size[0]}x{image.size[1]} as it is stored"
             )
         return image
@@ -113,20 +113,20 @@ class NamedPictures(torch.utils.data.Dataset):
         return torch.from_numpy(ids.astype(np.int64))
 
 
-def match_pictures(pictures: Any, id2label: Mapping[int, str], name: str) -> Any:
+def match_images(images: Any, id2label: Mapping[int, str], name: str) -> Any:
     """
-    [`NamedPictures.for_model`] of pictures, or of each of several by name; other data sets stay as they are.
+    [`NamedImages.for_model`] of images, or of each of several by name; other datasets stay as they are.
 
     Raises:
-        ValueError: as [`NamedPictures.for_model`], or pictures inside a data set of torch's, which hides their classes.
+        ValueError: as [`NamedImages.for_model`], or images inside a dataset of torch's, which hides their classes.
     """
-    if isinstance(pictures, dict):
-        return {key: match_pictures(value, id2label, key) for key, value in pictures.items()}
-    inside = [getattr(pictures, "dataset", None), *(getattr(pictures, "datasets", None) or [])]
-    if isinstance(pictures, (Subset, ConcatDataset)) and any(isinstance(each, NamedPictures) for each in inside):
+    if isinstance(images, dict):
+        return {key: match_images(value, id2label, key) for key, value in images.items()}
+    inside = [getattr(images, "dataset", None), *(getattr(images, "datasets", None) or [])]
+    if isinstance(images, (Subset, ConcatDataset)) and any(isinstance(each, NamedImages) for each in inside):
         raise ValueError(
-            f"{name}: torch's {type(pictures).__name__} hides the classes of its pictures, so that nothing can be "
+            f"{name}: torch's {type(images).__name__} hides the classes of its images, so that nothing can be "
             "compared with the model's. Choose or join rows first: dataset.select(range(100)), or "
-            "datasets.concatenate_datasets([...]), and make the pictures of the result"
+            "datasets.concatenate_datasets([...]), and make the images of the result"
         )
-    return pictures.for_model(id2label, name) if isinstance(pictures, NamedPictures) else pictures
+    return images.for_model(id2label, name) if isinstance(images, NamedImages) else images

@@ -85,7 +85,7 @@ def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, 
     numbered = by_number(before, id2label)
     if numbered and is_generic(id2label):
         id2label = before  # names that say nothing do not replace others
-    origins = same_classes(before, id2label, ("model", "data set"))
+    origins = same_classes(before, id2label, ("model", "dataset"))
     if origins != list(before):
         for module in model.modules():  # with LoRA a head is there twice: as it was loaded, and as it trains
             if isinstance(module, VFMSegCoarseHead | VFMSegRefineHead):

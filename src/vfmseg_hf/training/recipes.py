@@ -33,7 +33,7 @@ class Recipe:
         summary: where it comes from, in a sentence.
         training: fields of [`VFMSegTrainingArguments`]; `batch_size` is that of all processes and accumulation steps.
         augmentation: fields of [`Augmentation`].
-        resize: (height, width) before the crop by corpus; pictures of other corpora keep their size.
+        resize: (height, width) before the crop by dataset; images of other datasets keep their size.
         lora: arguments of `lora_config`.
         model: fields of [`VFMSegConfig`] that matter in training only.
     """

@@ -62,7 +62,7 @@ def differences(settings: Settings, recipe: Recipe, dataset_name: str | None) ->
 
 
 def dataset_name(dataset: Any) -> str:
-    """Name of the data set that is trained on, as it stands before the colon of its spec; empty where it says none."""
+    """Name of the dataset that is trained on, as it stands before the colon of its spec; empty where it says none."""
     info = getattr(getattr(dataset, "dataset", None), "info", None)
     return (getattr(info, "description", None) or "").partition(",")[0]
 

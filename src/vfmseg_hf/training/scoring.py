@@ -12,13 +12,13 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import logging
 
 from ..data import each_class
-from ..evaluation import STAGES, DomainScores, count_outputs, count_pictures, score_domain
+from ..evaluation import STAGES, DomainScores, count_images, count_outputs, score_domain
 from ..evaluation.classes import listed
 from ..evaluation.confusion import check_ids
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer
-from .data import EvaluationPictures
-from .matching import match_pictures
+from .data import EvaluationImages
+from .matching import match_images
 from .trained_on import NOT_KNOWN, TrainedOn, attention, read_trained_on, say_unknown
 
 
@@ -68,7 +68,7 @@ class ScoringTrainer(CheckpointedTrainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_test_dataloader(self, test_dataset):
-        return super().get_test_dataloader(match_pictures(test_dataset, self.model.config.id2label, "the test set"))
+        return super().get_test_dataloader(match_images(test_dataset, self.model.config.id2label, "the test set"))
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Counts what is scored, and returns loss, logits and labels where they are asked for."""
@@ -76,14 +76,14 @@ class ScoringTrainer(CheckpointedTrainer):
         if self._counts_only and prediction_loss_only:
             # accelerate puts autocast on the model's forward only, and not all of the counting goes through it.
             with self.compute_loss_context_manager(), self.accelerator.autocast():
-                self._count(count_pictures, model, list(inputs["pixel_values"]), list(inputs["labels"]))
+                self._count(count_images, model, list(inputs["pixel_values"]), list(inputs["labels"]))
             return None, None, None
         if not any(isinstance(value, list) for value in inputs.values()):
             return self._predict(model, inputs, prediction_loss_only, ignore_keys)
         if not prediction_loss_only:
             raise ValueError(self._different_sizes(inputs))
-        pictures = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
-        batches = [{key: value[None] for key, value in picture.items()} for picture in pictures]
+        images = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+        batches = [{key: value[None] for key, value in image.items()} for image in images]
         return torch.stack([self._predict(model, batch, True)[0] for batch in batches]).mean(), None, None
 
     def _predict(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -108,7 +108,7 @@ class ScoringTrainer(CheckpointedTrainer):
     def _different_sizes(self, inputs) -> str:
         sizes = {key: sorted({tuple(value.shape[-2:]) for value in values}) for key, values in inputs.items()}
         return (
-            f"predictions of pictures of different sizes cannot be one array (in this batch {sizes}): resize pictures "
+            f"predictions of images of different sizes cannot be one array (in this batch {sizes}): resize images "
             "and labels alike, or set eval_do_concat_batches=False and per_device_eval_batch_size=1 for a list of "
             "arrays; evaluation without compute_metrics takes any sizes"
         )
@@ -123,13 +123,13 @@ class ScoringTrainer(CheckpointedTrainer):
     ) -> EvalLoopOutput:
         dataset = dataloader.dataset
         wants_loss = self.args.prediction_loss_only or (self.args.metric_for_best_model or "").endswith("loss")
-        self._counts_only = isinstance(dataset, EvaluationPictures) and not wants_loss
+        self._counts_only = isinstance(dataset, EvaluationImages) and not wants_loss
         self._counts, self._predicted_sizes = [], None
         self._refuse_lists(dataset, description == "Prediction" or self.compute_metrics is not None)
         if self.compute_metrics is not None and not self.preprocess_logits_for_metrics:
             if not self.args.batch_eval_metrics:
                 logger.warning_once(
-                    "The logits of all pictures are kept in memory for compute_metrics; "
+                    "The logits of all images are kept in memory for compute_metrics; "
                     "preprocess_logits_for_metrics can reduce them, and mean IoU is counted without compute_metrics."
                 )
         with self.averaged():
@@ -172,7 +172,7 @@ class ScoringTrainer(CheckpointedTrainer):
             metrics.setdefault(f"{prefix}_{name}", value)  # compute_metrics may have one of this name
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        eval_dataset = match_pictures(eval_dataset, self.model.config.id2label, "the evaluation set")
+        eval_dataset = match_images(eval_dataset, self.model.config.id2label, "the evaluation set")
         datasets = self.eval_dataset if eval_dataset is None else eval_dataset
         with self.clock_stopped():
             if not isinstance(datasets, dict):

@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a model has been trained on, from the records beside its weights, and which scored pictures are among that."""
+"""What a model has been trained on, from the records beside its weights, and which scored images are among that."""
 
 import base64
 import hashlib
@@ -18,14 +18,14 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, cac
 from ..data.frames import frame_keys
 from ..model.foundation import HEADS
 from ..model.records import OPTIONAL_FILE, RECORD_NAME
-from .data import EvaluationPictures, TrainingPictures
+from .data import EvaluationImages, TrainingImages
 
 
 logger = logging.get_logger(__name__)
 
 UNKNOWN = (
     "What this model was trained on is not known, or not all of it: its weights, or those that they were trained from, "
-    f"have no {RECORD_NAME} that tells it. Nothing here can tell whether the pictures that it is scored on are unseen."
+    f"have no {RECORD_NAME} that tells it. Nothing here can tell whether the images that it is scored on are unseen."
 )
 
 
@@ -35,9 +35,9 @@ class TrainedOn:
     What a model has been trained on, that which it was before a fine-tuning included.
 
     Attributes:
-        sources: the data sets, oldest first, each as [`describe_source`] has it.
-        keys: `uint64`, of all their pictures, from `corpora.frames.frame_keys`; sorted, each once.
-        complete: whether that is all. Weights without a record, and pictures that cannot be told apart, are not known.
+        sources: the datasets, oldest first, each as [`describe_source`] has it.
+        keys: `uint64`, of all their images, from `data.frames.frame_keys`; sorted, each once.
+        complete: whether that is all. Weights without a record, and images that cannot be told apart, are not known.
     """
 
     sources: tuple[dict[str, Any], ...] = ()
@@ -45,26 +45,26 @@ class TrainedOn:
     complete: bool = True
 
     def including(self, other: "TrainedOn") -> "TrainedOn":
-        """This, and then the other; a data set that is in both is there once."""
+        """This, and then the other; a dataset that is in both is there once."""
         sources = self.sources + tuple(source for source in other.sources if source not in self.sources)
         return TrainedOn(sources, np.union1d(self.keys, other.keys), self.complete and other.complete)
 
     @classmethod
-    def of(cls, pictures: Any) -> "TrainedOn":
-        """One data set: [`TrainingPictures`], or rows."""
-        source, keys = (describe_source(pictures),), keys_of(pictures)
+    def of(cls, images: Any) -> "TrainedOn":
+        """One dataset: [`TrainingImages`], or rows."""
+        source, keys = (describe_source(images),), keys_of(images)
         return cls(source, complete=False) if keys is None else cls(source, np.unique(keys))
 
-    def overlap(self, pictures: Any) -> dict[str, float] | None:
+    def overlap(self, images: Any) -> dict[str, float] | None:
         """
-        How many of the pictures that are scored were trained on: `{"pictures": number, "share": 0..1}`; None if that is
+        How many of the images that are scored were trained on: `{"images": number, "share": 0..1}`; None if that is
         not known. Where a part is not known, what is known to be trained on is counted.
         """
-        keys = keys_of(pictures)
+        keys = keys_of(images)
         if keys is None or len(keys) == 0:
             return None
         count = int(np.isin(keys, self.keys).sum())
-        return {"pictures": count, "share": count / len(keys)} if count or self.complete else None
+        return {"images": count, "share": count / len(keys)} if count or self.complete else None
 
     def as_record(self) -> dict[str, Any]:
         """As JSON has it; [`from_record`] reads it."""
@@ -81,25 +81,25 @@ class TrainedOn:
 NOT_KNOWN = TrainedOn(complete=False)
 
 
-def keys_of(pictures: Any) -> np.ndarray | None:
-    """As `frame_keys`, of rows, or of the pictures that training and evaluation make of them: once for these."""
-    if not isinstance(pictures, TrainingPictures | EvaluationPictures):
-        return frame_keys(pictures)
-    if not hasattr(pictures, "frame_keys"):
-        pictures.frame_keys = frame_keys(pictures.dataset)
-    return pictures.frame_keys
+def keys_of(images: Any) -> np.ndarray | None:
+    """As `frame_keys`, of rows, or of the images that training and evaluation make of them: once for these."""
+    if not isinstance(images, TrainingImages | EvaluationImages):
+        return frame_keys(images)
+    if not hasattr(images, "frame_keys"):
+        images.frame_keys = frame_keys(images.dataset)
+    return images.frame_keys
 
 
-def describe_source(pictures: Any) -> dict[str, Any]:
-    """Spec without folders, split, what the corpus says of itself, number of pictures, and a digest of their keys."""
-    keys = keys_of(pictures)
-    rows = pictures.dataset if isinstance(pictures, TrainingPictures | EvaluationPictures) else pictures
+def describe_source(images: Any) -> dict[str, Any]:
+    """Spec without folders, split, what the dataset says of itself, number of images, and a digest of their keys."""
+    keys = keys_of(images)
+    rows = images.dataset if isinstance(images, TrainingImages | EvaluationImages) else images
     info, split = getattr(rows, "info", None), getattr(rows, "split", None)
     return {
         "spec": getattr(info, "dataset_name", None),
         "split": None if split is None else str(split),
-        "corpus": getattr(info, "description", None) or None,
-        "pictures": len(pictures) if has_length(pictures) else None,
+        "dataset": getattr(info, "description", None) or None,
+        "images": len(images) if has_length(images) else None,
         "digest": None if keys is None else hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest()[:16],
     }
 
@@ -152,13 +152,13 @@ def weights_digest(place: str | os.PathLike) -> str | None:
 # --- what is said -------------------------------------------------------------------------------------------------
 
 
-def attention(name: str, pictures: Any, trained_on: TrainedOn) -> str | None:
-    """The line for a domain of which pictures were trained on; None for one of unseen data, or where it is unknown."""
-    overlap = trained_on.overlap(pictures)
-    if not overlap or not overlap["pictures"]:
+def attention(name: str, images: Any, trained_on: TrainedOn) -> str | None:
+    """The line for a domain of which images were trained on; None for one of unseen data, or where it is unknown."""
+    overlap = trained_on.overlap(images)
+    if not overlap or not overlap["images"]:
         return None
     return (
-        f"ATTENTION: {overlap['pictures']} of {len(pictures)} pictures of the domain {name!r} were trained on: these "
+        f"ATTENTION: {overlap['images']} of {len(images)} images of the domain {name!r} were trained on: these "
         "are no scores of unseen data"
     )
 

@@ -24,10 +24,10 @@ from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
 from .callbacks import RecipeProgress, StopOnSignal
-from .data import EpochSampler, TrainingPictures, collate
+from .data import EpochSampler, TrainingImages, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
-from .matching import match_pictures
+from .matching import match_images
 from .recipes import Settings
 from .record import OF_OPTIMIZER, OF_SCHEDULER, record_training, training_settings
 from .sampling import RareClassSampler
@@ -42,17 +42,17 @@ class VFMSegTrainer(ScoringTrainer):
     """
     transformers' [`Trainer`] for VFMSeg models; arguments as there.
 
-    Train on [`TrainingPictures`], evaluate on [`EvaluationPictures`], or on several by name:
+    Train on [`TrainingImages`], evaluate on [`EvaluationImages`], or on several by name:
     `eval_dataset={"night": ..., "rain": ...}` gives `eval_night_mean_iou`, `eval_night_coarse_mean_iou`, ... and their
     means `eval_mean_iou`, `eval_coarse_mean_iou`. Scores are fractions, at each label map's own size. The classes of
     both are compared with the model's by name, and their ids brought into its order. `eval_night_trained_on` is the
-    share of the pictures that the model was trained on, where that is known; if it is not 0, it is said as well.
-    Nothing is kept of these pictures but counts, and no loss is computed unless `prediction_loss_only` or a
+    share of the images that the model was trained on, where that is known; if it is not 0, it is said as well.
+    Nothing is kept of these images but counts, and no loss is computed unless `prediction_loss_only` or a
     `metric_for_best_model` that ends in "loss" asks for `eval_loss`.
 
-    Any other data set of `pixel_values` and `labels` trains and evaluates as with [`Trainer`]: it has `eval_loss`
+    Any other dataset of `pixel_values` and `labels` trains and evaluates as with [`Trainer`]: it has `eval_loss`
     beside these scores, for which every class of the model counts alone. With `compute_metrics`, and in `predict`,
-    logits `[N, num_labels, height, width]` at the pictures' size and labels are gathered as there, which takes as much
+    logits `[N, num_labels, height, width]` at the images' size and labels are gathered as there, which takes as much
     memory as there. Scores that `compute_metrics` returns go before those of the same name.
 
     Both losses, both learning rates and the images per second of training are logged. A loss that is not finite ends
@@ -67,7 +67,7 @@ class VFMSegTrainer(ScoringTrainer):
     Raises:
         ValueError: arguments of another class than [`VFMSegTrainingArguments`]; `ema_decay` outside (0, 1), or together
             with FSDP, DeepSpeed or `save_only_model`; several GPUs for one process; arguments that exclude each other;
-            pictures of other classes than the model's.
+            images of other classes than the model's.
     """
 
     args: VFMSegTrainingArguments
@@ -97,8 +97,8 @@ class VFMSegTrainer(ScoringTrainer):
         self.own_loss = OwnLoss(compute_loss_func) if compute_loss_func is not None else None
         self.optimizer_is_given, self.scheduler_is_given = self.optimizer is not None, self.lr_scheduler is not None
         self._check_arguments()
-        self.train_dataset = match_pictures(self.train_dataset, self.model.config.id2label, "the training set")
-        self.eval_dataset = match_pictures(self.eval_dataset, self.model.config.id2label, "the evaluation set")
+        self.train_dataset = match_images(self.train_dataset, self.model.config.id2label, "the training set")
+        self.eval_dataset = match_images(self.eval_dataset, self.model.config.id2label, "the evaluation set")
         self.train_sampler: EpochSampler | None = None
         self.restart_log()
         if self.args.world_size > 1:
@@ -135,11 +135,11 @@ class VFMSegTrainer(ScoringTrainer):
             self.own_loss.check(self.model)
         self._check_metrics()
         self._check_optimizer()
-        epochs_are_drawn = args.rare_class_sampling or isinstance(self.train_dataset, TrainingPictures)
+        epochs_are_drawn = args.rare_class_sampling or isinstance(self.train_dataset, TrainingImages)
         if epochs_are_drawn and args.train_sampling_strategy != "random":
             raise ValueError(
-                f"train_sampling_strategy={args.train_sampling_strategy!r} does not work with TrainingPictures or "
-                "rare_class_sampling, which draw their pictures themselves; leave it out"
+                f"train_sampling_strategy={args.train_sampling_strategy!r} does not work with TrainingImages or "
+                "rare_class_sampling, which draw their images themselves; leave it out"
             )
 
     def _check_metrics(self) -> None:
@@ -170,7 +170,7 @@ class VFMSegTrainer(ScoringTrainer):
 
         Raises:
             ValueError: before the first step, if nobody could load the adapter that would be trained, the labels of
-                [`TrainingPictures`] are such that no model can learn from them, or the model has a single class.
+                [`TrainingImages`] are such that no model can learn from them, or the model has a single class.
             KeyboardInterrupt: on a second Ctrl-C.
         """
         check_result_can_be_loaded(self.model)
@@ -206,13 +206,13 @@ class VFMSegTrainer(ScoringTrainer):
         if self.model.config.num_labels == 1:
             raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.remedy}")
         data = self.train_dataset
-        if isinstance(data, TrainingPictures) and self.is_world_process_zero():
-            own = data.unmatched  # as the data set numbers its classes
+        if isinstance(data, TrainingImages) and self.is_world_process_zero():
+            own = data.unmatched  # as the dataset numbers its classes
             names = own.id2label or self.model.config.id2label
             check_labels_teach(own.dataset, names, own.class_pixels, data.class_match, self.model.config.id2label)
 
     def _remember_data(self) -> None:
-        """From now on the pictures that are trained on are seen; those among them that are to be scored are said."""
+        """From now on the images that are trained on are seen; those among them that are to be scored are said."""
         if self.train_dataset is not None:
             if getattr(self.model, "loaded_from", None) is None and getattr(self.model, "trained_on", None) is None:
                 self.model.trained_on = TrainedOn()  # new heads on a foundation model, as far as anybody can tell
@@ -271,7 +271,7 @@ class VFMSegTrainer(ScoringTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if self.args.rare_class_sampling:
             self.train_sampler = self._rare_class_sampler(dataset, seed)
-        elif isinstance(dataset, TrainingPictures):
+        elif isinstance(dataset, TrainingImages):
             self.train_sampler = EpochSampler(len(dataset), seed)
         else:
             return super()._get_train_sampler(dataset)
@@ -279,9 +279,9 @@ class VFMSegTrainer(ScoringTrainer):
 
     def _rare_class_sampler(self, dataset, seed: int) -> RareClassSampler:
         args = self.args
-        if not isinstance(dataset, TrainingPictures) or dataset.class_pixels is None:
+        if not isinstance(dataset, TrainingImages) or dataset.class_pixels is None:
             raise ValueError(
-                "rare_class_sampling needs to know which picture shows which class: train on TrainingPictures(..., "
+                "rare_class_sampling needs to know which image shows which class: train on TrainingImages(..., "
                 "class_pixels=data.count_class_pixels(dataset, num_classes))"
             )
         height, width = dataset.augmentation.crop_size

@@ -78,8 +78,8 @@ def write_file(path: str | os.PathLike, content: bytes | str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def encode_picture(image: Image.Image, file_format: str, **options) -> bytes:
-    """The bytes of a picture file; `options` are those of Pillow's `save`."""
+def encode_image(image: Image.Image, file_format: str, **options) -> bytes:
+    """The bytes of an image file; `options` are those of Pillow's `save`."""
     buffer = BytesIO()
     image.save(buffer, format=file_format, **options)
     return buffer.getvalue()

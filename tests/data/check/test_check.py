@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The check of a corpus: all that is wrong is listed, classes are counted, and counts are kept for training."""
+"""The check of a dataset: all that is wrong is listed, classes are counted, and counts are kept for training."""
 
 import csv
 import json
@@ -58,13 +58,13 @@ def short(file: str) -> str:
 
 
 def save_table(folder: Path, ids: np.ndarray) -> None:
-    """A stored data set of one row with these final ids."""
+    """A stored dataset of one row with these final ids."""
     write_frame(folder.with_suffix(".jpg"), folder.with_suffix(".png"), ids, None)
     rows = [{"image": str(folder.with_suffix(".jpg")), "label": str(folder.with_suffix(".png"))}]
     Dataset.from_list(rows, features=Features({"image": Image(), "label": Image()})).save_to_disk(folder)
 
 
-# --- clean corpora ------------------------------------------------------------------------------------------------
+# --- clean datasets ------------------------------------------------------------------------------------------------
 
 
 class TestClean:
@@ -81,7 +81,7 @@ class TestClean:
             pixels = np.stack([(maps == index).sum(axis=(1, 2)) for index in range(19)], axis=1)
             assert split.pairs == split.classes.label_maps == len(maps)
             assert np.array_equal(split.classes.pixels, pixels.sum(axis=0))
-            assert np.array_equal(split.classes.pictures, (pixels > 0).sum(axis=0))
+            assert np.array_equal(split.classes.images, (pixels > 0).sum(axis=0))
             assert split.classes.ignored == (maps == IGNORE).sum() and split.classes.total == maps.size
             assert np.array_equal(count_class_pixels(dataset, 19), pixels)
         assert counted == []
@@ -103,12 +103,12 @@ class TestClean:
 
     def test_own_data_streets_and_tables(self, tmp_path, counted):
         plan = {"images": "photos", "labels": "masks", "ids": {"way": [7, 24], "car": 26}, "ignore": [0]}
-        (tmp_path / "corpus.json").write_text(json.dumps(plan))
+        (tmp_path / "dataset.json").write_text(json.dumps(plan))
         ids = np.array([[7, 24, 26, 0]], np.uint8)
         write_frame(tmp_path / "photos/a/1.jpg", tmp_path / "masks/a/1.png", ids, None)
         save_table(tmp_path / "table", np.array([[0, 18, 255, 255]], np.uint8))
         for spec, splits, pixels, ignored in (
-            (f"folder:{tmp_path}/corpus.json", ["all"], [2, 1], 1),
+            (f"folder:{tmp_path}/dataset.json", ["all"], [2, 1], 1),
             (f"{tmp_path}/table?id2label=cityscapes", ["all"], [1, *[0] * 17, 1], 2),
             ("streets:night?n=2&size=32x64", ["train", "validation", "test"], None, None),
         ):
@@ -133,7 +133,7 @@ class TestClean:
 
 class TestNotices:
     def test_pairs_that_are_left_out(self, tmp_path):
-        """Of bdd100k: label maps of another view, and label maps whose pictures were never published."""
+        """Of bdd100k: label maps of another view, and label maps whose images were never published."""
         copy = dataset_copies.make_copy(tmp_path, "bdd100k")
         for index, name in enumerate(bdd100k.WRONG_VIEW):
             split = "train" if index < 4 else "val"
@@ -214,15 +214,15 @@ class TestProblems:
         report = check(damaged)
         found = problems(report, "train")
         image, label = "ulm/ulm_{}_leftImg8bit.png", "ulm/ulm_{}_gtFine_labelIds.png"
-        assert found["pictures_without_labels"] == {image.format(0): ""}
-        assert found["labels_without_picture"] == {label.format(1): ""}
-        assert set(found["unreadable_pictures"]) == {image.format(n) for n in (2, 3, 11)}
-        assert found["unreadable_pictures"][image.format(3)] == "an empty file"
+        assert found["images_without_labels"] == {image.format(0): ""}
+        assert found["labels_without_image"] == {label.format(1): ""}
+        assert set(found["unreadable_images"]) == {image.format(n) for n in (2, 3, 11)}
+        assert found["unreadable_images"][image.format(3)] == "an empty file"
         assert set(found["unreadable_labels"]) == {label.format(n) for n in (4, 5)}
         assert "checksum" in found["unreadable_labels"][label.format(5)]
         assert found["size_mismatches"] == {
-            label.format(6): "8x6 pixels, its picture 16x12",
-            label.format(10): "5x4 pixels, its picture 16x12",
+            label.format(6): "8x6 pixels, its image 16x12",
+            label.format(10): "5x4 pixels, its image 16x12",
         }
         assert found["unknown_ids"] == {
             label.format(n): text for n, text in ((7, "77, 200"), (8, "200"), (10, "99"), (11, "98"))
@@ -231,7 +231,7 @@ class TestProblems:
         train, val = report.splits
         assert train.pairs == 10 and train.classes.label_maps == 4 and train.statistics is None
         values = report_as_dict(report)["splits"]["train"]["unknown_values"]
-        assert {value: entry["pictures"] for value, entry in values.items()} == {"200": 2, "77": 1, "99": 1, "98": 1}
+        assert {value: entry["images"] for value, entry in values.items()} == {"200": 2, "77": 1, "99": 1, "98": 1}
         assert short(values["77"]["example"]) == label.format(7)
         ((kind, files),) = report_as_dict(report)["splits"]["train"]["noticed_files"].items()
         assert kind == "ignored_labels" and [short(file) for file in files] == [label.format(9)]
@@ -245,8 +245,8 @@ class TestProblems:
         text = format_report(check(damaged))
         for line in (
             r"train: 10 of 2975 pairs",
-            r"  problem: pictures without label map: 1\n    \S*ulm_0_left\S*\n    -> Complete the copy, or move",
-            r"  problem: pictures that cannot be read, or not to their end: 3",
+            r"  problem: images without label map: 1\n    \S*ulm_0_left\S*\n    -> Complete the copy, or move",
+            r"  problem: images that cannot be read, or not to their end: 3",
             r"    \S*ulm_3_leftImg8bit.png\S*: an empty file",
             r"  problem: label maps with ids or colours that this dataset does not have: 4\n    200 in 2, such as \S*7",
             r"  notice: label maps without a pixel of any class: 1",
@@ -261,7 +261,7 @@ class TestProblems:
             cut(tmp_path / f"p/{index}.jpg", 0.9)
         (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 3, car: 4}\n")
         report = check(f"folder:{tmp_path}/c.yaml")
-        assert len(problems(report, "all")["unreadable_pictures"]) == 9
+        assert len(problems(report, "all")["unreadable_images"]) == 9
         text = format_report(report)
         assert len(re.findall(r"^    \S*/p/\d.jpg: .", text, re.MULTILINE)) == 5 and "\n    and 4 more\n" in text
 
@@ -276,7 +276,7 @@ class TestProblems:
         (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 3, car: 4}\n")
         assert check(f"folder:{tmp_path}/c.yaml").clean
         cut(tmp_path / f"p/a.{suffix}", share)
-        assert set(problems(check(f"folder:{tmp_path}/c.yaml"), "all")) == {"unreadable_pictures"}
+        assert set(problems(check(f"folder:{tmp_path}/c.yaml"), "all")) == {"unreadable_images"}
 
     def test_damage_inside_of_an_archive(self, tmp_path):
         copy = dataset_copies.make_copy(tmp_path, "bdd100k", packed=True)
@@ -287,7 +287,7 @@ class TestProblems:
         content[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 1
         path.write_bytes(content)
         report = check(copy.spec)
-        ((file, detail),) = problems(report, "val")["unreadable_pictures"].items()
+        ((file, detail),) = problems(report, "val")["unreadable_images"].items()
         assert file.startswith("val/") and "CRC" in detail and problems(report, "train") == {}
 
     def test_frames_of_a_list(self, tmp_path):
@@ -298,8 +298,8 @@ class TestProblems:
             (tree.folder / path).unlink()
         report = check(tree.spec)
         half = {
-            "pictures_without_labels": {"images/0006R0_f00930.jpg": ""},
-            "labels_without_picture": {"labels/0016E5_00390.png": ""},
+            "images_without_labels": {"images/0006R0_f00930.jpg": ""},
+            "labels_without_image": {"labels/0016E5_00390.png": ""},
         }
         empty = {"not_opened"}
         assert {kind: files for kind, files in problems(report, "train").items() if kind not in empty} == half
@@ -320,7 +320,7 @@ class TestProblems:
             check(copy.spec, "train")
 
     def test_archives_that_cannot_be_read(self, tmp_path):
-        """A corpus opens without them; that something is missing is only seen by who knows how much there is."""
+        """A dataset opens without them; that something is missing is only seen by who knows how much there is."""
         copy = dataset_copies.make_copy(tmp_path, "gtav", packed=True)
         for name in ("05_images.zip", "05_labels.zip"):
             cut(copy.folder / name, 0.5)
@@ -333,7 +333,7 @@ class TestProblems:
         assert text.count("05_images.zip") == 1
         assert len(copy.load("train")) == 2
 
-    def test_pictures_that_a_tag_turns(self, tmp_path):
+    def test_images_that_a_tag_turns(self, tmp_path):
         """Where sizes do not tell what their label maps are for; other troubles of these frames are found as well."""
         (tmp_path / "p").mkdir()
         for index, orientation in enumerate((1, 3, 6, 6, 6)):
@@ -345,24 +345,24 @@ class TestProblems:
         (tmp_path / "c.yaml").write_text("images: p\nlabels: m\nids: {way: 0, car: 4}\n")
         report = check(f"folder:{tmp_path}/c.yaml")
         assert problems(report, "all") == {
-            "turned_pictures": {"p/1.jpg": ""},
-            "size_mismatches": {"m/4.png": "8x5 pixels, its picture 8x6, before the turn that its EXIF tag asks for"},
+            "turned_images": {"p/1.jpg": ""},
+            "size_mismatches": {"m/4.png": "8x5 pixels, its image 8x6, before the turn that its EXIF tag asks for"},
         }
         (notice,) = report.splits[0].findings.notices
-        assert notice.endswith("2 pictures have an EXIF tag that asks to turn them; by their label maps' sizes 1 are "
+        assert notice.endswith("2 images have an EXIF tag that asks to turn them; by their label maps' sizes 1 are "
                                "read as stored and 1 turned.")  # fmt: skip
         assert report.splits[0].pairs == 5 and "`exif: turned`" in format_report(report)
         (tmp_path / "d.yaml").write_text("images: p\nlabels: m\nids: {way: 0, car: 4}\nexif: turned\n")
         assert problems(check(f"folder:{tmp_path}/d.yaml"), "all") == {
             "size_mismatches": {
-                f"m/{index}.png": f"{size} pixels, its picture 6x8, after the turn that its EXIF tag asks for"
+                f"m/{index}.png": f"{size} pixels, its image 6x8, after the turn that its EXIF tag asks for"
                 for index, size in ((2, "8x6"), (4, "8x5"))
             },
         }
         rows = [{"image": str(tmp_path / f"p/{index}.jpg"), "label": str(tmp_path / "m/0.png")} for index in (0, 1)]
         features = Features({"image": Image(), "label": Image()})
         Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "table")
-        assert problems(check(f"{tmp_path}/table?id2label=cityscapes"), "all") == {"turned_pictures": {"1": ""}}
+        assert problems(check(f"{tmp_path}/table?id2label=cityscapes"), "all") == {"turned_images": {"1": ""}}
 
     def test_files_in_two_archives(self, tmp_path):
         copy = dataset_copies.make_copy(tmp_path, "cityscapes", packed=True)
@@ -432,7 +432,7 @@ class TestProblems:
         one, two = (check(f"folder:{tmp_path}/c.yaml", num_proc=number) for number in (1, 2))
         assert report_as_dict(one) == report_as_dict(two)
         assert {kind: list(files) for kind, files in problems(two, "all").items()} == {
-            "unreadable_pictures": ["p/05.jpg"], "unknown_ids": ["m/66.png"]
+            "unreadable_images": ["p/05.jpg"], "unknown_ids": ["m/66.png"]
         }  # fmt: skip
 
 
@@ -503,7 +503,7 @@ class TestSharedData:
             [(np.asarray(PIL.Image.open(path)) == 10).sum() for path in (shared / "data/camvid/train/labels").iterdir()]
         )
         train = report.splits[0].classes
-        assert (train.pictures[12], train.showing[12]) == ((bicyclists > 0).sum(), (bicyclists > 3000).sum())
+        assert (train.images[12], train.showing[12]) == ((bicyclists > 0).sum(), (bicyclists > 3000).sum())
 
     def test_carla(self, shared):
         report = check(f"carla:{shared}/data/carlarain", "rainy")
@@ -533,7 +533,7 @@ def main(capsys):
 class TestScript:
     @pytest.fixture(scope="class")
     def runs(self, tmp_path_factory):
-        """As a user starts it, all at once: a clean split, a corpus with a problem, and no corpus."""
+        """As a user starts it, all at once: a clean split, a dataset with a problem, and no dataset."""
         folder = tmp_path_factory.mktemp("runs")
         clean, broken = (TREES["camvid"](folder / name) for name in ("clean", "broken"))
         cut(broken.folder / "val/images/0016E5_07959.jpg", 0.9)
@@ -555,7 +555,7 @@ class TestScript:
         done = {name: (*process.communicate(timeout=120), process.returncode) for name, process in started.items()}
         return SimpleNamespace(folder=folder, done=done)
 
-    def test_a_clean_corpus(self, runs):
+    def test_a_clean_dataset(self, runs):
         output, errors, status = runs.done["clean"]
         assert status == 0, errors
         assert re.match(r"camvid:\S*/clean\n\ntrain: 3 pairs\n", output) and output.endswith("\nclean: train\n")
@@ -584,7 +584,7 @@ class TestScript:
         tree = TREES["camvid"](tmp_path / "camvid")
         (tmp_path / "bad.yaml").write_text("a: [\n b")
         for arguments, message in (
-            (["kamvid:/x"], "there is no data set 'kamvid' in 'kamvid:/x'; did you mean camvid?"),
+            (["kamvid:/x"], "there is no dataset 'kamvid' in 'kamvid:/x'; did you mean camvid?"),
             ([f"{tree.spec}@dusk"], "camvid has no split 'dusk', only train, val"),
             ([tree.spec, "--split", "dusk"], "camvid has no split 'dusk', only train, val"),
             ([f"mapillary:{tmp_path}?version=3"], "no version '3'"),
@@ -647,7 +647,7 @@ class TestChart:
         ]
         assert sizes[1][0] > 2 * sizes[0][0] and sizes[1][1] > 1.2 * sizes[0][1]
 
-    def test_long_titles_stay_in_the_picture(self):
+    def test_long_titles_stay_in_the_image(self):
         title = f"train\n6996 of 7000 pairs without {', '.join(bdd100k.WRONG_VIEW)}"
         chart = PIL.Image.open(BytesIO(class_chart({title: np.array([0.6, 0.1])}, TWO, class_colours(TWO), "")))
         assert (np.asarray(chart.convert("L"))[:, [0, -1]] == 255).all()

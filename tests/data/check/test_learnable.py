@@ -12,7 +12,7 @@ from tests.support.blocks import rows
 from vfmseg_hf import VFMSegImageProcessor, VFMSegImageProcessorPil
 from vfmseg_hf.data import count_class_pixels, open_dataset
 from vfmseg_hf.data.check import check_dataset, format_report, report_as_dict
-from vfmseg_hf.training import Augmentation, TrainingPictures, VFMSegTrainer, VFMSegTrainingArguments
+from vfmseg_hf.training import Augmentation, TrainingImages, VFMSegTrainer, VFMSegTrainingArguments
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +27,9 @@ def own(tmp_path):
     def make(values=(0, 1, 2), count: int = 3, copies: bool = False, **plan) -> str:
         random = np.random.default_rng(0)
         for index in range(count):
-            picture = random.integers(0, 2, (64, 64)) if copies else random.integers(0, 256, (64, 64, 3))
-            labels = picture if copies else random.choice(np.array(values), (64, 64))
-            for folder, pixels in (("p", picture), ("m", labels)):
+            image = random.integers(0, 2, (64, 64)) if copies else random.integers(0, 256, (64, 64, 3))
+            labels = image if copies else random.choice(np.array(values), (64, 64))
+            for folder, pixels in (("p", image), ("m", labels)):
                 (tmp_path / folder).mkdir(exist_ok=True)
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / folder / f"{index}.png")
         plan = {"images": "p", "labels": "m", "ids": {"a": 0, "b": 1, "c": 2}, **plan}
@@ -42,7 +42,7 @@ def own(tmp_path):
 HOPELESS = {
     "one_class": ({"values": (0, 255), "ids": {"fg": 255}, "ignore": [0]}, "a single class.*'fg'.*background"),
     "all_ignored": ({"values": (7, 9), "ignore": [7, 9]}, "without a pixel of any class.*12,288 pixels are ignored"),
-    "labels_are_pictures": ({"copies": True}, "the pictures themselves.*3 of 3"),
+    "labels_are_images": ({"copies": True}, "the images themselves.*3 of 3"),
 }
 DOUBTFUL = {
     "masks of 0 and 255": (
@@ -61,8 +61,8 @@ def start(spec: str, model, directory, counted: bool = False, **settings) -> VFM
     arguments = VFMSegTrainingArguments(
         str(directory), max_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True, **settings
     )
-    pictures = TrainingPictures(dataset, VFMSegImageProcessor(), Augmentation((64, 64)), 0, class_pixels)
-    return VFMSegTrainer(model, arguments, train_dataset=pictures)
+    images = TrainingImages(dataset, VFMSegImageProcessor(), Augmentation((64, 64)), 0, class_pixels)
+    return VFMSegTrainer(model, arguments, train_dataset=images)
 
 
 def no_step(*args, **kwargs):
@@ -124,14 +124,14 @@ def test_many_label_maps_are_sampled(own, tiny_model, tmp_path, monkeypatch, loa
 
 
 def test_one_folder_for_both_needs_names_that_differ(own, tmp_path):
-    """Pictures are never paired with themselves."""
+    """Images are never paired with themselves."""
     spec = own(labels="p")
-    with pytest.raises(ValueError, match="pictures and label maps are both in p.*`label_suffix`"):
+    with pytest.raises(ValueError, match="images and label maps are both in p.*`label_suffix`"):
         open_dataset(spec)
 
 
 def test_colours_and_constant_maps(own, tmp_path):
-    """Coloured copies of the pictures in the place of the labels are found; a black map of a black picture is none."""
+    """Coloured copies of the images in the place of the labels are found; a black map of a black image is none."""
     spec = own()
     (tmp_path / "c.json").write_text(
         json.dumps({"images": "p", "labels": "q", "colours": {"a": [0, 0, 0], "b": [1, 1, 1]}, "ignore": "rest"})
@@ -140,7 +140,7 @@ def test_colours_and_constant_maps(own, tmp_path):
     for path in (tmp_path / "p").iterdir():
         (tmp_path / "q" / path.name).write_bytes(path.read_bytes())
     assert list(report_as_dict(check_dataset(spec, num_proc=1))["splits"]["all"]["problems"]) == [
-        "labels_are_pictures", "all_ignored"
+        "labels_are_images", "all_ignored"
     ]  # fmt: skip
     for path in (tmp_path / "p").iterdir():
         for folder, shape in (("p", (64, 64, 3)), ("q", (64, 64, 3))):
@@ -154,20 +154,20 @@ def test_rows_in_memory(tiny_model, tmp_path):
         row["label"] = row["image"].convert("L").point(lambda value: value % 19)
         row["image"] = row["label"].convert("RGB")
     arguments = VFMSegTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none")
-    pictures = TrainingPictures(made, VFMSegImageProcessor(), Augmentation((64, 64)))
-    with pytest.raises(ValueError, match="the pictures themselves"):
-        VFMSegTrainer(tiny_model(), arguments, train_dataset=pictures).train()
+    images = TrainingImages(made, VFMSegImageProcessor(), Augmentation((64, 64)))
+    with pytest.raises(ValueError, match="the images themselves"):
+        VFMSegTrainer(tiny_model(), arguments, train_dataset=images).train()
 
 
 @pytest.mark.parametrize("processor", [VFMSegImageProcessor, VFMSegImageProcessorPil])
 def test_a_mask_of_0_and_255_is_noticed_once(processor, loading_log):
     logging.warning_once.cache_clear()
-    processor, picture = processor(size={"height": 32, "width": 32}), Image.new("RGB", (32, 32))
+    processor, image = processor(size={"height": 32, "width": 32}), Image.new("RGB", (32, 32))
     mask = np.zeros((32, 32), np.uint8)
     for other in (mask, mask + 255, np.where(np.eye(32, dtype=bool), 255, 1)):
-        processor(picture, segmentation_maps=other)
+        processor(image, segmentation_maps=other)
     assert "255" not in loading_log.text
     mask[8:16] = 255
     for _ in range(2):
-        processor([picture, picture], segmentation_maps=[mask, mask])
+        processor([image, image], segmentation_maps=[mask, mask])
     assert loading_log.text.count("holds 0 and 255 only") == 1 and "mask // 255" in loading_log.text

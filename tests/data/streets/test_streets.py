@@ -21,7 +21,7 @@ from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 SEEDS = range(120)
 SMALL = (128, 256)
 NUM_CLASSES = len(CITYSCAPES_ID2LABEL)
-# The first 16 digits of sha256. If these change, raise STREETS_VERSION: corpora of the old version are other corpora.
+# The first 16 digits of sha256. If these change, raise STREETS_VERSION: datasets of the old version are other datasets.
 LABEL_SUMS = {
     (0, 512, 1024): "f2e9d1ac05b71e31",
     (1, 512, 1024): "0d66cdaefab0157e",
@@ -31,7 +31,7 @@ LABEL_SUMS = {
     (22, 128, 256): "1962187c8a8c191a",
     (35, 64, 128): "616d79eac2e6ed3a",
 }
-PICTURE_SUMS = {
+IMAGE_SUMS = {
     (0, 512, 1024, "game"): "e633af2ad31f0f64",
     (0, 512, 1024, "day"): "d6236b7c03259154",
     (0, 512, 1024, "night"): "adab2b2ecf98bed9",
@@ -74,10 +74,10 @@ def test_label_maps_have_their_recorded_bytes():
     assert actual == LABEL_SUMS
 
 
-def test_pictures_have_their_recorded_bytes():
-    actual = {key: checksum(render(draw_scene(*key[:3]), key[3], key[0])) for key in PICTURE_SUMS}
-    assert actual == PICTURE_SUMS
-    assert {key[-1] for key in PICTURE_SUMS} == set(DOMAINS)
+def test_images_have_their_recorded_bytes():
+    actual = {key: checksum(render(draw_scene(*key[:3]), key[3], key[0])) for key in IMAGE_SUMS}
+    assert actual == IMAGE_SUMS
+    assert {key[-1] for key in IMAGE_SUMS} == set(DOMAINS)
 
 
 @pytest.mark.parametrize("height, width", [(64, 128), (128, 128), (360, 480), (97, 333)])
@@ -86,9 +86,9 @@ def test_any_size(height, width):
     assert scene.labels.shape == scene.faces.shape == scene.depth.shape == scene.x.shape == (height, width)
     assert scene.labels.dtype == np.uint8 and scene.labels.max() < NUM_CLASSES
     for domain in DOMAINS:
-        picture = render(scene, domain, 3)
-        assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
-        assert picture.std() > 10
+        image = render(scene, domain, 3)
+        assert image.shape == (height, width, 3) and image.dtype == np.uint8
+        assert image.std() > 10
 
 
 def test_another_size_shows_the_same_scene():
@@ -99,7 +99,7 @@ def test_another_size_shows_the_same_scene():
         assert np.mean(small == draw_scene(seed + 1, 192, 384).labels) < 0.9
 
 
-def test_a_wider_picture_shows_more_at_its_sides():
+def test_a_wider_image_shows_more_at_its_sides():
     narrow, wide = draw_scene(5, 120, 160).labels, draw_scene(5, 120, 320).labels
     assert np.array_equal(narrow, wide[:, 80:240])
 
@@ -107,22 +107,20 @@ def test_a_wider_picture_shows_more_at_its_sides():
 def test_drawing_leaves_no_trace():
     scene = draw_scene(11, *SMALL)
     before = {name: checksum(value) for name, value in vars(scene).items() if isinstance(value, np.ndarray)}
-    pictures = [render(scene, domain, 11) for domain in DOMAINS]
+    images = [render(scene, domain, 11) for domain in DOMAINS]
     assert before == {name: checksum(value) for name, value in vars(scene).items() if isinstance(value, np.ndarray)}
-    assert all(
-        np.array_equal(render(scene, domain, 11), picture) for domain, picture in zip(DOMAINS, pictures, strict=True)
-    )
-    assert not np.array_equal(render(scene, "night", 12), pictures[DOMAINS.index("night")])  # its noise
+    assert all(np.array_equal(render(scene, domain, 11), image) for domain, image in zip(DOMAINS, images, strict=True))
+    assert not np.array_equal(render(scene, "night", 12), images[DOMAINS.index("night")])  # its noise
 
 
 # What is in the scenes
 
 
-def test_every_class_is_in_two_of_a_hundred_pictures():
-    pictures = np.zeros(NUM_CLASSES)
+def test_every_class_is_in_two_of_a_hundred_images():
+    images = np.zeros(NUM_CLASSES)
     for seed in SEEDS:
-        pictures += np.bincount(small_scene(seed).labels.reshape(-1), minlength=NUM_CLASSES) >= 4
-    shares = {CITYSCAPES_ID2LABEL[index]: count / len(SEEDS) for index, count in enumerate(pictures)}
+        images += np.bincount(small_scene(seed).labels.reshape(-1), minlength=NUM_CLASSES) >= 4
+    shares = {CITYSCAPES_ID2LABEL[index]: count / len(SEEDS) for index, count in enumerate(images)}
     assert min(shares.values()) >= 0.02, shares
 
 
@@ -216,8 +214,8 @@ def test_unknown_domain():
 def test_night_is_dark_and_rain_is_grey():
     means, colourfulness = {}, {}
     for domain in DOMAINS:
-        pictures = np.stack([render(small_scene(seed), domain, seed) for seed in range(12)]).astype(float)
-        means[domain], colourfulness[domain] = pictures.mean(), np.ptp(pictures, axis=-1).mean()
+        images = np.stack([render(small_scene(seed), domain, seed) for seed in range(12)]).astype(float)
+        means[domain], colourfulness[domain] = images.mean(), np.ptp(images, axis=-1).mean()
     assert means["night"] < 0.6 * min(value for domain, value in means.items() if domain != "night")
     assert colourfulness["rain"] < 0.4 * colourfulness["game"]
 

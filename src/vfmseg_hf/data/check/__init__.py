@@ -7,7 +7,7 @@
 from .chart import class_chart
 from .checking import DatasetReport, SplitReport, check_dataset
 from .learnable import check_labels_teach
-from .report import format_report, report_as_dict
+from .summary import format_report, report_as_dict
 
 
 __all__ = [

@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 
 from ...utils.plotting import new_figure
-from .report import percent
+from .summary import percent
 
 
 COLUMNS = 4  # panels side by side, at most

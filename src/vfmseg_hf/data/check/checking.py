@@ -18,15 +18,15 @@ from ...model.labels import IGNORE_INDEX
 from ..base import DatasetDescription, UndefinedSplit
 from ..class_names import classes_of
 from ..class_statistics import MIN_PIXELS, class_pixels_file, read_class_pixels, write_class_pixels
-from ..columns import LabelMap, Picture
+from ..columns import LabelMap, StoredImage
 from ..findings import (
     ABOVE_LIMIT,
+    BROKEN_IMAGES,
     BROKEN_LABELS,
-    BROKEN_PICTURES,
     IGNORED,
-    LABELS_ARE_PICTURES,
+    LABELS_ARE_IMAGES,
     NOT_OPENED,
-    REFUSED_PICTURES,
+    REFUSED_IMAGES,
     SIZES,
     UNKNOWN_IDS,
     Findings,
@@ -34,11 +34,11 @@ from ..findings import (
     collect_findings,
 )
 from ..parallel import read_in_parallel
-from ..reading import Header, UnknownValues, read_label, translate_label, verify_picture
+from ..reading import Header, UnknownValues, read_label, translate_label, verify_image
 from ..registry import describe_dataset, open_dataset
 from ..storage import is_upright, plain_location, read_bytes, split_location
 from ..tables import table_splits
-from .learnable import doubtful, hopeless, is_its_own_picture
+from .learnable import doubtful, hopeless, is_its_own_image
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class ClassFrequencies:
 
     Attributes:
         pixels: `int64` `[K]`, of every class.
-        pictures: `int64` `[K]`, label maps with a pixel of the class.
+        images: `int64` `[K]`, label maps with a pixel of the class.
         showing: `int64` `[K]`, label maps with more than `MIN_PIXELS` of it: those that rare class sampling draws.
         ignored: pixels of no class.
         label_maps: how many were counted.
     """
 
     pixels: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     showing: np.ndarray
     ignored: int
     label_maps: int
@@ -66,7 +66,7 @@ class ClassFrequencies:
         classes = counts[:, :-1]
         return cls(
             pixels=classes.sum(axis=0),
-            pictures=(classes > 0).sum(axis=0),
+            images=(classes > 0).sum(axis=0),
             showing=(classes > MIN_PIXELS).sum(axis=0),
             ignored=int(counts[:, -1].sum()),
             label_maps=len(counts),
@@ -86,7 +86,7 @@ class SplitReport:
     Attributes:
         name: of the split.
         note: choices that its labels depend on, as the dataset's description has them.
-        pairs: pictures with a label map; None if the split could not be opened.
+        pairs: images with a label map; None if the split could not be opened.
         findings: what is wrong with its files.
         classes: None if no label map could be read.
         statistics: file with the class statistics for rare class sampling; None unless the split is clean.
@@ -136,12 +136,12 @@ def check_dataset(
     class_map: ClassMap | None = None,
 ) -> DatasetReport:
     """
-    Reads every picture and label map of a dataset to its end, and lists all that is wrong with them.
+    Reads every image and label map of a dataset to its end, and lists all that is wrong with them.
 
     Found are: files without their partner, files and archives that are damaged or end too early, label maps of another
-    size than their pictures, own pictures that an EXIF tag may turn, pictures that are refused, such as those of floats
+    size than their images, own images that an EXIF tag may turn, images that are refused, such as those of floats
     or above Pillow's limit of pixels, ids or colours that the dataset does not have, and labels that no model can learn
-    from: a single class, no pixel of any class, or the pictures themselves. JPEG files hold no sums: damage inside of
+    from: a single class, no pixel of any class, or the images themselves. JPEG files hold no sums: damage inside of
     them that can still be decoded is not found. A frame of several splits is read once.
 
     Of a split without problems the class statistics are kept where `count_class_pixels` looks for them.
@@ -301,7 +301,7 @@ class _Inspections:
 
 def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_classes: int) -> Inspection:
     """
-    Reads the picture and the label map of a row to their ends.
+    Reads the image and the label map of a row to their ends.
 
     Args:
         row: cells of `image` and `label` as they are stored, and `file_name`.
@@ -312,25 +312,25 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
         `ImportError`: a package is missing that the label map needs.
     """
     troubles = []
-    picture, header, ids = None, None, None
+    image, header, ids = None, None, None
     place = _place(row["label"], row)
     try:
-        picture, header = _read_picture(row["image"], features["image"])
+        image, header = _read_image(row["image"], features["image"])
     except ValueError as error:  # not of a decoder, whose errors come as OSError
-        troubles.append((REFUSED_PICTURES, _place(row["image"], row), _reason(error), ()))
+        troubles.append((REFUSED_IMAGES, _place(row["image"], row), _reason(error), ()))
     except Exception as error:
-        kind = ABOVE_LIMIT if is_above_limit(error) else BROKEN_PICTURES
+        kind = ABOVE_LIMIT if is_above_limit(error) else BROKEN_IMAGES
         troubles.append((kind, _place(row["image"], row), _reason(error), ()))
     try:
         stored = _read_stored(row["label"], features["label"])
         if header is not None and header.size != stored.shape[::-1]:
-            detail = f"{stored.shape[1]}x{stored.shape[0]} pixels, its picture {header}"
+            detail = f"{stored.shape[1]}x{stored.shape[0]} pixels, its image {header}"
             troubles.append((SIZES, place, detail, ()))
-        elif picture is not None and (
+        elif image is not None and (
             (_is_file(row["label"]) and place == plain_location(row["image"].get("path") or ""))
-            or is_its_own_picture(stored, np.asarray(picture))
+            or is_its_own_image(stored, np.asarray(image))
         ):
-            troubles.append((LABELS_ARE_PICTURES, place, "", ()))
+            troubles.append((LABELS_ARE_IMAGES, place, "", ()))
         ids = translate_label(stored, row["label"]) if _is_file(row["label"]) else stored
     except UnknownValues as error:
         troubles.append((UNKNOWN_IDS, place, ", ".join(error.values), error.values))
@@ -350,28 +350,28 @@ def inspect_frame(row: Mapping[str, Any], features: datasets.Features, num_class
     return Inspection(np.append(pixels[:num_classes], pixels[IGNORE_INDEX]), troubles)
 
 
-def _read_picture(cell: Any, column: Any) -> tuple[PIL.Image.Image, Header]:
-    """A picture that was read to its end, and its header."""
-    if not isinstance(column, Picture):
-        picture = column.decode_example(cell)
-        return picture, Header.of(picture)
+def _read_image(cell: Any, column: Any) -> tuple[PIL.Image.Image, Header]:
+    """An image that was read to its end, and its header."""
+    if not isinstance(column, StoredImage):
+        image = column.decode_example(cell)
+        return image, Header.of(image)
     path, content = cell["path"] or "", cell["bytes"]
     if content is None and ("://" not in plain_location(path) or split_location(path)):
         content = read_bytes(path)
     if content is None:
-        picture = column.decode_example(cell)
-        return picture, Header.of(picture)
-    verify_picture(content)
-    picture = column.decode_example({**cell, "bytes": content})
-    with PIL.Image.open(BytesIO(content)) as image:  # the decoded one has lost its tag
-        return picture, Header.of(image, is_upright(path))
+        image = column.decode_example(cell)
+        return image, Header.of(image)
+    verify_image(content)
+    image = column.decode_example({**cell, "bytes": content})
+    with PIL.Image.open(BytesIO(content)) as stored:  # the decoded one has lost its tag
+        return image, Header.of(stored, is_upright(path))
 
 
 def _read_stored(cell: Any, column: Any) -> np.ndarray:
     """The label map `[H, W]` before its ids are translated, or, where there is nothing to translate, as it is."""
     if not _is_file(cell):
         return np.asarray(column.decode_example(cell))
-    verify_picture(read_bytes(cell["file"]))
+    verify_image(read_bytes(cell["file"]))
     return read_label(cell)
 
 
@@ -389,5 +389,5 @@ def _reason(error: Exception) -> str:
     """What a decoder said, in one short line; what this library says around it is said once for all such files."""
     cause = error.__cause__ or error
     if isinstance(cause, PIL.UnidentifiedImageError):
-        return "not a picture file"
+        return "not an image file"
     return " ".join(str(cause).split())[:200]

@@ -12,14 +12,14 @@ from ...evaluation import ClassMatch
 from ...model.labels import IGNORE_INDEX
 from ..class_statistics import Histograms
 from ..columns import LabelMap
-from ..findings import ALL_IGNORED, LABELS_ARE_PICTURES, ONE_CLASS, Kind
+from ..findings import ALL_IGNORED, LABELS_ARE_IMAGES, ONE_CLASS, Kind
 from ..parallel import read_in_parallel
 from ..reading import read_label
 
 
 logger = logging.get_logger(__name__)
 
-LABEL_MAPS, PICTURES = 200, 8  # rows that are looked at before a training, evenly spaced
+LABEL_MAPS, IMAGES = 200, 8  # rows that are looked at before a training, evenly spaced
 
 
 def hopeless(pixels: np.ndarray, id2label: Mapping[int, str]) -> Iterator[tuple[Kind, str]]:
@@ -62,15 +62,15 @@ def doubtful(pixels: np.ndarray, id2label: Mapping[int, str]) -> Iterator[str]:
         )
 
 
-def is_its_own_picture(stored: np.ndarray, picture: np.ndarray) -> bool:
+def is_its_own_image(stored: np.ndarray, image: np.ndarray) -> bool:
     """
-    Whether what a label file holds is the picture itself: `[H, W]`, ids or colours as `reading.read_label` returns
+    Whether what a label file holds is the image itself: `[H, W]`, ids or colours as `reading.read_label` returns
     them, against `[H, W, 3]`. Every fourth pixel each way is looked at; a map of one value is no evidence.
     """
-    stored, picture = stored[::4, ::4], picture[::4, ::4].astype(np.int32)
-    if stored.shape != picture.shape[:2] or stored.min() == stored.max():
+    stored, image = stored[::4, ::4], image[::4, ::4].astype(np.int32)
+    if stored.shape != image.shape[:2] or stored.min() == stored.max():
         return False
-    red, green, blue = np.moveaxis(picture, 2, 0)
+    red, green, blue = np.moveaxis(image, 2, 0)
     grey = np.array_equal(stored, red) and np.array_equal(red, green) and np.array_equal(red, blue)
     return grey or np.array_equal(stored, red << 16 | green << 8 | blue)
 
@@ -94,11 +94,11 @@ def check_labels_teach(
         model_id2label: names of the model's classes, with `match`.
 
     Raises:
-        `ValueError`: nothing can be learnt: a single class, no pixel of any class, or label maps that are the pictures
+        `ValueError`: nothing can be learnt: a single class, no pixel of any class, or label maps that are the images
             themselves. The message says what to do. Or whatever reading a row raises, like `OSError`.
     """
     classes = len(id2label)
-    few = _spread(rows, PICTURES)
+    few = _spread(rows, IMAGES)
     looked = few if class_pixels is not None else _spread(rows, LABEL_MAPS)
     pixels = np.zeros(classes + 1, np.int64)
     for histogram in read_in_parallel(Histograms(looked), None, "Looking at label maps"):
@@ -112,7 +112,7 @@ def check_labels_teach(
         id2label, pixels = model_id2label, _as_the_models(pixels, match, len(model_id2label))
     problems = list(hopeless(pixels, id2label))
     if own := sum(_shows_itself(few, number) for number in range(len(few))):
-        problems.append((LABELS_ARE_PICTURES, f"{own} of {len(few)} that were compared"))
+        problems.append((LABELS_ARE_IMAGES, f"{own} of {len(few)} that were compared"))
     of = f"of {len(rows)} label maps" if count == len(rows) else f"of {count} label maps looked at"
     if problems:
         kind, detail = problems[0]
@@ -137,7 +137,7 @@ def _spread(rows: "Dataset | Sequence[Mapping[str, Any]]", count: int) -> "Datas
 
 
 def _shows_itself(rows: "Dataset | list[Mapping[str, Any]]", number: int) -> bool:
-    """Whether the label map of a row is its picture: the same file, or the same pixels."""
+    """Whether the label map of a row is its image: the same file, or the same pixels."""
     row = rows[number]
     stored = None
     if isinstance(rows, Dataset) and isinstance(rows.features["label"], LabelMap):
@@ -147,4 +147,4 @@ def _shows_itself(rows: "Dataset | list[Mapping[str, Any]]", number: int) -> boo
                 return True
             stored = read_label(cell)
     stored = np.asarray(row["label"]) if stored is None else stored
-    return is_its_own_picture(stored, np.asarray(row["image"]))
+    return is_its_own_image(stored, np.asarray(row["image"]))

@@ -18,7 +18,7 @@ from ...model.labels import CITYSCAPES_CLASSES
 
 
 LABELS: dict[str, int] = {name: index for index, (name, _) in enumerate(CITYSCAPES_CLASSES)}
-CAMERA_HEIGHT, FOCAL, NEAR, FAR = 1.4, 1.7, 1.0, 2000.0  # metres, but the focal length: picture heights
+CAMERA_HEIGHT, FOCAL, NEAR, FAR = 1.4, 1.7, 1.0, 2000.0  # metres, but the focal length: image heights
 
 Point = tuple[float, float, float]
 
@@ -34,7 +34,7 @@ Part = IntEnum(
 @dataclass(frozen=True)
 class Scene:
     """
-    What a picture shows, without its colours. H and W are the picture's size, N the number of visible surfaces.
+    What an image shows, without its colours. H and W are the image's size, N the number of visible surfaces.
 
     `labels` uint8 [H, W] of train ids; `faces` uint16 [H, W], the index of each pixel's surface in the tables below;
     `depth`, `x`, `y` float32 [H, W], the seen point's world coordinates (depth is z, at most FAR, which the sky has);
@@ -136,7 +136,7 @@ class Canvas:
 
     def _rows_of(self, xs: list[int], ys: list[int]) -> list[tuple[int, int]]:
         """
-        The pixels whose centres are in a convex polygon with corners in 1/64 pixel, as ranges of the flat picture.
+        The pixels whose centres are in a convex polygon with corners in 1/64 pixel, as ranges of the flat image.
 
         Two polygons that share an edge share no pixel and leave none out: both compute it with the same integers.
         """

@@ -172,7 +172,7 @@ def draw_scene(seed: int, height: int, width: int) -> Scene:
 
     Args:
         seed (`int`): not negative.
-        height, width (`int`): in pixels. The field of view follows the height: a wider picture shows more at its sides.
+        height, width (`int`): in pixels. The field of view follows the height: a wider image shows more at its sides.
     """
     street = _Street(seed)
     street.build()

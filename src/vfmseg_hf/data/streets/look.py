@@ -3,7 +3,7 @@
 How a procedural street scene looks in each domain: surfaces, light, weather and camera.
 
 As in the geometry, no sine, power or exponential is taken: float32 sums, products, quotients and roots are rounded in
-the same way everywhere, so that a picture has the same bytes on every machine.
+the same way everywhere, so that an image has the same bytes on every machine.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,7 +70,7 @@ def _surface_colours(scene: Scene, look: Look) -> np.ndarray:
 
 
 def _surfaces(scene: Scene, faces: np.ndarray, part: np.ndarray, look: Look) -> tuple[np.ndarray, ...]:
-    """The picture without windows, weather and sky; which pixels are ground; the blotches on all surfaces."""
+    """The image without windows, weather and sky; which pixels are ground; the blotches on all surfaces."""
     ground = np.take(_of_parts(GROUND), part)
     # Along and up a surface; x + z runs along both the surfaces that face the street and those across it
     u, v = np.where(ground, scene.x, scene.x + scene.depth), np.where(ground, scene.depth, scene.y)
@@ -245,7 +245,7 @@ def _develop(image: np.ndarray, look: Look, draws: Draws) -> np.ndarray:
 
 def render(scene: Scene, domain: str, seed: int) -> np.ndarray:
     """
-    A picture of a scene: uint8 RGB [H, W, 3].
+    An image of a scene: uint8 RGB [H, W, 3].
 
     Args:
         domain (`str`): one of `DOMAINS`.

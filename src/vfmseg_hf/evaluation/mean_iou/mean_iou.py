@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""mean_iou as an `evaluate` module that keeps counts instead of pictures.
+"""mean_iou as an `evaluate` module that keeps counts instead of images.
 
 `evaluate` copies this file alone into its cache and reads the imports line by line, so it imports the library by name.
 """
@@ -15,8 +15,8 @@ from vfmseg_hf.evaluation.confusion import NUM_IDS, count_pairs, iou_scores, sel
 
 
 _DESCRIPTION = """
-Intersection over union per class, summed over all pictures before dividing, and its mean over the classes. Pixel counts
-are added up as batches arrive: memory does not depend on the number of pictures, which may all differ in size.
+Intersection over union per class, summed over all images before dividing, and its mean over the classes. Pixel counts
+are added up as batches arrive: memory does not depend on the number of images, which may all differ in size.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -28,7 +28,7 @@ Args:
     num_labels (`int`):
         Number of classes; ids are 0..num_labels-1, at most 256. Other ids are errors.
     ignore_index (`int`):
-        Pixels labelled so are left out. If it lies outside 0..255, it has to be known when pictures are added.
+        Pixels labelled so are left out. If it lies outside 0..255, it has to be known when images are added.
     nan_to_num (`float`, *optional*):
         Replaces nan in the results, after the means have been taken.
     label_map (`dict[int, int]`, *optional*):
@@ -81,15 +81,15 @@ class MeanIoU(evaluate.Metric):
         return self._data_dir_root  # nothing is ever written there, so it need not exist or be writable
 
     def __len__(self):
-        """Number of pictures added since the last result."""
-        return self._pictures
+        """Number of images added since the last result."""
+        return self._images
 
     def _clear(self):
-        self._pairs, self._pictures = np.zeros((NUM_IDS, NUM_IDS), dtype=np.int64), 0
+        self._pairs, self._images = np.zeros((NUM_IDS, NUM_IDS), dtype=np.int64), 0
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """
-        Adds pictures; only their pixel counts are kept. A batch with an error is not counted at all.
+        Adds images; only their pixel counts are kept. A batch with an error is not counted at all.
 
         Args and errors are those of `compute`; `num_labels`, `ignore_index` and the others belong there, or into
         `evaluate.load`.
@@ -99,11 +99,11 @@ class MeanIoU(evaluate.Metric):
                 f"Bad inputs for mean_iou: {sorted(kwargs)}. add_batch takes predictions and references; pass the "
                 "others to evaluate.load or to compute."
             )
-        pairs, pictures = self._count(predictions, references, self.settings)
-        self._pairs, self._pictures = self._pairs + pairs, self._pictures + pictures
+        pairs, images = self._count(predictions, references, self.settings)
+        self._pairs, self._images = self._pairs + pairs, self._images + images
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one picture; see `add_batch`."""
+        """Adds one image; see `add_batch`."""
         if prediction is None or reference is None:
             raise ValueError("mean_iou needs a prediction and a reference.")
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
@@ -120,12 +120,12 @@ class MeanIoU(evaluate.Metric):
             `TypeError`: maps that do not hold whole numbers.
         """
         settings = self._merged_settings(kwargs)
-        pairs, pictures = self._pairs, self._pictures
+        pairs, images = self._pairs, self._images
         if predictions is not None or references is not None:
-            new_pairs, new_pictures = self._count(predictions, references, settings)
-            pairs, pictures = pairs + new_pairs, pictures + new_pictures
-        if pictures == 0:
-            raise ValueError("mean_iou has no picture to score. Call add_batch first, or pass predictions here.")
+            new_pairs, new_images = self._count(predictions, references, settings)
+            pairs, images = pairs + new_pairs, images + new_images
+        if images == 0:
+            raise ValueError("mean_iou has no image to score. Call add_batch first, or pass predictions here.")
         confusion = _select(pairs, settings)
         groups, nan_to_num = settings.get("groups"), settings.get("nan_to_num")
         scores = iou_scores(confusion if groups is None else groups.merge(confusion))
@@ -140,7 +140,7 @@ class MeanIoU(evaluate.Metric):
             if name in self.settings and self.settings[name] != value and name != "nan_to_num":
                 raise ValueError(
                     f"compute got {name}={value}, but the metric was loaded with {self.settings[name]}, by which "
-                    "pictures may have been counted already. Say it in one place."
+                    "images may have been counted already. Say it in one place."
                 )
         settings = {**self.settings, **given}
         for name in ("num_labels", "ignore_index"):
@@ -163,7 +163,7 @@ class MeanIoU(evaluate.Metric):
                 if "num_labels" in settings and "ignore_index" in settings:
                     _select(pairs, settings)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"Picture {index} of the batch: {error}") from error
+                raise type(error)(f"Image {index} of the batch: {error}") from error
             total += pairs
         return total, len(predictions)
 

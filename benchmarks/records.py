@@ -55,7 +55,7 @@ def format_tables(result: Mapping[str, object]) -> str:
 
 
 def _format_settings(result: Mapping[str, object]) -> str:
-    """What a result says of itself in one value or a list of them, such as the size of the pictures."""
+    """What a result says of itself in one value or a list of them, such as the size of the images."""
 
     def text(key: str, value: object) -> str:
         if isinstance(value, list):

@@ -17,7 +17,7 @@ from .settings import QuickstartSettings
 
 SOURCE = "game"
 UNSEEN = ("day", "night", "rain", "camera")
-COLOUR_STEPS = (16, 64)  # coarse enough to carry over to new pictures, and fine enough to know the palette
+COLOUR_STEPS = (16, 64)  # coarse enough to carry over to new images, and fine enough to know the palette
 REFERENCES = ("position prior", *(f"{steps}-step lookup" for steps in COLOUR_STEPS))
 METHODS = (*REFERENCES, *STAGES)
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -95,7 +95,7 @@ def write_results(
     """Everything that was measured, as JSON: fractions, `null` for what does not occur."""
     names = tuple(CITYSCAPES_ID2LABEL.values())
     result = {
-        "what": "a toy run on procedural pictures; no figure of the paper",
+        "what": "a toy run on procedural images; no figure of the paper",
         "settings": asdict(settings),
         "parameters": parameters,
         "resumed": resumed,

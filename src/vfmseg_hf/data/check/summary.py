@@ -52,14 +52,14 @@ def _format_classes(classes: ClassFrequencies, id2label: Mapping[int, str]) -> l
     digits = max(len("pixels"), len(f"{classes.total:,}"))
     showing = f">{MIN_PIXELS} px"
     lines = [
-        f"  {'id':>3} {'class':<{width}} {'pixels':>{digits}} {'share':>10} {'pictures':>9} {showing:>9}  "
+        f"  {'id':>3} {'class':<{width}} {'pixels':>{digits}} {'share':>10} {'images':>9} {showing:>9}  "
         f"{BAR_STEP} # for every factor of 10"
     ]
     for index, name in id2label.items():
         share = classes.pixels[index] / classes.total
         lines.append(
             f"  {index:>3} {name:<{width}} {classes.pixels[index]:>{digits},} {percent(share) if share else '-':>10} "
-            f"{classes.pictures[index]:>9,} {classes.showing[index]:>9,}  {_bar(share)}".rstrip()
+            f"{classes.images[index]:>9,} {classes.showing[index]:>9,}  {_bar(share)}".rstrip()
         )
     share = classes.ignored / classes.total
     lines.append(f"  {'':>3} {'ignored':<{width}} {classes.ignored:>{digits},} {percent(share):>10}")
@@ -94,14 +94,14 @@ def _entry(file: str, detail: str) -> str:
 
 
 def _frequent(findings: Findings) -> dict[str, tuple[int, str]]:
-    """Unknown values with their counts and examples, those of most pictures first."""
+    """Unknown values with their counts and examples, those of most images first."""
     return dict(sorted(findings.values.items(), key=lambda item: -item[1][0]))
 
 
 def report_as_dict(report: DatasetReport) -> dict[str, object]:
     """The whole report, for JSON; shares are fractions of all pixels."""
     return {
-        "corpus": report.spec,
+        "dataset": report.spec,
         "clean": report.clean,
         "notices": report.notices,
         "problems": report.problems,
@@ -120,7 +120,7 @@ def _split_as_dict(split: SplitReport, id2label: Mapping[int, str]) -> dict[str,
         "pairs": split.pairs,
         "problems": kinds[False],
         "unknown_values": {
-            value: {"pictures": count, "example": file} for value, (count, file) in _frequent(findings).items()
+            value: {"images": count, "example": file} for value, (count, file) in _frequent(findings).items()
         },
         "noticed_files": kinds[True],
         "notices": findings.notices,
@@ -140,8 +140,8 @@ def _classes_as_dict(classes: ClassFrequencies, id2label: Mapping[int, str]) -> 
                 "name": name,
                 "pixels": int(classes.pixels[index]),
                 "share": float(classes.pixels[index] / classes.total),
-                "pictures": int(classes.pictures[index]),
-                "pictures_above_min_pixels": int(classes.showing[index]),
+                "images": int(classes.images[index]),
+                "images_above_min_pixels": int(classes.showing[index]),
             }
             for index, name in id2label.items()
         ],

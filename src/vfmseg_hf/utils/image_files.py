@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Which files of a folder are pictures, what is left out of it, and how many pixels a picture may have.
+"""Which files of a folder are images, what is left out of it, and how many pixels an image may have.
 
-Prediction and corpora of files both look through folders here, so that they see the same files.
+Prediction and datasets of files both look through folders here, so that they see the same files.
 """
 
 import os
@@ -25,22 +25,22 @@ HIDDEN, SYSTEM = "hidden", "of the system"
 LINKED_AGAIN = "linked to a folder that is taken already"
 UNREADABLE = "that may not be read"
 
-MAX_IMAGE_PIXELS = "178956970"  # of a picture that Pillow opens by itself, and the default of the commands
-MAX_IMAGE_PIXELS_HELP = "Refuse larger pictures, which may be decompression bombs; 0 or none for no limit."
+MAX_IMAGE_PIXELS = "178956970"  # of an image that Pillow opens by itself, and the default of the commands
+MAX_IMAGE_PIXELS_HELP = "Refuse larger images, which may be decompression bombs; 0 or none for no limit."
 _LIMIT_VARIABLE = "VFMSEG_MAX_IMAGE_PIXELS"  # for processes that do not inherit what was set in this one
 
 
 # --- names --------------------------------------------------------------------------------------------------------
 
 
-def picture_suffixes() -> tuple[str, ...]:
-    """How names of pictures end, in lower case, without formats that Pillow cannot open here."""
+def image_suffixes() -> tuple[str, ...]:
+    """How names of images end, in lower case, without formats that Pillow cannot open here."""
     known = PIL.Image.registered_extensions()
     return tuple(sorted((*SUFFIXES, *(suffix for suffix in OPTIONAL_SUFFIXES if suffix in known))))
 
 
-def looks_like_picture(name: str) -> bool:
-    """Whether a file is a picture by its name, of any format that Pillow knows and of those that it may not know."""
+def looks_like_image(name: str) -> bool:
+    """Whether a file is an image by its name, of any format that Pillow knows and of those that it may not know."""
     suffix = suffix_of(name)
     return suffix in OPTIONAL_SUFFIXES or suffix in PIL.Image.registered_extensions()
 
@@ -132,7 +132,7 @@ def summarise(reasons: Iterable[str]) -> str:
 
 def limit_pixels(limit: str | int) -> None:
     """
-    Sets how many pixels a picture may have to be opened, in this process and in all that it starts from now on.
+    Sets how many pixels an image may have to be opened, in this process and in all that it starts from now on.
 
     Pillow's warning about half of that is switched off: what is over the limit is refused, what is not is welcome.
 
