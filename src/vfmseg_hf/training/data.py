@@ -134,6 +134,10 @@ class EvaluationImages(NamedImages):
                 f"{len(self.id2label)}; use the rule of the dataset that they come from"
             )
 
+    @property
+    def groups(self) -> ClassMap | None:
+        return self.evaluation and self.evaluation.class_map
+
     def for_model(self, id2label: Mapping[int, str], name: str) -> "EvaluationImages":
         """As [`NamedImages.for_model`], with the rule for scores over the model's ids as well."""
         matched = super().for_model(id2label, name)

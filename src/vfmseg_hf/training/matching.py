@@ -30,6 +30,7 @@ class NamedImages(torch.utils.data.Dataset):
     """
 
     class_match: ClassMatch | None = None
+    groups: ClassMap | None = None  # of the dataset, for models with other classes; labels to learn from have none
     _source: Self | None = None
 
     def __init__(self, dataset: Any, id2label: Mapping[int, str] | None, class_map: ClassMap | None):
@@ -66,7 +67,7 @@ class NamedImages(torch.utils.data.Dataset):
         if source.id2label is None:
             return source
         try:
-            match = match_classes(id2label, source.id2label, source.class_map)
+            match = match_classes(id2label, source.id2label, source.class_map, source.groups)
             if match.said is None:
                 return source
             matched = copy.copy(source)
