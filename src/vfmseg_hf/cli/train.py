@@ -40,15 +40,24 @@ from ..training import (
     get_recipe,
 )
 from ..training.curves import plot_curves
-from ..training.model import choose_trained_part, start_model
+from ..training.model import TUNES, check_fields, choose_trained_part, start_model
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
 from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from ..utils.processes import leave_processes
 from .common import edges_as_size
+from .fields import FIELDS, ModelFields, given_fields
 from .options import Parser, check_counts, check_output_folder
 
 
+MODEL_FIELDS = (
+    "feature_mask_ratio",
+    "detail_loss_weight",
+    "detail_crop_size",
+    "loss_normalization",
+    "refine_dropout",
+    "head_dropout",
+)
 GROUPS = {
     "options": (
         "model",
@@ -63,6 +72,7 @@ GROUPS = {
         "tune",
     ),
     "images": ("size", "crop_size", "resize", "scale_range", "photometric", "max_image_pixels"),
+    "model (by default its own; --help-all has all fields of VFMSegConfig)": MODEL_FIELDS,
     "classes": ("class_map", "id2label", "class_weights"),
     "recipe": (
         "recipe",
@@ -80,6 +90,12 @@ GROUPS = {
     ),
     "checkpoints and scores": ("save_steps", "save_total_limit", "eval_strategy", "eval_steps", "logging_steps"),
     "loading": ("dataloader_num_workers", "per_device_eval_batch_size"),
+}
+HIDDEN_GROUPS = {"fields of VFMSegConfig": tuple(name for name in FIELDS if name not in MODEL_FIELDS)}
+REFUSED = {
+    "num_labels": "the classes are those of the training set, or with --class_map the model's",
+    "backbone_config": "the foundation model is what --model names",
+    "semantic_loss_ignore_index": "it is 255 everywhere; give the ignored pixels of your label maps this id",
 }
 DTYPES = {"float32": (), "bfloat16": ("--bf16",), "float16": ("--fp16",)}
 
@@ -119,8 +135,8 @@ class TrainArguments:
     tune: str = field(
         default="lora",
         metadata={
-            "help": "What trains: LoRA and heads, everything, or the heads.",
-            "choices": ["lora", "full", "heads"],
+            "help": "What trains: LoRA and heads, everything, or heads alone (heads, none: nothing of the encoder).",
+            "choices": list(TUNES),
         },
     )
     crop_size: list[int] = field(
@@ -153,6 +169,7 @@ class TrainArguments:
         metadata={"help": "What is computed in; weights and losses are float32.", "choices": list(DTYPES)},
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output, if any."})
+    fields: dict[str, object] = field(default_factory=dict, init=False)  # of VFMSegConfig, that are given
 
 
 class TrainParser(Parser, HfArgumentParser):
@@ -163,7 +180,7 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
     """The options over the settings of a recipe."""
     recipe = recipe or get_recipe(TrainArguments.recipe)
     parser = TrainParser(
-        (TrainArguments, VFMSegTrainingArguments),
+        (TrainArguments, ModelFields, VFMSegTrainingArguments),
         prog="vfmseg train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -172,6 +189,7 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
     if asks_for_epochs:
         given["max_steps"] = None  # not the recipe's: either is asked for
     parser.set_defaults(**{**recipe.training_arguments, **given})
+    parser.refused = REFUSED
     return parser
 
 
@@ -184,7 +202,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[TrainArguments, VFMSegTraining
     first.add_argument("--dtype", choices=list(DTYPES), default="float32")
     asked = first.parse_known_args(argv)[0]
     words = [*argv, *DTYPES[asked.dtype], *choose_device(asked.device)]
-    return build_parser(get_recipe(asked.recipe), asked.num_train_epochs is not None).parse_args_into_dataclasses(words)
+    parser = build_parser(get_recipe(asked.recipe), asked.num_train_epochs is not None)
+    own, fields, arguments = parser.parse_args_into_dataclasses(words)
+    own.fields = given_fields(fields)
+    return own, arguments
 
 
 def choose_device(name: str) -> list[str]:
@@ -235,6 +256,7 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
             "everything (--tune full)"
         )
     check_output_folder(arguments.output_dir)
+    check_fields(own.model, own.recipe, own.fields)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
     if checkpoint and not os.path.isdir(checkpoint):
         raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
@@ -269,7 +291,7 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
     known = {name: classes_of(rows) for name, (rows, _) in watched.items()}
     maps = read_class_maps(own.class_map, {"the training set": classes, **known})
     source_map = maps.pop("the training set")
-    model = start_model(own.model, own.recipe, **({} if renames(source_map) else {"id2label": classes}))
+    model = start_model(own.model, own.recipe, **own.fields, **({} if renames(source_map) else {"id2label": classes}))
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
     train = TrainingImages(dataset, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
     evaluation = {
