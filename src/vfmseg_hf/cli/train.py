@@ -28,12 +28,13 @@ from ..data import classes_of, count_class_pixels, describe_dataset, open_datase
 from ..data.class_names import read_class_maps
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
 from ..evaluation import format_classes
-from ..evaluation.classes import renames
+from ..evaluation.classes import ClassMap, match_classes, renames
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
     Augmentation,
     EvaluationImages,
+    JoinedImages,
     TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
@@ -108,9 +109,9 @@ class TrainArguments:
             "JSON file of VFMSegConfig."
         }
     )
-    data: str = field(
+    data: list[str] = field(
         metadata={
-            "help": "Dataset to train on: dataset[@split], e.g. camvid:/data/camvid@source_train.",
+            "help": "Datasets to train on: dataset[@split], e.g. camvid:/data/camvid@source_train; several are joined.",
             "aliases": ["--train"],
         }
     )
@@ -269,31 +270,43 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
 def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe: Recipe) -> VFMSegTrainer:
     """Data, model and recipe, put together."""
     size = edges_as_size(own.size)
-    source, *domains = name_classes([parse_domain(own.data), *evaluation_domains(own.eval_data)], own.id2label)
-    info = describe_dataset(source.spec)
-    augmentation = Augmentation(
-        tuple(own.crop_size),
-        tuple(own.resize) if own.resize else recipe.resize.get(info.name),
-        tuple(own.scale_range),
-        recipe.augmentation["cat_max_ratio"],
-        recipe.augmentation["flip_probability"],
-        own.photometric,
-    )
-    dataset, class_pixels = open_dataset(source.spec, source.split), None
-    classes = classes_of(dataset)
-    if arguments.rare_class_sampling:
-        with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
-            class_pixels = count_class_pixels(dataset, len(classes))
+    named = name_classes([*map(parse_domain, own.data), *evaluation_domains(own.eval_data)], own.id2label)
+    sources, domains = named[: len(own.data)], named[len(own.data) :]
+    augmentations = [
+        Augmentation(
+            tuple(own.crop_size),
+            tuple(own.resize) if own.resize else recipe.resize.get(describe_dataset(source.spec).name),
+            tuple(own.scale_range),
+            recipe.augmentation["cat_max_ratio"],
+            recipe.augmentation["flip_probability"],
+            own.photometric,
+        )
+        for source in sources
+    ]
+    datasets = [open_dataset(source.spec, source.split) for source in sources]
+    classes = [classes_of(dataset) for dataset in datasets]
     watched = {
         name: (open_dataset(spec, split, held_out=True), describe_dataset(spec).evaluation)
         for name, spec, split in domains
     }
     known = {name: classes_of(rows) for name, (rows, _) in watched.items()}
-    maps = read_class_maps(own.class_map, {"the training set": classes, **known})
-    source_map = maps.pop("the training set")
-    model = start_model(own.model, own.recipe, **own.fields, **({} if renames(source_map) else {"id2label": classes}))
+    titles = ["the training set", *(f"the training set {text}" for text in own.data[1:])]
+    maps = read_class_maps(own.class_map, {**dict(zip(titles, classes, strict=True)), **known})
+    follows = not renames(maps[titles[0]])  # whether the model takes the classes of the first
+    for title, others in zip(titles[1:], classes[1:], strict=True):
+        if follows:
+            check_same_classes(own.data[0], classes[0], title, others, maps[title])
+    class_pixels = [None for _ in datasets]
+    if arguments.rare_class_sampling:
+        with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
+            class_pixels = [count_class_pixels(*each) for each in zip(datasets, map(len, classes), strict=True)]
+    model = start_model(own.model, own.recipe, **own.fields, **({"id2label": classes[0]} if follows else {}))
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
-    train = TrainingImages(dataset, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
+    parts = [
+        TrainingImages(dataset, processor, augmentation, arguments.seed, pixels, class_map=maps[title])
+        for title, dataset, augmentation, pixels in zip(titles, datasets, augmentations, class_pixels, strict=True)
+    ]
+    train = JoinedImages(parts) if len(parts) > 1 else parts[0]
     evaluation = {
         name: EvaluationImages(rows, processor, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
@@ -302,6 +315,17 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
+
+
+def check_same_classes(
+    first: str, classes: Mapping[int, str], title: str, others: Mapping[int, str], class_map: ClassMap | None
+) -> None:
+    """Raises `ValueError` for a dataset whose classes are not those of the first one that is trained on."""
+    try:
+        match_classes(classes, others, class_map)
+    except ValueError as error:
+        reason = str(error).replace("the model's", f"those of {first}").replace("in the model", f"in {first}")
+        raise ValueError(f"{title}: {reason}") from error
 
 
 def run(argv: Sequence[str]) -> int:
