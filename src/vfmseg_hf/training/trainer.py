@@ -24,6 +24,7 @@ from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
 from .callbacks import RecipeProgress, StopOnSignal
+from .checkpointing import check_is_kept_apart
 from .data import EpochSampler, TrainingImages, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
@@ -133,6 +134,8 @@ class VFMSegTrainer(ScoringTrainer):
             )
         if self.own_loss is not None:
             self.own_loss.check(self.model)
+        if args.load_best_model_at_end:
+            check_is_kept_apart(self.model)
         self._check_metrics()
         self._check_optimizer()
         epochs_are_drawn = args.rare_class_sampling or isinstance(self.train_dataset, TrainingImages)
@@ -327,16 +330,17 @@ class VFMSegTrainer(ScoringTrainer):
             with self.own_loss.applied(self.model):
                 loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            for name in ("content_loss", "detail_loss"):
+            for name in {"content_loss", "detail_loss"}.intersection(outputs):  # a model with one stage has one loss
                 self._sums[name] += outputs[name].detach().mean()
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums["batches"]:
+            two_stages = "content_loss" in self._sums
             names = ("content_loss", "detail_loss", "batches", "images")
             sums = torch.stack([torch.as_tensor(self._sums[name], device=self.args.device).float() for name in names])
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
-            if "content_loss" in self._sums and "detail_loss" in self._sums:
+            if two_stages:
                 logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
                 if content == detail == 0:
                     logger.warning_once(
