@@ -323,7 +323,8 @@ class VFMSegTrainer(ScoringTrainer):
                 loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             for name in ("content_loss", "detail_loss"):
-                self._sums[name] += outputs[name].detach().mean()
+                if (value := outputs.get(name)) is not None:  # no detail loss where its weight is 0
+                    self._sums[name] += value.detach().mean()
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
