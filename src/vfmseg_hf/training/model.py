@@ -3,16 +3,19 @@
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from ..evaluation.classes import by_number, is_generic, listed, same_classes
-from ..model.adapters import lora_config
+from ..model.adapters import holds_adapter_only, lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
-from ..model.foundation import read_config
+from ..model.encoders import get_encoder_family
+from ..model.foundation import load_backbone_config, read_config
 from ..model.heads import VFMSegCoarseHead, VFMSegRefineHead
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.presets import PRESETS, nearest_presets, published_options
@@ -21,7 +24,17 @@ from ..utils.files import read_settings
 
 logger = logging.get_logger(__name__)
 
-Tune = Literal["lora", "full", "heads"]
+Tune = Literal["lora", "full", "heads", "none"]
+TUNES = get_args(Tune)
+# What the weights of a model are made for.
+OF_WEIGHTS = (
+    "patch_size",
+    "out_indices",
+    "refine_hidden_size",
+    "refine_num_layers",
+    "refine_num_attention_heads",
+    "refine_head_dim",
+)
 
 
 def start_model(name_or_path: str, recipe: str = "paper", **overrides) -> VFMSegForSemanticSegmentation:
@@ -39,19 +52,15 @@ def start_model(name_or_path: str, recipe: str = "paper", **overrides) -> VFMSeg
 
     Raises:
         ValueError: if it is neither a directory nor a preset, and cannot be a Hub id (user/name), or the published code
-            has no configuration of a preset.
+            has no configuration of a preset; as [`check_fields`].
         FileNotFoundError: if there is no such JSON file.
     """
+    check_fields(name_or_path, recipe, {name: value for name, value in overrides.items() if name != "id2label"})
     if name_or_path.endswith(".json"):
-        fields = read_settings(name_or_path)
-        if not isinstance(fields, dict):
-            raise ValueError(f"{name_or_path} must hold an object, {{...}}, of fields of VFMSegConfig")
-        config = VFMSegConfig.from_dict(fields, **overrides)
+        config = VFMSegConfig.from_dict(read_settings(name_or_path), **overrides)
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return VFMSegForSemanticSegmentation(config)
     if not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
-        if name_or_path not in PRESETS:
-            raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
         return VFMSegForSemanticSegmentation.from_preset(name_or_path, recipe, **overrides)
     config = read_config(name_or_path, {})
     if isinstance(config, VFMSegConfig):
@@ -60,10 +69,75 @@ def start_model(name_or_path: str, recipe: str = "paper", **overrides) -> VFMSeg
         if id2label is not None:
             change_classes(model, id2label)
         return model
-    if recipe == "published-code":
-        of_timm = "eva02" in getattr(config, "architecture", "")  # whose model_type is that of all timm models
-        overrides = {**published_options("eva02" if of_timm else config.model_type), **overrides}
-    return VFMSegForSemanticSegmentation.from_backbone(name_or_path, **overrides)
+    return VFMSegForSemanticSegmentation.from_backbone(name_or_path, **{**_options_of(config, recipe), **overrides})
+
+
+def check_fields(name_or_path: str, recipe: str, fields: Mapping[str, object]) -> None:
+    """
+    Looks at what a model is to start from, and at fields of its configuration, before weights and data are read.
+
+    Args:
+        name_or_path, recipe: as for [`start_model`].
+        fields: of `VFMSegConfig`, without its classes.
+
+    Raises:
+        ValueError: as [`start_model`], if no such model can have a field, or the weights of a checkpoint are made for
+            another value of it.
+    """
+    try:
+        _check_fields(name_or_path, recipe, fields)
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+def _check_fields(name_or_path: str, recipe: str, fields: Mapping[str, object]) -> None:
+    given, base = dict(fields), fields.get("backbone_name_or_path")
+    if name_or_path.endswith(".json"):
+        settings = read_settings(name_or_path)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name_or_path} must hold an object, {{...}}, of fields of VFMSegConfig")
+        VFMSegConfig.from_dict(settings, **given)
+    elif not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
+        if name_or_path not in PRESETS:
+            raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
+        VFMSegConfig.from_preset(name_or_path, recipe, **given)
+        return
+    elif fields:
+        config = read_config(name_or_path, {})
+        if isinstance(config, VFMSegConfig):
+            _check_weights(name_or_path, config, given)
+            VFMSegConfig.from_dict(config.to_dict(), **given)
+            if base and holds_adapter_only(name_or_path, {}):
+                return
+        else:
+            native = load_backbone_config(name_or_path, {})
+            encoder = get_encoder_family(native).adapted_config(
+                native, given.get("patch_size", VFMSegConfig.patch_size)
+            )
+            VFMSegConfig(**{"backbone_config": encoder, **_options_of(config, recipe), **given})
+    if base:
+        raise ValueError(
+            f"backbone_name_or_path={base!r} says where the weights under a preset or an adapter are, which "
+            f"{name_or_path} is not; leave it out"
+        )
+
+
+def _check_weights(name_or_path: str, config: VFMSegConfig, fields: Mapping[str, object]) -> None:
+    for name in OF_WEIGHTS:
+        own = getattr(config, name)
+        if name in fields and fields[name] != own:
+            raise ValueError(
+                f"{name}={fields[name]} is not what the weights of {name_or_path} are made for, which is {own}; leave "
+                "it out, or start from a foundation model"
+            )
+
+
+def _options_of(config: PreTrainedConfig, recipe: str) -> Mapping[str, object]:
+    """What a recipe changes in a model on a foundation model of this configuration, for which there is no preset."""
+    if recipe != "published-code":
+        return {}
+    of_timm = "eva02" in getattr(config, "architecture", "")  # whose model_type is that of all timm models
+    return published_options("eva02" if of_timm else config.model_type)
 
 
 def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, str]) -> None:
@@ -150,15 +224,19 @@ def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora
     Freeze what does not train, in place.
 
     Args:
-        tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`: both heads.
+        tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`, or by another
+            name `"none"` (nothing of the encoder): both heads. The refine head does not train where its loss does not
+            count (`detail_loss_weight` 0).
         lora: arguments of [`lora_config`].
     """
     if tune == "lora":
         if not model._hf_peft_config_loaded:
             model.add_adapter(lora_config(model.config, **lora))
-    elif tune == "heads":
+    elif tune in ("heads", "none"):
         model.model.requires_grad_(False)
     elif tune == "full":
         model.requires_grad_(True)
     else:
-        raise ValueError(f"tune must be 'lora', 'full' or 'heads', got {tune!r}")
+        raise ValueError(f"tune must be one of {list(TUNES)}, got {tune!r}")
+    if model.config.detail_loss_weight == 0:
+        model.refine_head.requires_grad_(False)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ class TrainedOn:
 
     @classmethod
     def of(cls, images: Any) -> "TrainedOn":
-        """One dataset: [`TrainingImages`], or rows."""
+        """One dataset, or several joined: [`TrainingImages`], or rows."""
+        parts = parts_of(images)
+        if len(parts) > 1:
+            return reduce(cls.including, map(cls.of, parts))
         source, keys = (describe_source(images),), keys_of(images)
         return cls(source, complete=False) if keys is None else cls(source, np.unique(keys))
 
@@ -85,9 +89,17 @@ def keys_of(images: Any) -> np.ndarray | None:
     """As `frame_keys`, of rows, or of the images that training and evaluation make of them: once for these."""
     if not isinstance(images, TrainingImages | EvaluationImages):
         return frame_keys(images)
+    if len(parts := parts_of(images)) > 1:
+        keys = [keys_of(part) for part in parts]
+        return None if any(of_part is None for of_part in keys) else np.concatenate(keys)
     if not hasattr(images, "frame_keys"):
         images.frame_keys = frame_keys(images.dataset)
     return images.frame_keys
+
+
+def parts_of(images: Any) -> tuple[Any, ...]:
+    """The datasets that are trained on."""
+    return images.parts if isinstance(images, TrainingImages) else (images,)
 
 
 def describe_source(images: Any) -> dict[str, Any]:

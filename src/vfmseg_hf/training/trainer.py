@@ -206,10 +206,15 @@ class VFMSegTrainer(ScoringTrainer):
         if self.model.config.num_labels == 1:
             raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.remedy}")
         data = self.train_dataset
-        if isinstance(data, TrainingImages) and self.is_world_process_zero():
-            own = data.unmatched  # as the dataset numbers its classes
+        if not isinstance(data, TrainingImages) or not self.is_world_process_zero():
+            return
+        for part in data.parts:
+            own = part.unmatched  # as the dataset numbers its classes
             names = own.id2label or self.model.config.id2label
-            check_labels_teach(own.dataset, names, own.class_pixels, data.class_match, self.model.config.id2label)
+            try:
+                check_labels_teach(own.dataset, names, own.class_pixels, part.class_match, self.model.config.id2label)
+            except ValueError as error:
+                raise ValueError(f"{part.name}: {error}" if len(data.parts) > 1 else str(error)) from error
 
     def _remember_data(self) -> None:
         """From now on the images that are trained on are seen; those among them that are to be scored are said."""
