@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="shortest edge of images and edge of crops, a multiple of 32; windows and the coarse pass are the paper's "
         f"share of it; {small(SMALL.size, PAPER.size)}",
     )
-    parser.add_argument("--seeds", nargs="+", type=whole_number(0), help=small("0 1 2", "0 1 2"))
+    parser.add_argument("--seeds", nargs="+", type=whole_number(0), help="of each row; by default 0 1 2, and rates are chosen with the first")
     parser.add_argument(
         "--learning_rates",
         nargs="+",
@@ -113,7 +113,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     given = {name: getattr(arguments, name) for name in names}
     budget, left_out = budget_with(PAPER if arguments.data else SMALL, **given), []
     if arguments.data:
-        settings = (own_setting(arguments.data, arguments.val_data, arguments.eval_data),)
+        settings = (own_setting(budget, arguments.data, arguments.val_data, arguments.eval_data),)
     else:
         folders = (path and os.path.abspath(os.path.expanduser(path)) for path in (arguments.camvid, arguments.carla))
         settings, left_out = small_settings(budget, *folders)

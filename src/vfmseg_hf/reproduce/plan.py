@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ..training.recipes import get_recipe
+
 
 WINDOW_STRIDE = 5 / 16  # of the shortest edge of an image: the paper's 320 of 1024
 RARE_CLASS_PIXELS = 3000 / 1024**2  # of a crop: the recipe's 3000 pixels of 1024 x 1024
@@ -182,10 +184,13 @@ def small_settings(
     return (streets, *camvid_settings), left_out
 
 
-def own_setting(source: str, validation: str | None, targets: Sequence[str]) -> Setting:
-    """A source and targets of one's own, such as the paper's."""
+def own_setting(budget: Budget, source: str, validation: str | None, targets: Sequence[str]) -> Setting:
+    """A source and targets of one's own, such as the paper's; what the recipe resizes keeps its scale to the crops."""
     validation = validation and f"source={validation.partition('=')[2] or validation}"
-    return Setting("own", f"{source} → {', '.join(targets)}", source, validation, tuple(targets))
+    before_crop = get_recipe("paper").resize.get(source.partition(":")[0])
+    scaled = [str(side * budget.size // PAPER.size) for side in before_crop or ()]
+    resize = ("--resize", *scaled) if scaled and budget.size != PAPER.size else ()
+    return Setting("own", f"{source} → {', '.join(targets)}", source, validation, tuple(targets), resize)
 
 
 class Run(NamedTuple):
