@@ -153,9 +153,7 @@ def judge(verb: str, words: Sequence[str], table: Mapping) -> None:
         options.check_reproduction(arguments)
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     if model := given.get("model"):
-        judge_model(
-            model, table["presets"], trains=verb in ("train", "reproduce"), fetches=verb == "fetch-encoder"
-        )
+        judge_model(model, table["presets"], trains=verb in ("train", "reproduce"), fetches=verb == "fetch-encoder")
     for spec in (spec for name in ("data", "eval_data", "val_data") for spec in as_list(given.get(name))):
         judge_dataset(spec, table["datasets"])
     for path in as_list(given.get("images")):

@@ -166,10 +166,10 @@ def settle_positionals(verb: str, arguments: argparse.Namespace) -> argparse.Nam
 
 def check_reproduction(arguments: argparse.Namespace) -> None:
     """
-    Whether the data that `reproduce` is told of go together.
+    Whether what `reproduce` is told goes together.
 
     Raises:
-        ValueError, FileNotFoundError: they do not, or a folder is not there.
+        ValueError, FileNotFoundError: it does not, or a folder is not there.
     """
     if arguments.data is None:
         for name in ("eval_data", "val_data"):
@@ -191,10 +191,14 @@ def check_reproduction(arguments: argparse.Namespace) -> None:
         if folder is not None and not os.path.isdir(os.path.expanduser(folder)):
             raise FileNotFoundError(f"there is no folder {folder}, where --{name} should be")
     if (arguments.model or "").endswith(".json"):
-        raise ValueError(f"--model {arguments.model} has no weights; name a foundation model: a preset, Hub id or folder")
-    if arguments.size is not None and arguments.size % 32:
-        raise ValueError(f"--size must be a multiple of 32, got {arguments.size}; the nearest is {_near(arguments.size)}")
-
-
-def _near(size: int) -> int:
-    return max(32, round(size / 32) * 32)
+        raise ValueError(
+            f"--model {arguments.model} has no weights; name a foundation model: a preset, Hub id or folder"
+        )
+    for edge in filter(None, [arguments.size, *(arguments.resolutions or ())]):
+        if edge % 32:
+            near = max(32, round(edge / 32) * 32)
+            raise ValueError(f"--size and --resolutions are multiples of 32, got {edge}; the nearest is {near}")
+    for name in ("seeds", "learning_rates", "resolutions"):
+        values = getattr(arguments, name) or ()
+        if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+            raise ValueError(f"--{name} has {twice[0]:g} twice; give it once")

@@ -11,7 +11,7 @@ examples:
   vfmseg reproduce table2 --model dinov2-large --data gtav:/data/gtav --dtype bfloat16 --output runs/table2 \\
       --eval_data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
 
-With --data it is the paper's own setting: 40,000 steps of 2 crops of 1024, one learning rate, all images of the targets.
+With --data it is the paper's own setting: 40,000 steps of 2 crops of 1024, one learning rate, all images of targets.
 """
 
 import argparse
@@ -20,13 +20,13 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import safe_open
 
 from ..convert import cached_encoder
 from ..reproduce import PAPER, SMALL, TABLE2, Plan, Stopped, check_plan, own_setting, reproduce, small_settings
-from ..reproduce import with_options as budget_with
 from ..reproduce.processes import count_cores
 from .options import Parser, check_output_folder, check_reproduction, positive_number, whole_number
 
@@ -76,7 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="shortest edge of images and edge of crops, a multiple of 32; windows and the coarse pass are the paper's "
         f"share of it; {small(SMALL.size, PAPER.size)}",
     )
-    parser.add_argument("--seeds", nargs="+", type=whole_number(0), help="of each row; by default 0 1 2, and rates are chosen with the first")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=whole_number(0),
+        help="of each row, rates are chosen with the first; by default 0 1 2",
+    )
     parser.add_argument(
         "--learning_rates",
         nargs="+",
@@ -110,8 +115,9 @@ def build_parser() -> argparse.ArgumentParser:
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """What the command line asks for; the encoder is fetched where it is not on this machine."""
     names = ("steps", "batch_size", "max_images", "size", "seeds", "learning_rates", "resolutions")
-    given = {name: getattr(arguments, name) for name in names}
-    budget, left_out = budget_with(PAPER if arguments.data else SMALL, **given), []
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    budget, left_out = replace(PAPER if arguments.data else SMALL, **given), []
     if arguments.data:
         settings = (own_setting(budget, arguments.data, arguments.val_data, arguments.eval_data),)
     else:

@@ -5,7 +5,7 @@
 the learning rates, `costs` measures what a row takes, `table` says what came out, `table2` does it all in order.
 """
 
-from .plan import PAPER, SMALL, TABLE2, Budget, Plan, Row, Setting, own_setting, small_settings, with_options
+from .plan import PAPER, SMALL, TABLE2, Budget, Plan, Row, Setting, own_setting, small_settings
 from .processes import Stopped
 from .table2 import check_plan, reproduce
 
@@ -23,5 +23,4 @@ __all__ = [
     "own_setting",
     "reproduce",
     "small_settings",
-    "with_options",
 ]

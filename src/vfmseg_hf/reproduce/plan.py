@@ -2,8 +2,8 @@
 """What `vfmseg reproduce` runs, as data: rows, settings and budgets, and the command lines that they come to."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,11 @@ from ..training.recipes import get_recipe
 
 WINDOW_STRIDE = 5 / 16  # of the shortest edge of an image: the paper's 320 of 1024
 RARE_CLASS_PIXELS = 3000 / 1024**2  # of a crop: the recipe's 3000 pixels of 1024 x 1024
-SAVE_STEPS = 1000
+SAVE_STEPS = 1000  # between checkpoints of long trainings
+# How long things take on a CPU, see `Plan.minutes`.
+SCORE_SECONDS = 1.5  # of a core, for an image of 256 x 512 with all windows
+START_SECONDS = 12.0  # of a command
+PAPER_IMAGES = 1000  # of a domain of which all are scored, roughly
 
 
 @dataclass(frozen=True)
@@ -351,25 +355,3 @@ class Plan:
 
     def _images(self, domain: str | None) -> int:
         return self.budget.max_images or PAPER_IMAGES if domain else 0
-
-
-SCORE_SECONDS = 1.5  # of a core, for an image of 256 x 512 with all windows
-START_SECONDS = 12.0  # of a command
-PAPER_IMAGES = 1000  # of a domain of which all are scored, roughly
-
-
-def with_options(budget: Budget, **given: object) -> Budget:
-    """The budget with what is given; None leaves its own. Raises `ValueError` for what cannot be."""
-    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list | tuple)}
-    budget = replace(budget, **{name: value for name, value in given.items() if value is not None} | lists)
-    if budget.size % 32:
-        near = max(32, round(budget.size / 32) * 32)
-        raise ValueError(f"--size must be a multiple of 32, got {budget.size}; the nearest is {near}")
-    for name in ("seeds", "learning_rates", "resolutions"):
-        if twice := list(_repeated(getattr(budget, name))):
-            raise ValueError(f"--{name} has {twice[0]:g} twice; give every one once")
-    return budget
-
-
-def _repeated(values: Sequence) -> Iterator:
-    return (value for index, value in enumerate(values) if value in values[:index])

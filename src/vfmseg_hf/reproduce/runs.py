@@ -85,15 +85,17 @@ class RunFolder:
                 what = f"the encoder {known['encoder_sha256'][:12]}, not {self.plan.encoder_sha256[:12]}"
             else:
                 what = _difference(kept, words)
-            raise ValueError(f"{self.path} holds a run with {what}; give the arguments that it has, or another --output")
+            raise ValueError(
+                f"{self.path} holds a run with {what}; give the arguments that it has, or another --output"
+            )
 
     def train(self, source: str, commands: Commands) -> Outcome:
         """Train, or go on with it."""
-        return self._perform(TRAIN, "train", self.plan.train_words(self.run, source, self.model), ["--resume"], commands)
+        return self._perform(
+            TRAIN, "train", self.plan.train_words(self.run, source, self.model), ["--resume"], commands
+        )
 
-    def score(
-        self, step: str, domains: Sequence[str], commands: Commands, resolution: int | None = None
-    ) -> Outcome:
+    def score(self, step: str, domains: Sequence[str], commands: Commands, resolution: int | None = None) -> Outcome:
         """
         Score the trained model.
 
@@ -108,7 +110,7 @@ class RunFolder:
     def score_each(
         self, step: str, domains: Sequence[str], commands: Commands, resolution: int | None = None
     ) -> list[Outcome]:
-        """As [`RunFolder.score`]; if that fails, every domain by itself, so that one that cannot be read costs no other."""
+        """As [`RunFolder.score`]; if that fails, every domain by itself: one that cannot be read costs no other."""
         together = self.score(step, domains, commands, resolution)
         if together.status != FAILED or len(domains) == 1:
             return [together]

@@ -191,13 +191,25 @@ def _costs(plan: Plan, measured: Measured) -> Iterator[str]:
         costs, chosen = measured.costs.get(row.name), measured.committed["rows"][row.name]
         counted = [NONE] * 4
         if costs:
-            counted = [f"{costs.trained:,}", f"{costs.parameters:,}", f"{costs.coarse_gflops:.1f}", f"{costs.gflops:.1f}"]
+            counted = [
+                f"{costs.trained:,}",
+                f"{costs.parameters:,}",
+                f"{costs.coarse_gflops:.1f}",
+                f"{costs.gflops:.1f}",
+            ]
         seconds = measured.seconds.get(row.name)
         rate = f"{chosen['learning_rate']:g}" if chosen["learning_rate"] is not None else "none"
         results = [_trial(chosen["trials"].get(f"{rate:g}")) for rate in rates] if tried else []
         rows.append([row.title, *counted, f"{fmean(seconds):.0f}" if seconds else NONE, *results, rate])
     size = f"{plan.budget.size} × {2 * plan.budget.size}"
-    head = ["", "weights trained", "in all", f"GFLOPs, {size}, coarse pass", "with all windows", "seconds of a training"]
+    head = [
+        "",
+        "weights trained",
+        "in all",
+        f"GFLOPs, {size}, coarse pass",
+        "with all windows",
+        "seconds of a training",
+    ]
     return _table([*head, *tried, "rate"], rows)
 
 
