@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Processes that are forks of this one: commands and trainings in them need not import torch and transformers anew."""
 
+import gc
 import logging
 import os
 import pickle
@@ -37,6 +38,7 @@ class Fork:
     def _run(self, function: Callable[[], int | None], environment: Mapping[str, str]) -> None:
         status = 1
         try:
+            gc.freeze()  # or the first collection would copy the memory of this process
             for number, output in enumerate(self._outputs, start=1):
                 os.dup2(output.fileno(), number)
             sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
