@@ -29,6 +29,7 @@ from ..data.class_names import read_class_maps
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
 from ..evaluation import format_classes
 from ..evaluation.classes import ClassMap, match_classes, renames
+from ..methods import METHODS, SingleStageModel
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
@@ -52,6 +53,7 @@ from .options import Parser, check_counts, check_output_folder
 
 
 MODEL_FIELDS = (
+    "decoder",
     "feature_mask_ratio",
     "detail_loss_weight",
     "detail_crop_size",
@@ -132,6 +134,14 @@ class TrainArguments:
     recipe: str = field(
         default="paper",
         metadata={"help": "Where settings come from that are not given.", "choices": list(RECIPES)},
+    )
+    decoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "What a foundation model gets instead of VFMSeg's two stages: linear is one linear layer, and "
+            "one look at the image.",
+            "choices": list(METHODS),
+        },
     )
     tune: str = field(
         default="lora",
@@ -257,7 +267,7 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
             "everything (--tune full)"
         )
     check_output_folder(arguments.output_dir)
-    check_fields(own.model, own.recipe, own.fields)
+    check_fields(own.model, own.recipe, own.fields, own.decoder)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
     if checkpoint and not os.path.isdir(checkpoint):
         raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
@@ -300,7 +310,8 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
     if arguments.rare_class_sampling:
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
             class_pixels = [count_class_pixels(*each) for each in zip(datasets, map(len, classes), strict=True)]
-    model = start_model(own.model, own.recipe, **own.fields, **({"id2label": classes[0]} if follows else {}))
+    named = {"id2label": classes[0]} if follows else {}
+    model = start_model(own.model, own.recipe, own.decoder, **own.fields, **named)
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
     parts = [
         TrainingImages(dataset, processor, augmentation, arguments.seed, pixels, class_map=maps[title])
@@ -368,6 +379,7 @@ def describe_result(output_dir: str, trainer: VFMSegTrainer, eval_data: Sequence
     """Scores by class, where there are any, where the model is, and what can be done with it."""
     lines = [format_classes(name, domain) + "\n" for name, domain in trainer.domain_scores.items()]
     adapter = getattr(trainer.model, "_hf_peft_config_loaded", False)
+    adapter = adapter and not isinstance(trainer.model, SingleStageModel)  # which are saved whole
     what = "the adapter (LoRA and heads)" if adapter else "the model"
     commands: Mapping[str, list[str]] = {
         "score it": ["vfmseg", "evaluate", "--model", output_dir, "--data", *(eval_data or ["DATASET"])],

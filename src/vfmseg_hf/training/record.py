@@ -39,7 +39,7 @@ def training_settings(
         "training": {key: plain(value) for key, value in training.items()},
         "augmentation": augmentation,
         "lora": {key: getattr(lora, key) for key in paper.lora} if lora else {},
-        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS},
+        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS if hasattr(model.config, key)},
     }
 
 
@@ -60,6 +60,8 @@ def differences(settings: Settings, recipe: Recipe, names: Sequence[str]) -> lis
             sizes = [recipe.resize.get(name) for name in names]
             expected = {**expected, "resize": sizes if len(sizes) > 1 else sizes[0]}
         for key, value in expected.items():
+            if key not in actual:
+                continue  # a model of another method has not all fields
             if plain(actual[key]) != plain(value):
                 found.append(f"{part}.{key} {plain(actual[key])} instead of {plain(value)}")
     return found
@@ -113,6 +115,7 @@ def record_training(
             "epochs": arguments.num_train_epochs if arguments.num_train_epochs > 0 else None,
             "loss_function": loss_name,
             "step": state.best_global_step if best_loaded else state.global_step,
+            "model_type": getattr(model.config, "model_type", None),
             "tune": "lora" if settings["lora"] else "full" if whole_encoder else "heads",
             "trained_parameters": sum(parameter.numel() for parameter in trained.values()),
             "processes": arguments.world_size,
