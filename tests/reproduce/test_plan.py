@@ -32,7 +32,7 @@ def test_the_rows_add_one_thing_each():
     ]
     assert [row.refine for row in TABLE2] == ["none", "none", "gated", "gated"]
     for row in TABLE2:  # the fourth is the mean of three
-        assert row.paper[3] == pytest.approx(sum(row.paper[:3]) / 3, abs=0.006)
+        assert row.paper[3] == pytest.approx(sum(row.paper[:3]) / 3, abs=0.01)
 
 
 def test_every_row_is_told_the_same_but_for_what_it_adds():

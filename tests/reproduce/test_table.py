@@ -117,7 +117,7 @@ def test_costs_rates_and_trials(plan, measured):
     lines = list(of_setting(plan, measured))
     assert "| + VFMNet | 1,000 | 22,000,000 | 10.0 | 10.0 | 110 | 10.00 | 20.00 | failed | 0.0003 |" in lines
     head = next(line for line in lines if "weights trained" in line)
-    assert "GFLOPs of 256 × 512" in head and "source at 0.001 | rate |" in head
+    assert "GFLOPs, 256 × 512, coarse pass" in head and "source at 0.001 | rate |" in head
 
 
 def test_what_failed_stands_there_and_the_rest_too(plan, measured):

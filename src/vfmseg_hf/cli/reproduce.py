@@ -117,6 +117,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     names = ("steps", "batch_size", "max_images", "size", "seeds", "learning_rates", "resolutions")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if given.get("size", PAPER.size) != PAPER.size:
+        given["protocol"] = SMALL.protocol  # the paper's has sizes of its own
     budget, left_out = replace(PAPER if arguments.data else SMALL, **given), []
     if arguments.data:
         settings = (own_setting(budget, arguments.data, arguments.val_data, arguments.eval_data),)

@@ -310,8 +310,9 @@ class Plan:
         """
         size = ["--size", str(resolution), str(2 * resolution)] if resolution else []
         limit = ["--max_images", str(self.budget.max_images)] if self.budget.max_images else []
+        refine = ["--refine", run.row.refine] if run.row.has_windows else []
         return [
-            "--model", os.fspath(folder), "--output", os.fspath(output), "--refine", run.row.refine,
+            "--model", os.fspath(folder), "--output", os.fspath(output), *refine,
             "--protocol", "default" if resolution else self.budget.protocol,
             "--device", self.device, "--num_workers", str(self.num_workers), *size, *limit, "--data", *domains,
         ]  # fmt: skip

@@ -43,7 +43,7 @@ def start_command(words: Sequence[str], log: Path, environment: Mapping[str, str
     """`vfmseg WORDS` in a new process whose output goes to `log`; Ctrl-C in the terminal does not reach it."""
     with open(log, "ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "vfmseg_hf", *words],
+            [sys.executable, "-m", "vfmseg_cli", *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -285,5 +285,5 @@ def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora
         model.requires_grad_(True)
     else:
         raise ValueError(f"tune must be one of {list(TUNES)}, got {tune!r}")
-    if model.config.detail_loss_weight == 0:
+    if getattr(model.config, "detail_loss_weight", None) == 0:
         model.refine_head.requires_grad_(False)
