@@ -149,10 +149,12 @@ def read_type(kind: Callable, about: Sequence[object]) -> Callable:
 def judge(verb: str, words: Sequence[str], table: Mapping) -> None:
     """Raises a `ValueError` or an `OSError` for a command line that cannot work, whatever is in the files it names."""
     arguments = options.settle_positionals(verb, make_parser(verb, table).parse_args(words))
+    if verb == "reproduce":
+        options.check_reproduction(arguments)
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     if model := given.get("model"):
-        judge_model(model, table["presets"], trains=verb == "train", fetches=verb == "fetch-encoder")
-    for spec in as_list(given.get("data")) + as_list(given.get("eval_data")):
+        judge_model(model, table["presets"], trains=verb in ("train", "reproduce"), fetches=verb == "fetch-encoder")
+    for spec in (spec for name in ("data", "eval_data", "val_data") for spec in as_list(given.get(name))):
         judge_dataset(spec, table["datasets"])
     for path in as_list(given.get("images")):
         if not os.path.exists(path):
@@ -164,9 +166,6 @@ def judge(verb: str, words: Sequence[str], table: Mapping) -> None:
         if not os.path.isdir(checkpoint):
             raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
     judge_output(verb, given)
-    if verb == "ablate":
-        folder = os.path.join(given["output"], "run")
-        judge("train", [*given["train_arguments"], "--output", folder], table)
 
 
 def judge_output(verb: str, given: Mapping) -> None:

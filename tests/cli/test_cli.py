@@ -51,12 +51,12 @@ def test_the_same_words_mean_the_same_things():
     flags = {verb: {flag for group in about["groups"] for option in group["options"] for flag in option["flags"]}
              for verb, about in verbs.items()}  # fmt: skip
     for word, taken_by in {
-        "--model": {"train", "evaluate", "predict", "check"},
-        "--data": {"train", "evaluate", "check"},
-        "--output": {"train", "evaluate", "predict", "quickstart", "ablate"},
-        "--device": {"train", "evaluate", "predict"},
-        "--dtype": {"train", "evaluate", "predict"},
-        "--size": {"train", "evaluate", "predict"},
+        "--model": {"train", "evaluate", "predict", "check", "reproduce"},
+        "--data": {"train", "evaluate", "check", "reproduce"},
+        "--output": {"train", "evaluate", "predict", "quickstart", "reproduce"},
+        "--device": {"train", "evaluate", "predict", "reproduce"},
+        "--dtype": {"train", "evaluate", "predict", "reproduce"},
+        "--size": {"train", "evaluate", "predict", "reproduce"},
         "--revision": {"evaluate", "predict", "merge"},
         "--backbone_name_or_path": {"train", "evaluate", "predict", "merge"},
         "--max-windows": {"train", "evaluate", "predict"},
@@ -122,10 +122,11 @@ def test_help_of_transformers_options_on_demand():
         (["fetch-encoder", "dinov2-small", "DIR"], "exists and is not empty"),
         (["fetch-encoder", "DIR/file", "NEW"], "is a file; models are folders"),
         (["convert", "absent.pth", "NEW", "--backbone", "sam"], "there is no file absent.pth"),
-        (
-            ["ablate", "--output", "NEW", "--vary", "x", "--", "--model", "dinov2-base", "--data", "camvd:/x"],
-            "did you mean camvid?",
-        ),
+        (["reproduce", "table3"], "invalid choice: 'table3' (choose from 'table2')"),
+        (["reproduce", "table2", "--seed", "1"], "there is no option --seed; did you mean --seeds?"),
+        (["reproduce", "table2", "--model", "dinov2-smal"], "did you mean dinov2-small?"),
+        (["reproduce", "table2", "--camvid", "DIR/absent"], "there is no folder DIR/absent, where --camvid should be"),
+        (["reproduce", "table2", "--data", "camvd:/x", "--eval_data", "streets:day"], "did you mean camvid?"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_at_once(words, expected, tmp_path):
@@ -164,7 +165,7 @@ def test_python_m():
 def test_the_scripts_are_the_commands_of_a_checkout():
     """Without an installation, even of what the library depends on: -S hides all packages."""
     scripts = {"check_corpus": "check", "convert_official": "convert"}
-    scripts |= {verb: verb for verb in ("train", "evaluate", "predict", "ablate", "quickstart")}
+    scripts |= {verb: verb for verb in ("train", "evaluate", "predict", "quickstart")}
     for script, verb in scripts.items():
         words = [sys.executable, "-S", str(REPOSITORY / "scripts" / f"{script}.py"), "--help"]
         done = subprocess.run(words, capture_output=True, text=True, env={})

@@ -12,7 +12,8 @@ from PIL import Image
 from tests.support import commands
 from tests.support.processes import run_distributed
 from vfmseg_hf import VFMSegImageProcessor
-from vfmseg_hf.data.domains import parse_domain, parse_domains
+from vfmseg_hf.data import open_dataset
+from vfmseg_hf.data.domains import parse_domain, parse_domains, spread
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,17 @@ def test_modes_and_protocols(saved_model, tmp_path, monkeypatch, capsys):
         assert result["protocol"]["name"] == protocol and result["protocol"]["refine"] == refine
         assert resize is result["protocol"]["resize"] or resize is result["protocol"]["resize"]["antialias"]
         assert result["domains"]["test"]["refined"] == refined and result["domains"]["test"]["split"] == "test"
+
+
+def test_a_part_of_every_domain(saved_model, tmp_path):
+    """`--max_images` takes rows that are spread evenly, the same as when they are scored by themselves."""
+    words = ["--model", saved_model, "--output", tmp_path / "scores.json", "--max_images", 2]
+    assert evaluate(*words, "--data", "streets:night?n=5&size=64x128@test", "rain=streets:rain?n=1&size=64x128") is None
+    domains = json.loads((tmp_path / "scores.json").read_text())["domains"]
+    assert [(each["images"], each["images_of_split"]) for each in domains.values()] == [(2, 5), (1, 1)]
+    rows = open_dataset("streets:night?n=5&size=64x128", "test")
+    assert spread(rows, 2)["file_name"] == [rows["file_name"][index] for index in (0, 2)]
+    assert spread(rows, None) is rows and spread(rows, 5) is rows
 
 
 def test_finished_domains_are_kept(saved_model, tmp_path, monkeypatch, capsys):

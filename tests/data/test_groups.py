@@ -12,11 +12,9 @@ from tests.support.commands import call, error_of
 from tests.support.numbers import lively
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor
 from vfmseg_hf.data import describe_dataset, match_classes, open_dataset
-from vfmseg_hf.data.domains import Domain
 from vfmseg_hf.evaluation import evaluate_domain
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
 from vfmseg_hf.training import EvaluationImages
-from vfmseg_hf.training.ablation import prior_scores
 
 
 IDS = {"way": 7, "building": [11, 12], "nature": 21, "drone": 30}
@@ -208,5 +206,3 @@ def test_training(write, tmp_path, tiny_config):
     assert VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "streets").config.num_labels == 19
     scores = json.loads((tmp_path / "streets" / "eval_results.json").read_text())
     assert scores["eval_folder_num_classes"] <= 3, "the drone is ignored"
-    prior = prior_scores(Domain("", streets, None), [Domain("own", spec, None)])
-    assert 0 <= prior["own"] <= 1

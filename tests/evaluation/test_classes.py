@@ -29,7 +29,6 @@ from vfmseg_hf.training import (
     VFMSegTrainer,
     VFMSegTrainingArguments,
 )
-from vfmseg_hf.training.ablation import prior_scores
 from vfmseg_hf.training.model import change_classes, start_model
 
 
@@ -649,22 +648,6 @@ def test_check(saved_model, tmp_path, monkeypatch, capsys):
     status, out = check(strange, "--class_map", tmp_path / "map.yaml")
     assert status == 0 and "way is road; ignored: sky" in out
     assert "--model is missing" in error_of("check", strange, "--class_map", tmp_path / "map.yaml")
-
-
-def test_the_prior_of_ablations_compares_classes(tmp_path):
-    """Labels of the same frames in another order: the prior scores as with its own."""
-    prepared = own_dataset(tmp_path / "own", ABC)
-    for frame in in_order_of(rows(3, sizes=((64, 96),), classes=3), ABC, CAB):
-        (tmp_path / "other" / "labels").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "other" / "images").mkdir(exist_ok=True)
-        frame["image"].save(tmp_path / "other" / "images" / f"{frame['file_name']}.png")
-        frame["label"].save(tmp_path / "other" / "labels" / f"{frame['file_name']}.png")
-    plan = {"images": "images", "labels": "labels", "ids": {name: index for index, name in CAB.items()}}
-    (tmp_path / "other" / "dataset.yaml").write_text(json.dumps(plan))
-    train = Domain("train", prepared, None)
-    domains = [Domain("own", prepared, None), Domain("other", f"folder:{tmp_path}/other/dataset.yaml", None)]
-    scores = prior_scores(train, domains)
-    assert scores["own"] == scores["other"] > 0.2
 
 
 TRAIN = [

@@ -280,6 +280,32 @@ def test_feature_masking_is_for_training_only(tiny_model):
     assert torch.equal(head(maps, context), head(other, context)), "with everything masked only the context counts"
 
 
+def test_a_detail_loss_that_does_not_count_is_not_computed(tiny_model, batch, monkeypatch):
+    """VFMNet alone: the gradients are those with a weight that is next to nothing, and the encoder runs once."""
+    gradients, shapes = {}, []
+    model = tiny_model(feature_mask_ratio=0, refine_dropout=0, head_dropout=0).train()
+    encode = model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda pixels, **more: shapes.append(len(pixels)) or encode(pixels, **more)
+    )
+    for weight in (0.0, 1e-9):
+        model.config.detail_loss_weight = weight
+        model.zero_grad(set_to_none=True)
+        output = model(batch[0], labels=batch[1], detail_crop_box=(0, 32, 64, 96))
+        output.loss.backward()
+        gradients[weight] = {name: p.grad for name, p in model.named_parameters() if "refine_head" not in name}
+    for name, gradient in gradients[0.0].items():
+        if gradients[1e-9][name] is not None:
+            torch.testing.assert_close(gradient, gradients[1e-9][name], atol=1e-6, rtol=1e-4)
+    assert shapes[1] == 2 * shapes[0] == 2 * len(batch[0])
+    model.config.detail_loss_weight = 0.0
+    model.zero_grad(set_to_none=True)
+    output = model(batch[0], labels=batch[1])
+    output.loss.backward()
+    assert output.logits is None and output.detail_loss is None and torch.equal(output.loss, output.content_loss)
+    assert all(p.grad is None for p in model.refine_head.parameters())
+
+
 def test_losses_in_eval_mode_take_labels_of_any_size(tiny_model):
     model = lively(tiny_model(detail_loss_weight=0.5))
     labels = torch.randint(0, 19, (2, 50, 70))

@@ -5,6 +5,10 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
+
+from tqdm import tqdm
 
 import vfmseg_cli
 from tests.support import SOURCE
@@ -45,3 +49,16 @@ def error_of(verb: str, *words: object) -> str | None:
         status = call(verb, *words)
     assert status in (0, 2), f"status {status}: {said.getvalue()}"
     return said.getvalue().strip().splitlines()[-1] if status else None
+
+
+def fork_command(words: list[str], log: Path, environment: dict[str, str]) -> Fork:
+    """In place of `vfmseg_hf.reproduce.processes.start_command`: a fork of this process, not a new Python."""
+
+    def run() -> int:
+        output = os.open(log, os.O_WRONLY | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        tqdm.set_lock(threading.RLock())  # another thread may have held it at the fork
+        return call(*words)
+
+    return Fork(run, environment)

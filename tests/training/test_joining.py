@@ -166,9 +166,6 @@ def test_the_commands_datasets_have_one_set_of_classes(tiny_config, tmp_path):
     assert error_of(*command(tmp_path, [first, second], *words)) is None
     config = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "run").config
     assert list(config.id2label.values()) == list(ABC.values())
-    words = ["--output", tmp_path / "x", "--vary", "photometric", "--", "--model", tmp_path / "tiny.json"]
-    said = error_of("ablate", *words, "--data", first, second, "--eval_data", first)
-    assert "an ablation trains on one dataset" in said
 
 
 def test_each_dataset_has_the_recipes_size(tiny_config, tmp_path, monkeypatch):

@@ -260,6 +260,10 @@ def test_what_trains(tune, tiny_model):
         assert encoder and all(".lora_" in name for name in encoder)
     else:
         assert bool(encoder) == (tune == "full")
+    model.config.detail_loss_weight = 0
+    choose_trained_part(model, tune)
+    trained_alone = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained_alone == {name for name in trained if "refine_head." not in name}, "nothing tells it anything"
 
 
 def test_lora_on_random_weights_does_not_train(tiny_model, tmp_path):

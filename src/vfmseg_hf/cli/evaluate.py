@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..data import classes_of, describe_dataset, open_dataset
 from ..data.class_names import read_class_maps
-from ..data.domains import evaluation_domains, name_classes
+from ..data.domains import evaluation_domains, name_classes, spread
 from ..evaluation import (
     PROTOCOLS,
     describe_domain,
@@ -34,11 +34,11 @@ from ..training.trained_on import attention, read_trained_on, say_unknown
 from ..utils.image_files import limit_pixels
 from ..utils.processes import join_processes, leave_processes, process_rank
 from .common import COMPUTING, DETAIL, MODEL, add_class_options, add_inference_options, add_model_options, load
-from .options import Parser, check_output_file, yes_or_no
+from .options import Parser, check_output_file, whole_number, yes_or_no
 
 
 GROUPS = {
-    "options": ("model", "data", "output", "protocol", "size", *MODEL[1:]),
+    "options": ("model", "data", "output", "protocol", "size", "max_images", *MODEL[1:]),
     "classes": ("class_map", "id2label"),
     "looking again in detail": (*DETAIL, "flip"),
     "computing": COMPUTING,
@@ -61,6 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=list(PROTOCOLS),
         default="default",
         help="; ".join(f"{name}: {protocol.text}" for name, protocol in PROTOCOLS.items()),
+    )
+    parser.add_argument(
+        "--max_images",
+        type=whole_number(1),
+        metavar="N",
+        help="score at most N images of a domain, evenly spaced over its split; by default all",
     )
     add_class_options(parser, " A list of model classes is scored as one class.")
     parser.add_argument(
@@ -92,11 +98,12 @@ def run(argv: Sequence[str]) -> int:
     datasets = {name: open_dataset(spec, split, held_out=True) for name, spec, split in domains}
     maps = read_class_maps(arguments.class_map, {name: classes_of(dataset) for name, dataset in datasets.items()})
     for name, spec, _ in domains:
-        dataset, rule = datasets[name], describe_dataset(spec).evaluation
-        images[name] = EvaluationImages(dataset, processor, rule, class_map=maps[name])
+        rows, rule = spread(datasets[name], arguments.max_images), describe_dataset(spec).evaluation
+        images[name] = EvaluationImages(rows, processor, rule, class_map=maps[name])
         images[name] = images[name].for_model(model.config.id2label, name)
         scored[name] = {
-            **describe_domain(spec, dataset, images[name].class_match),
+            **describe_domain(spec, datasets[name], images[name].class_match),
+            "images_of_split": len(datasets[name]),
             "trained_on": trained_on.overlap(images[name]),
         }
     seen = {name: attention(name, domain, trained_on) for name, domain in images.items()}

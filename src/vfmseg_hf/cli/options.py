@@ -94,6 +94,17 @@ def fraction(text: str) -> float:
     return value
 
 
+def positive_number(text: str) -> float:
+    """A type for `argparse`: numbers above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
 def yes_or_no(text: str) -> bool:
     """A type for `argparse`: what transformers' options take for true and false."""
     for value, words in ((True, ("yes", "true", "t", "y", "1")), (False, ("no", "false", "f", "n", "0"))):
@@ -151,3 +162,43 @@ def settle_positionals(verb: str, arguments: argparse.Namespace) -> argparse.Nam
             raise ValueError("name one dataset to check: --data DATASET[:PATH][@SPLIT], e.g. --data gtav:/data/gtav")
         arguments.data = arguments.data or arguments.dataset
     return arguments
+
+
+def check_reproduction(arguments: argparse.Namespace) -> None:
+    """
+    Whether what `reproduce` is told goes together.
+
+    Raises:
+        ValueError, FileNotFoundError: it does not, or a folder is not there.
+    """
+    if arguments.data is None:
+        for name in ("eval_data", "val_data"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name} goes with --data, which says what is trained on; without it name --camvid")
+    else:
+        if arguments.eval_data is None:
+            raise ValueError(f"--data {arguments.data} has no targets; name them: --eval_data DOMAIN ...")
+        for name in ("camvid", "carla"):
+            if (folder := getattr(arguments, name)) is not None:
+                raise ValueError(f"--{name} {folder} has no effect beside --data; write --eval_data {name}:{folder}")
+        if len(arguments.learning_rates or ()) > 1 and arguments.val_data is None:
+            raise ValueError(
+                f"{len(arguments.learning_rates)} --learning_rates are chosen among on images of the source: name them "
+                "with --val_data, or one rate"
+            )
+    for name in ("camvid", "carla"):
+        folder = getattr(arguments, name)
+        if folder is not None and not os.path.isdir(os.path.expanduser(folder)):
+            raise FileNotFoundError(f"there is no folder {folder}, where --{name} should be")
+    if (arguments.model or "").endswith(".json"):
+        raise ValueError(
+            f"--model {arguments.model} has no weights; name a foundation model: a preset, Hub id or folder"
+        )
+    for edge in filter(None, [arguments.size, *(arguments.resolutions or ())]):
+        if edge % 32:
+            near = max(32, round(edge / 32) * 32)
+            raise ValueError(f"--size and --resolutions are multiples of 32, got {edge}; the nearest is {near}")
+    for name in ("seeds", "learning_rates", "resolutions"):
+        values = getattr(arguments, name) or ()
+        if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+            raise ValueError(f"--{name} has {twice[0]:g} twice; give it once")

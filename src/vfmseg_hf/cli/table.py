@@ -10,7 +10,7 @@ from types import ModuleType
 from .. import __version__
 from ..data import DATASETS
 from ..model.presets import PRESETS
-from . import ablate, check, convert, evaluate, fetch_encoder, merge, options, predict, quickstart, train
+from . import check, convert, evaluate, fetch_encoder, merge, options, predict, quickstart, reproduce, train
 
 
 PATH = Path(__file__).with_name("options.json")
@@ -23,7 +23,7 @@ VERBS: dict[str, ModuleType] = {
     "merge": merge,
     "convert": convert,
     "fetch-encoder": fetch_encoder,
-    "ablate": ablate,
+    "reproduce": reproduce,
 }
 FIRST = ("--model", "--data", "--output", "--device", "--dtype", "--size")  # the same words everywhere
 OTHERS = "arguments of transformers' Trainer"
@@ -119,6 +119,7 @@ def describe_type(kind: object) -> list[object]:
     if isinstance(kind, options.name_ending):
         return ["name_ending", kind.ending]
     names = {int: "int", float: "float", options.fraction: "fraction", options.yes_or_no: "yes_or_no"}
+    names[options.positive_number] = "positive_number"
     if getattr(kind, "__name__", "") == "string_to_bool":  # of transformers
         return ["yes_or_no"]
     return [names.get(kind, "str")]

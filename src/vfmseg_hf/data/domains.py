@@ -5,6 +5,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote
 
+from datasets import Dataset
+
 from .base import scored_split
 from .registry import describe_dataset
 
@@ -106,3 +108,10 @@ def evaluation_domains(texts: list[str]) -> list[Domain]:
         domain._replace(split=domain.split or scored_split(domain.spec, describe_dataset(domain.spec)))
         for domain in parse_domains(texts)
     ]
+
+
+def spread(dataset: Dataset, count: int | None) -> Dataset:
+    """At most `count` rows, evenly spaced and always the same ones; all of them with None."""
+    if count is None or count >= len(dataset):
+        return dataset
+    return dataset.select([index * len(dataset) // count for index in range(count)])

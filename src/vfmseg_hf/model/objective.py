@@ -48,7 +48,8 @@ def joint_objective(
     Content loss on the images at half resolution, detail loss on one crop at full resolution.
 
     The crop is the same region in all images of the batch; the refine head sees the detached coarse logits of that
-    region. Where both inputs have one size, the encoder runs once on twice the batch.
+    region. Where both inputs have one size, the encoder runs once on twice the batch. With `detail_loss_weight` 0 the
+    objective is that of VFMNet alone: nothing is computed of a loss that would not count.
 
     Args:
         pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): multiples of two patches.
@@ -57,7 +58,7 @@ def joint_objective(
         encoder_kwargs: `output_hidden_states` and `output_attentions` for the encoder's `forward`.
 
     Returns:
-        The fields of `VFMSegSemanticSegmenterOutput` that training has.
+        The fields of `VFMSegSemanticSegmenterOutput` that training has; those of the crop are None if there is none.
 
     Raises:
         ValueError: on sizes or boxes that do not fit, naming legal ones; if `model.checks_raise`, on values that do
@@ -82,26 +83,29 @@ def joint_objective(
     small = resize_bilinear(pixel_values, (height // 2, width // 2))
     crop = pixel_values[..., top:bottom, left:right]
     encode = partial(model.model, return_dict=True, **encoder_kwargs)
-    if small.shape == crop.shape:
+    if config.detail_loss_weight == 0:
+        coarse, refine = encode(small), None
+    elif small.shape == crop.shape:
         coarse, refine = _halves(encode(torch.cat([small, crop])))
     else:
         coarse, refine = encode(small), encode(crop)
     coarse_logits = model.coarse_head(coarse.feature_maps)
     content_loss = stage_loss(model, coarse_logits, labels[:, ::2, ::2], training=True)
-    context = resize_bilinear(coarse_logits.detach(), (height // 2, width // 2))
-    logits = model.refine_head(refine.feature_maps, context[..., top // 2 : bottom // 2, left // 2 : right // 2])
-    detail_loss = stage_loss(model, logits, labels[:, top:bottom, left:right], training=True)
-    loss = content_loss + config.detail_loss_weight * detail_loss
-    return {
-        "loss": loss if usable is None else loss.where(usable, torch.nan),
-        "logits": _watched(logits),
+    fields = {
         "coarse_logits": coarse_logits,
         "content_loss": content_loss,
-        "detail_loss": detail_loss,
-        "windows": on_device_of(pixel_values, box).repeat(pixel_values.shape[0], 1, 1),
         "hidden_states": coarse.hidden_states,
         "attentions": coarse.attentions,
     }
+    loss = content_loss
+    if refine is not None:
+        context = resize_bilinear(coarse_logits.detach(), (height // 2, width // 2))
+        logits = model.refine_head(refine.feature_maps, context[..., top // 2 : bottom // 2, left // 2 : right // 2])
+        detail_loss = stage_loss(model, logits, labels[:, top:bottom, left:right], training=True)
+        loss = content_loss + config.detail_loss_weight * detail_loss
+        windows = on_device_of(pixel_values, box).repeat(pixel_values.shape[0], 1, 1)
+        fields.update(logits=_watched(logits), detail_loss=detail_loss, windows=windows)
+    return {"loss": loss if usable is None else loss.where(usable, torch.nan), **fields}
 
 
 def _halves(output: BackboneOutput) -> list[BackboneOutput]:

@@ -269,7 +269,8 @@ def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora
 
     Args:
         tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`, or by another
-            name `"none"` (nothing of the encoder): both heads.
+            name `"none"` (nothing of the encoder): both heads. The refine head does not train where its loss does not
+            count (`detail_loss_weight` 0).
         lora: arguments of [`lora_config`].
     """
     if tune == "lora":
@@ -284,3 +285,5 @@ def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora
         model.requires_grad_(True)
     else:
         raise ValueError(f"tune must be one of {list(TUNES)}, got {tune!r}")
+    if getattr(model.config, "detail_loss_weight", None) == 0:
+        model.refine_head.requires_grad_(False)

@@ -1,0 +1,199 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Run the paper's Table 2 again, in small or as it was: each row with several seeds, its learning rate chosen fairly.
+
+The rows are a frozen encoder with a linear head, VFMNet, MGRNet and feature masking, each added to those before. Every
+row tries the same learning rates for the same steps. They are chosen on images of the source and committed to
+settings.json before a target is read. Writes table.md and results.json; every run has a folder with its log and its
+scores. The same command goes on with what was stopped or has failed; finished runs are kept.
+
+examples:
+  vfmseg reproduce table2 --camvid /data/camvid --carla /data/carlarain --jobs 2
+  vfmseg reproduce table2 --model dinov2-large --data gtav:/data/gtav --dtype bfloat16 --output runs/table2 \\
+      --eval_data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
+
+With --data it is the paper's own setting: 40,000 steps of 2 crops of 1024, one learning rate, all images of targets.
+"""
+
+import argparse
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ..convert import cached_encoder
+from ..reproduce import PAPER, SMALL, TABLE2, Plan, Stopped, check_plan, own_setting, reproduce, small_settings
+from ..reproduce.processes import count_cores
+from .options import Parser, check_output_folder, check_reproduction, positive_number, whole_number
+
+
+TABLES = {"table2": TABLE2}
+GROUPS = {
+    "options": ("table", "output", "model", "camvid", "carla", "data", "eval_data", "val_data", "dry_run"),
+    "budget": ("steps", "batch_size", "max_images", "size", "seeds", "learning_rates", "resolutions"),
+    "computing": ("device", "dtype", "jobs", "num_workers"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="vfmseg reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=list(TABLES), metavar="table2", help="what to reproduce")
+    parser.add_argument("--output", type=Path, default=Path("outputs/table2"), help="folder for the runs and the table")
+    parser.add_argument(
+        "--model",
+        "--encoder",
+        default="dinov2-small",
+        help="the foundation model: a preset, Hub id or folder; it is downloaded once",
+    )
+    parser.add_argument("--camvid", metavar="DIR", help="folder of CamVid: two targets more, and a source")
+    parser.add_argument("--carla", metavar="DIR", help="folder of CARLARain: a target more")
+    parser.add_argument(
+        "--data", metavar="DATASET", help="train on dataset[@split] of your own, at the paper's size; with --eval_data"
+    )
+    parser.add_argument("--eval_data", nargs="+", metavar="DOMAIN", help="its targets: [name=]dataset[@split] each")
+    parser.add_argument(
+        "--val_data", metavar="DATASET", help="images of the same source to choose among several learning rates on"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="say what would be run, check the paths, and end")
+    small = "by default {} in small, {} with --data".format
+    parser.add_argument("--steps", type=whole_number(1), help=small(SMALL.steps, PAPER.steps))
+    parser.add_argument("--batch_size", type=whole_number(1), help=small(SMALL.batch_size, PAPER.batch_size))
+    parser.add_argument(
+        "--max_images",
+        "--images",
+        type=whole_number(1),
+        metavar="N",
+        help=f"scored of each target, evenly spaced; {small(SMALL.max_images, 'all')}",
+    )
+    parser.add_argument(
+        "--size",
+        type=whole_number(32),
+        metavar="PIXELS",
+        help="shortest edge of images and edge of crops, a multiple of 32; windows and the coarse pass are the paper's "
+        f"share of it; {small(SMALL.size, PAPER.size)}",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=whole_number(0),
+        help="of each row, rates are chosen with the first; by default 0 1 2",
+    )
+    parser.add_argument(
+        "--learning_rates",
+        nargs="+",
+        type=positive_number,
+        metavar="RATE",
+        help="tried for every row; "
+        + small(*(" ".join(f"{rate:g}" for rate in each.learning_rates) for each in (SMALL, PAPER))),
+    )
+    parser.add_argument(
+        "--resolutions",
+        nargs="*",
+        type=whole_number(32),
+        metavar="PIXELS",
+        help="further shortest edges to score the last row at, for what refinement gives at which resolution; "
+        + small(" ".join(map(str, SMALL.resolutions)), "none"),
+    )
+    parser.add_argument("--device", default="auto", help="where to compute, e.g. cpu or cuda:1; auto: the GPU if any")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="what trainings compute in; scores are computed in float32",
+    )
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help="runs at a time; they share the cores")
+    parser.add_argument(
+        "--num_workers", type=whole_number(0), default=0, metavar="N", help="processes of each run that read images"
+    )
+    return parser
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """What the command line asks for; the encoder is fetched where it is not on this machine."""
+    names = ("steps", "batch_size", "max_images", "size", "seeds", "learning_rates", "resolutions")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if given.get("size", PAPER.size) != PAPER.size:
+        given["protocol"] = SMALL.protocol  # the paper's has sizes of its own
+    budget, left_out = replace(PAPER if arguments.data else SMALL, **given), []
+    if arguments.data:
+        settings = (own_setting(budget, arguments.data, arguments.val_data, arguments.eval_data),)
+    else:
+        folders = (path and os.path.abspath(os.path.expanduser(path)) for path in (arguments.camvid, arguments.carla))
+        settings, left_out = small_settings(budget, *folders)
+    encoder = cached_encoder(arguments.model, report=print).absolute()
+    digest, parameters = read_weights(encoder)
+    return Plan(
+        TABLES[arguments.table],
+        settings,
+        budget,
+        str(encoder),
+        digest,
+        parameters,
+        arguments.device,
+        arguments.dtype,
+        arguments.num_workers,
+        left_out,
+    )
+
+
+def read_weights(encoder: Path) -> tuple[str, int]:
+    """SHA-256 of the weights of a foundation model, over all their files by name, and how many weights there are."""
+    files = sorted(encoder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{encoder} has no weights: there is no model.safetensors in it")
+    digest, count = hashlib.sha256(), 0
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        with safe_open(file, "pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    return digest.hexdigest(), count
+
+
+def describe_plan(plan: Plan, jobs: int) -> str:
+    """What would be run, and about how long it takes."""
+    budget = plan.budget
+    rates = " ".join(f"{rate:g}" for rate in budget.learning_rates)
+    lines = [
+        f"encoder {plan.encoder}, {plan.parameters:,} weights, sha256 {plan.encoder_sha256[:12]}",
+        f"{plan.number_of_runs} trainings of {budget.steps} steps of {budget.batch_size} crops of {budget.size}; rates "
+        f"{rates}; seeds {' '.join(map(str, budget.seeds))}; {budget.max_images or 'all'} images of each target",
+    ]
+    for setting in plan.settings:
+        lines.append(f"{setting.name}: {setting.source}")
+        if setting.validation and len(budget.learning_rates) > 1:
+            lines.append(f"  rates are chosen on {setting.validation.partition('=')[2]}")
+        lines += [f"  target {target}" for target in setting.targets]
+    lines += [f"  row {row.title}: {' '.join(row.train)}" for row in plan.rows]
+    cores = count_cores()
+    estimate = f"about {plan.minutes(cores):,.0f} minutes on the {cores} cores here"
+    lines.append(f"{estimate}, {jobs} runs at a time; a GPU takes a fraction, which the progress bar tells after a run")
+    return "\n".join(lines)
+
+
+def run(argv: Sequence[str]) -> int:
+    arguments = build_parser().parse_args(argv)
+    check_reproduction(arguments)
+    check_output_folder(arguments.output)
+    plan, output = make_plan(arguments), arguments.output.absolute()
+    for line in plan.left_out:
+        print(line)
+    if arguments.dry_run:
+        check_plan(plan, output)
+        print(describe_plan(plan, arguments.jobs))
+        return 0
+    try:
+        failures = reproduce(plan, output, arguments.jobs)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on", file=sys.stderr)
+        return stopped.status
+    print((output / "table.md").read_text(encoding="utf-8"))
+    for line in failures:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failures else 0

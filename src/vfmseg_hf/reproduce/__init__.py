@@ -1,0 +1,26 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""The paper's comparison, run again: what is to be run as data, the runs, their choice of rates, the table
+
+`plan` says what is run, `processes` runs commands, `scenes` keeps what is drawn, `runs` what was run, `choice` commits
+the learning rates, `costs` measures what a row takes, `table` says what came out, `table2` does it all in order.
+"""
+
+from .plan import PAPER, SMALL, TABLE2, Budget, Plan, Row, Setting, own_setting, small_settings
+from .processes import Stopped
+from .table2 import check_plan, reproduce
+
+
+__all__ = [
+    "PAPER",
+    "SMALL",
+    "TABLE2",
+    "Budget",
+    "Plan",
+    "Row",
+    "Setting",
+    "Stopped",
+    "check_plan",
+    "own_setting",
+    "reproduce",
+    "small_settings",
+]

@@ -1,0 +1,358 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What `vfmseg reproduce` runs, as data: rows, settings and budgets, and the command lines that they come to."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ..training.recipes import get_recipe
+
+
+WINDOW_STRIDE = 5 / 16  # of the shortest edge of an image: the paper's 320 of 1024
+RARE_CLASS_PIXELS = 3000 / 1024**2  # of a crop: the recipe's 3000 pixels of 1024 x 1024
+SAVE_STEPS = 1000  # between checkpoints of long trainings
+# How long things take on a CPU, see `Plan.minutes`.
+SCORE_SECONDS = 1.5  # of a core, for an image of 256 x 512 with all windows
+START_SECONDS = 12.0  # of a command
+PAPER_IMAGES = 1000  # of a domain of which all are scored, roughly
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    A row of the table: what is added to the one above it.
+
+    Attributes:
+        name: in files; made of lower-case letters.
+        title: in tables.
+        train: its options of `vfmseg train`.
+        refine: its windows, as `vfmseg evaluate --refine` has them; `"none"` where a model looks once.
+        paper: mIoU in percent on [`PAPER_TARGETS`] and in their mean, as the paper gives it.
+        work: seconds of a core for a step of four crops of 256, with a ViT-S; see [`Plan.minutes`].
+        has_windows: whether its model knows of windows at all.
+    """
+
+    name: str
+    title: str
+    train: tuple[str, ...]
+    refine: str
+    paper: tuple[float, ...]
+    work: float
+    has_windows: bool = True
+
+
+PAPER_TARGETS = ("Citys", "BDD", "Map", "Avg.")
+TABLE2 = (
+    Row(
+        "frozen",
+        "frozen encoder + linear head",
+        ("--decoder", "linear", "--tune", "none"),
+        "none",
+        (59.80, 54.83, 61.57, 58.73),
+        0.5,
+        has_windows=False,
+    ),
+    # VFMNet alone: a detail loss of weight 0 is not computed, and the refine head neither trains nor looks.
+    Row("vfmnet", "+ VFMNet", ("--detail_loss_weight", "0"), "none", (72.16, 62.98, 71.88, 69.00), 0.6),
+    Row("mgrnet", "+ MGRNet", ("--feature_mask_ratio", "0"), "gated", (72.94, 62.56, 72.56, 69.35), 1.1),
+    Row("masking", "+ feature masking", ("--feature_mask_ratio", "0.2"), "gated", (73.87, 62.91, 73.52, 70.10), 1.1),
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """
+    How much is run.
+
+    Attributes:
+        steps, batch_size: of every training.
+        size: shortest edge of the images as they are scored, a multiple of 32, and edge of the crops. The coarse pass,
+            windows and their stride are the paper's shares of it.
+        seeds: of everything random; rates are chosen with the first.
+        learning_rates: tried for every row.
+        encoder_rate: the encoder's, as a share of the heads'.
+        max_images: scored of every domain; None for all.
+        train_images: of procedural sources.
+        resolutions: shortest edges at which the last row is scored as well.
+        protocol: of `vfmseg evaluate`.
+    """
+
+    steps: int
+    batch_size: int
+    size: int
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    encoder_rate: float
+    max_images: int | None
+    train_images: int
+    resolutions: tuple[int, ...]
+    protocol: str
+
+
+SMALL = Budget(
+    steps=200,
+    batch_size=4,
+    size=256,
+    seeds=(0, 1, 2),
+    learning_rates=(1e-4, 3e-4, 1e-3),
+    encoder_rate=1.0,
+    max_images=20,
+    train_images=400,
+    resolutions=(512,),
+    protocol="default",
+)
+PAPER = Budget(
+    steps=40_000,
+    batch_size=2,
+    size=1024,
+    seeds=(0, 1, 2),
+    learning_rates=(1e-4,),
+    encoder_rate=0.1,
+    max_images=None,
+    train_images=400,
+    resolutions=(),
+    protocol="published",
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """
+    A source, and what is scored.
+
+    Attributes:
+        name: in files.
+        title: in tables.
+        source: what is trained on, `dataset[@split]`.
+        validation: images of the source that rates are chosen on, `name=dataset[@split]`; None where there is one rate.
+        targets: what is scored once all rates are chosen, `name=dataset[@split]` each.
+        train: options of `vfmseg train` for this source.
+    """
+
+    name: str
+    title: str
+    source: str
+    validation: str | None
+    targets: tuple[str, ...]
+    train: tuple[str, ...] = ()
+
+
+def small_settings(
+    budget: Budget, camvid: str | None = None, carla: str | None = None
+) -> tuple[tuple[Setting, ...], list[str]]:
+    """
+    Procedural game to everything else, and CamVid's day to its dusk, with what folders of data there are.
+
+    A setting stands before those that train or choose on its targets.
+
+    Returns:
+        The settings, and what is left out, in words.
+    """
+    drawn = f"n={budget.max_images or 20}&size={2 * budget.size}x{4 * budget.size}"
+    targets = [f"{look}=streets:{look}?{drawn}@test" for look in ("day", "night", "rain", "camera")]
+    left_out = []
+    if carla is None:
+        left_out.append("no CARLA renders (--carla DIR): the target carla_rain is left out")
+    else:
+        targets.append(f"carla_rain=carla:{carla}@rainy")
+    scaled = ("--scale_range", "1.0", "1.5")
+    camvid_settings: tuple[Setting, ...] = ()
+    if camvid is None:
+        left_out.append(
+            "no CamVid (--camvid DIR): the targets camvid_day and camvid_dusk, and the setting camvid, are left out"
+        )
+    else:
+        # The day frames of the training split: those of the other may be what the streets are judged by.
+        targets += [f"camvid_day=camvid:{camvid}@source_train", f"camvid_dusk=camvid:{camvid}@target_dusk"]
+        width = budget.size * 4 // 3  # of its frames of 480 x 360
+        camvid_settings = (
+            Setting(
+                "camvid",
+                "CamVid day → CamVid dusk",
+                f"camvid:{camvid}@source_train",
+                f"source=camvid:{camvid}@source_val",
+                (f"camvid_dusk=camvid:{camvid}@target_dusk",),
+                ("--resize", str(budget.size), str(width), *scaled),
+            ),
+        )
+    streets = Setting(
+        "streets",
+        "procedural game → everything else",
+        f"streets:game?n={budget.train_images}&size={budget.size}x{2 * budget.size}@train",
+        f"source=streets:game?{drawn}@validation",
+        tuple(targets),
+        scaled,
+    )
+    return (streets, *camvid_settings), left_out
+
+
+def own_setting(budget: Budget, source: str, validation: str | None, targets: Sequence[str]) -> Setting:
+    """A source and targets of one's own, such as the paper's; what the recipe resizes keeps its scale to the crops."""
+    validation = validation and f"source={validation.partition('=')[2] or validation}"
+    before_crop = get_recipe("paper").resize.get(source.partition(":")[0])
+    scaled = [str(side * budget.size // PAPER.size) for side in before_crop or ()]
+    resize = ("--resize", *scaled) if scaled and budget.size != PAPER.size else ()
+    return Setting("own", f"{source} → {', '.join(targets)}", source, validation, tuple(targets), resize)
+
+
+class Run(NamedTuple):
+    """A training with its scores."""
+
+    setting: Setting
+    row: Row
+    rate: float
+    seed: int
+
+    @property
+    def place(self) -> Path:
+        """Its folder below the output folder."""
+        return Path(self.setting.name, self.row.name, f"rate={self.rate:g}", f"seed={self.seed}")
+
+    def __str__(self) -> str:
+        return f"{self.setting.name}, {self.row.title}, rate {self.rate:g}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    All of a reproduction.
+
+    Attributes:
+        encoder: folder of the foundation model.
+        encoder_sha256: of its weights.
+        parameters: how many weights it has.
+        device, dtype: of the trainings; scores are computed in float32.
+        num_workers: processes that read images, for each run.
+    """
+
+    rows: tuple[Row, ...]
+    settings: tuple[Setting, ...]
+    budget: Budget
+    encoder: str
+    encoder_sha256: str
+    parameters: int = 22_000_000
+    device: str = "auto"
+    dtype: str = "float32"
+    num_workers: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+    def trials(self, setting: Setting) -> list[Run]:
+        """What rates are chosen by: every row with every rate, with the first seed."""
+        first = self.budget.seeds[0]
+        return [Run(setting, row, rate, first) for row in self.rows for rate in self.budget.learning_rates]
+
+    def runs(self, setting: Setting, rates: dict[str, float | None]) -> list[Run]:
+        """Every row that has a rate with every seed, a seed after the other."""
+        return [
+            Run(setting, row, rates[row.name], seed)
+            for seed in self.budget.seeds
+            for row in self.rows
+            if rates.get(row.name) is not None
+        ]
+
+    @property
+    def number_of_runs(self) -> int:
+        """Trainings in all; those of the first seed are among the trials."""
+        seeds = len(self.budget.seeds) - 1
+        return len(self.settings) * len(self.rows) * (len(self.budget.learning_rates) + seeds)
+
+    def train_words(self, run: Run, source: str, folder: str | os.PathLike) -> list[str]:
+        """
+        Options of `vfmseg train`.
+
+        Args:
+            source: where the source is read from.
+            folder: of the model.
+        """
+        budget, size = self.budget, self.budget.size
+        window = str(size // 2)
+        options = {
+            "model": self.encoder,
+            "data": source,
+            "output": os.fspath(folder),
+            "device": self.device,
+            "dtype": self.dtype,
+            "seed": run.seed,
+            "max_steps": budget.steps,
+            "per_device_train_batch_size": budget.batch_size,
+            "learning_rate": f"{run.rate:g}",
+            "encoder_learning_rate": f"{run.rate * budget.encoder_rate:g}",
+            "coarse_size": window,
+            **({"window_size": window, "window_stride": int(size * WINDOW_STRIDE)} if run.row.has_windows else {}),
+            "rare_class_min_pixels": round(size**2 * RARE_CLASS_PIXELS),
+            "dataloader_num_workers": self.num_workers,
+            "logging_steps": max(1, min(50, budget.steps // 4)),
+            "report_to": "none",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        words += ["--crop_size", str(size), str(size), "--size", str(size), str(2 * size)]
+        saving = ["steps", "--save_steps", str(SAVE_STEPS), "--save_total_limit", "1"]
+        words += ["--save_strategy", *(saving if budget.steps > SAVE_STEPS else ["no"])]
+        return [*words, *run.setting.train, *run.row.train]
+
+    def score_words(
+        self,
+        run: Run,
+        domains: Sequence[str],
+        folder: str | os.PathLike,
+        output: str | os.PathLike,
+        resolution: int | None = None,
+    ) -> list[str]:
+        """
+        Options of `vfmseg evaluate`.
+
+        Args:
+            domains: `name=where it is read from` each.
+            folder, output: of the model, and the file for its scores.
+            resolution: shortest edge that images are fitted to, if not as the budget says.
+        """
+        size = ["--size", str(resolution), str(2 * resolution)] if resolution else []
+        limit = ["--max_images", str(self.budget.max_images)] if self.budget.max_images else []
+        refine = ["--refine", run.row.refine] if run.row.has_windows else []
+        return [
+            "--model", os.fspath(folder), "--output", os.fspath(output), *refine,
+            "--protocol", "default" if resolution else self.budget.protocol,
+            "--device", self.device, "--num_workers", str(self.num_workers), *size, *limit, "--data", *domains,
+        ]  # fmt: skip
+
+    def decided(self, setting: Setting) -> dict[str, object]:
+        """What the choice of rates depends on, as JSON has it."""
+        without = {"seeds", "resolutions", "protocol"}
+        budget = {name: value for name, value in asdict(self.budget).items() if name not in without}
+        return {
+            "setting": setting.name,
+            "source": setting.source,
+            "validation": setting.validation,
+            "first_seed": self.budget.seeds[0],
+            **budget,
+            "learning_rates": list(self.budget.learning_rates),
+            "rows": {row.name: list(row.train) for row in self.rows},
+            "encoder_sha256": self.encoder_sha256,
+        }
+
+    def minutes(self, cores: int) -> float:
+        """
+        About how long all runs take on a CPU.
+
+        Measured with a ViT-S on cores of an AMD EPYC of 2023, scaled by weights and pixels; reading is left out.
+        """
+        budget = self.budget
+        scale = self.parameters / 22e6 * (budget.size / 256) ** 2
+        of_row = [row.work * budget.steps * budget.batch_size / 4 for row in self.rows]
+        trainings = len(budget.learning_rates) + len(budget.seeds) - 1
+        seconds = 0.0
+        for setting in self.settings:
+            images = [self._images(domain) for domain in setting.targets]
+            seconds += sum(of_row) * scale * trainings
+            validated = self._images(setting.validation) if len(budget.learning_rates) > 1 else 0
+            scored = len(self.rows) * (len(budget.learning_rates) * validated + len(budget.seeds) * sum(images))
+            seconds += SCORE_SECONDS * scale * scored
+            for edge in budget.resolutions:
+                seconds += SCORE_SECONDS * scale * (edge / budget.size) ** 2 * len(budget.seeds) * sum(images)
+        seconds += START_SECONDS * self.number_of_runs * 3
+        return seconds / 60 / cores
+
+    def _images(self, domain: str | None) -> int:
+        return self.budget.max_images or PAPER_IMAGES if domain else 0

@@ -1,0 +1,302 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""What came out, as Markdown: scores over the seeds, classes, costs, trials, and what that says, in sentences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from statistics import fmean, stdev
+
+from .costs import Costs
+from .plan import PAPER_TARGETS, Plan, Row, Setting
+
+
+FINAL, COARSE = "final", "coarse"
+NONE = "–"
+
+
+@dataclass
+class Measured:
+    """
+    What the runs of a setting came to.
+
+    Attributes:
+        committed: its learning rates, with the trials.
+        scores: by row, seed and target, as `vfmseg evaluate` writes them.
+        resolutions: of the last row, by shortest edge, seed and target.
+        seconds: of the trainings of a row.
+        costs: by row.
+        sizes: width and height of the images of each target.
+        failures: what has failed, in lines.
+    """
+
+    setting: Setting
+    committed: Mapping[str, object]
+    scores: dict[str, dict[int, Mapping]] = field(default_factory=dict)
+    resolutions: dict[int, dict[int, Mapping]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    costs: dict[str, Costs | None] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of all targets that any run has scores of, in the order of the setting."""
+        found = {name for of_seeds in self.scores.values() for scores in of_seeds.values() for name in scores}
+        return [name for name in (text.partition("=")[0] for text in self.setting.targets) if name in found]
+
+    @property
+    def common(self) -> list[str]:
+        """Those that every run has."""
+        runs = [scores for of_seeds in self.scores.values() for scores in of_seeds.values()]
+        return [name for name in self.targets if all(name in scores for scores in runs)]
+
+    def values(self, row: str, target: str, stage: str = FINAL) -> dict[int, float]:
+        """mIoU in percent by seed."""
+        seeds = self.scores.get(row, {})
+        return {seed: 100 * scores[target][stage]["mean_iou"] for seed, scores in seeds.items() if target in scores}
+
+    def means(self, row: str) -> dict[int, float]:
+        """Mean over the common targets, by seed."""
+        by_target = [self.values(row, target) for target in self.common]
+        return {seed: fmean(values[seed] for values in by_target) for seed in self.scores.get(row, {}) if by_target}
+
+    def as_record(self) -> dict[str, object]:
+        """As JSON has it, with the scores of all seeds."""
+        return {
+            "committed": self.committed,
+            "scores": self.scores,
+            "resolutions": self.resolutions,
+            "train_seconds": self.seconds,
+            "costs": {name: costs and asdict(costs) for name, costs in self.costs.items()},
+            "image_sizes": self.sizes,
+            "failures": self.failures,
+        }
+
+
+def write_table(plan: Plan, measured: Sequence[Measured]) -> str:
+    """All tables and sentences of a reproduction."""
+    budget = plan.budget
+    lines = [
+        "# Table 2",
+        "",
+        f"mIoU in percent, mean ± sample standard deviation over the seeds {listed(budget.seeds)}. "
+        f"{budget.steps} steps of {budget.batch_size} crops of {budget.size} × {budget.size}; images fitted into "
+        f"{budget.size} × {2 * budget.size}, "
+        + (f"at most {budget.max_images}" if budget.max_images else "all")
+        + f" of each target. Encoder: weights of sha256 `{plan.encoder_sha256}`.",
+    ]
+    for each in measured:
+        lines += ["", f"## {each.setting.title}", "", *of_setting(plan, each)]
+    lines += ["", "## The paper's figures", "", *_paper(plan.rows)]
+    lines += [f"- Left out: {text}." for text in plan.left_out]
+    return "\n".join(lines) + "\n"
+
+
+def of_setting(plan: Plan, measured: Measured) -> Iterator[str]:
+    """The part of a setting."""
+    if measured.scores:
+        yield from _main_table(plan, measured)
+        yield ""
+        yield from (f"- {sentence}" for sentence in conclusions(plan, measured))
+        yield from ["", "### Refinement by resolution", "", *_refinement(plan, measured)]
+        yield from ["", "### Classes", "", *_classes(plan.rows, measured)]
+    yield from ["", "### Costs and rates", "", *_costs(plan, measured)]
+    if measured.failures:
+        yield from ["", "### Failed", "", *(f"- {failure}" for failure in measured.failures)]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def spread_of(values: Sequence[float], sign: str = "") -> str:
+    """`mean ± deviation`; the mean alone of one value, a dash of none."""
+    if not values:
+        return NONE
+    return f"{fmean(values):{sign}.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _main_table(plan: Plan, measured: Measured) -> Iterator[str]:
+    mean = "mean" if measured.common == measured.targets else f"mean of {listed(measured.common) or 'none'}"
+    head = ["", *measured.targets, *([mean] if len(measured.targets) > 1 else [])]
+    rows = []
+    for row in plan.rows:
+        cells = [spread_of([*measured.values(row.name, target).values()]) for target in measured.targets]
+        rows.append([row.title, *cells, *([spread_of([*measured.means(row.name).values()])] if len(head) > 2 else [])])
+        rows[-1] = rows[-1][: len(head)]
+    return _table(head, rows)
+
+
+def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
+    """Coarse against final of the rows that have both, for each target at each size that the model sees."""
+    rows = []
+    for target in measured.targets:
+        images = "{} × {}".format(*measured.sizes[target][::-1]) if target in measured.sizes else NONE
+        base = plan.budget.size
+        sources = [(row, base, measured.scores.get(row.name, {})) for row in plan.rows if row.refine != "none"]
+        sources += [(plan.rows[-1], edge, seeds) for edge, seeds in measured.resolutions.items()]
+        for row, edge, seeds in sources:
+            scores = [of_seed[target] for of_seed in seeds.values() if target in of_seed]
+            if not scores or not any(domain["refined"] for domain in scores):
+                continue  # a row of one pass
+            coarse, final = ([100 * domain[stage]["mean_iou"] for domain in scores] for stage in (COARSE, FINAL))
+            gains = [after - before for before, after in zip(coarse, final, strict=True)]
+            refined = f"{fmean(domain['refined'] for domain in scores):.0%}"
+            cells = [spread_of(coarse), spread_of(final), spread_of(gains, "+"), refined]
+            rows.append([target, images, str(edge), row.title, *cells])
+    head = ["target", "its images", "shortest edge seen", "row", "coarse", "final", "gain", "windows refined"]
+    return _table(head, rows)
+
+
+def _classes(rows: Sequence[Row], measured: Measured) -> Iterator[str]:
+    """What every row changes in the IoU of every class, over the targets that have the class, paired by seed."""
+    names = dict.fromkeys(
+        name
+        for seeds in measured.scores.values()
+        for scores in seeds.values()
+        for target in measured.common
+        for name in scores[target][FINAL]["iou"]
+    )
+    head = ["IoU, points", *(f"{after.title} against {before.title}" for before, after in pairwise(rows))]
+    table = []
+    for name in names:
+        cells = []
+        for before, after in pairwise(rows):
+            pairs = paired(_class_means(measured, before.name, name), _class_means(measured, after.name, name))
+            cells.append(spread_of(pairs, "+"))
+        table.append([name, *cells])
+    return _table(head, table)
+
+
+def _class_means(measured: Measured, row: str, name: str) -> dict[int, float]:
+    """IoU of a class in percent, mean over the common targets that have it, by seed."""
+    found = {}
+    for seed, scores in measured.scores.get(row, {}).items():
+        values = [scores[target][FINAL]["iou"].get(name) for target in measured.common]
+        if values := [100 * value for value in values if value is not None]:
+            found[seed] = fmean(values)
+    return found
+
+
+def _costs(plan: Plan, measured: Measured) -> Iterator[str]:
+    rates = plan.budget.learning_rates
+    tried = [f"source at {rate:g}" for rate in rates] if len(rates) > 1 else []
+    rows = []
+    for row in plan.rows:
+        costs, chosen = measured.costs.get(row.name), measured.committed["rows"][row.name]
+        counted = [NONE] * 4
+        if costs:
+            counted = [
+                f"{costs.trained:,}",
+                f"{costs.parameters:,}",
+                f"{costs.coarse_gflops:.1f}",
+                f"{costs.gflops:.1f}",
+            ]
+        seconds = measured.seconds.get(row.name)
+        rate = f"{chosen['learning_rate']:g}" if chosen["learning_rate"] is not None else "none"
+        results = [_trial(chosen["trials"].get(f"{rate:g}")) for rate in rates] if tried else []
+        rows.append([row.title, *counted, f"{fmean(seconds):.0f}" if seconds else NONE, *results, rate])
+    size = f"{plan.budget.size} × {2 * plan.budget.size}"
+    head = [
+        "",
+        "weights trained",
+        "in all",
+        f"GFLOPs, {size}, coarse pass",
+        "with all windows",
+        "seconds of a training",
+    ]
+    return _table([*head, *tried, "rate"], rows)
+
+
+def _trial(result: float | str | None) -> str:
+    return f"{100 * result:.2f}" if isinstance(result, float) else "failed" if result else NONE
+
+
+def _paper(rows: Sequence[Row]) -> Iterator[str]:
+    yield "Not ours: Table 2 of the paper, DINOv2-L trained on GTAV for 40,000 steps, scored on whole validation sets."
+    yield ""
+    yield from _table(["", *PAPER_TARGETS], [[row.title, *(f"{value:.2f}" for value in row.paper)] for row in rows])
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
+
+
+def paired(before: Mapping[int, float], after: Mapping[int, float]) -> list[float]:
+    """Differences of the seeds that both have."""
+    return [after[seed] - before[seed] for seed in before if seed in after]
+
+
+def conclusions(plan: Plan, measured: Measured) -> Iterator[str]:
+    """What the scores say, and what they do not."""
+    yield _order(plan.rows, measured)
+    for before, after in pairwise(plan.rows):
+        pairs = paired(measured.means(before.name), measured.means(after.name))
+        change = f"{after.title} against {before.title}"
+        paper = f"the paper: {after.paper[-1] - before.paper[-1]:+.2f}"
+        if not pairs:
+            yield f"{change}: not known, as no seed has both ({paper})."
+            continue
+        yield f"{change}: {fmean(pairs):+.2f} points in the mean ({paper}){_against_chance(pairs)}."
+    yield from _gains(plan, measured)
+    yield from _edges(plan, measured)
+
+
+def _order(rows: Sequence[Row], measured: Measured) -> str:
+    means = {row.name: fmean(values) for row in rows if (values := measured.means(row.name).values())}
+    if missing := [row.title for row in rows if row.name not in means]:
+        return f"Whether the paper's order holds is not known: there are no scores of {listed(missing)}."
+    seeds = set.intersection(*(set(measured.means(row.name)) for row in rows))
+    shown = " < ".join(f"{means[row.name]:.2f}" for row in rows)
+    wrong = [(low, high) for low, high in pairwise(rows) if means[low.name] >= means[high.name]]
+    ordered = sum(
+        all(measured.means(low.name)[seed] < measured.means(high.name)[seed] for low, high in pairwise(rows))
+        for seed in seeds
+    )
+    of_seeds = f"; of {len(seeds)} seeds, {ordered} by themselves have it"
+    if not wrong:
+        return f"The paper's order holds in the mean: {shown}{of_seeds}."
+    told = listed([f"{h.title} ({means[h.name]:.2f}) is not above {b.title} ({means[b.name]:.2f})" for b, h in wrong])
+    return f"The paper's order does not hold in the mean: {told}{of_seeds}."
+
+
+def _against_chance(pairs: Sequence[float]) -> str:
+    if len(pairs) < 2:
+        return ", with one seed, so that nothing tells it from chance"
+    spread = stdev(pairs)
+    if abs(fmean(pairs)) <= spread:
+        return f", no difference beyond the spread of the seeds ({spread:.2f})"
+    return f", more than the spread of the seeds ({spread:.2f})"
+
+
+def _gains(plan: Plan, measured: Measured) -> Iterator[str]:
+    """What refinement gives, at every size that images were seen at."""
+    last = plan.rows[-1]
+    sizes = {plan.budget.size: measured.scores.get(last.name, {}), **measured.resolutions}
+    for edge, seeds in sizes.items():
+        parts = []
+        for target in measured.targets:
+            domains = [scores[target] for scores in seeds.values() if target in scores]
+            gains = [100 * (each[FINAL]["mean_iou"] - each[COARSE]["mean_iou"]) for each in domains]
+            parts += [f"{fmean(gains):+.2f} on {target}"] if gains else []
+        if parts:
+            yield f"Refinement, final against coarse of {last.title}, images fitted to {edge}: {listed(parts)}."
+
+
+def _edges(plan: Plan, measured: Measured) -> Iterator[str]:
+    rates = plan.budget.learning_rates
+    for row in plan.rows:
+        chosen = measured.committed["rows"][row.name]["learning_rate"]
+        if len(rates) > 1 and chosen in (min(rates), max(rates)):
+            which = "highest" if chosen == max(rates) else "lowest"
+            yield f"{row.title}: the rate {chosen:g} is the {which} that was tried; one beyond may be better."
+
+
+def listed(values: Sequence[object]) -> str:
+    """`a, b and c`."""
+    *first, last = map(str, values) if values else [""]
+    return f"{', '.join(first)} and {last}" if first else last

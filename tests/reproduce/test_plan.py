@@ -1,0 +1,114 @@
+"""What is run, as data: the paper's rows, the geometry of a budget, settings, and command lines that `vfmseg` takes."""
+
+from dataclasses import replace
+
+import pytest
+
+import vfmseg_cli
+from vfmseg_hf.reproduce import PAPER, SMALL, TABLE2, Plan, own_setting, small_settings
+from vfmseg_hf.reproduce.plan import Run
+
+
+def make_plan(budget=SMALL, settings=None, **more) -> Plan:
+    return Plan(
+        TABLE2, settings or small_settings(budget, "/camvid", "/carla")[0], budget, "/encoder", "0" * 64, **more
+    )
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """Options by name, with the last of those that are given twice."""
+    starts = [index for index, word in enumerate(words) if word.startswith("--")]
+    ends = [*starts[1:], len(words)]
+    return {words[start][2:]: " ".join(words[start + 1 : end]) for start, end in zip(starts, ends, strict=True)}
+
+
+def test_the_rows_add_one_thing_each():
+    told = [options(list(row.train)) for row in TABLE2]
+    assert told == [
+        {"decoder": "linear", "tune": "none"},
+        {"detail_loss_weight": "0"},
+        {"feature_mask_ratio": "0"},
+        {"feature_mask_ratio": "0.2"},
+    ]
+    assert [row.refine for row in TABLE2] == ["none", "none", "gated", "gated"]
+    for row in TABLE2:  # the fourth is the mean of three
+        assert row.paper[3] == pytest.approx(sum(row.paper[:3]) / 3, abs=0.01)
+
+
+def test_every_row_is_told_the_same_but_for_what_it_adds():
+    plan = make_plan()
+    setting = plan.settings[0]
+    told = [options(plan.train_words(Run(setting, row, 3e-4, 1), "SOURCE", "OUT")) for row in plan.rows]
+    own = [{**options(list(row.train))} for row in plan.rows]
+    common = [{key: words[key] for key in words if key not in extra} for words, extra in zip(told, own, strict=True)]
+    for key in ("window_size", "window_stride"):  # which a linear decoder knows nothing of
+        assert key not in common[0] and {words.pop(key) for words in common[1:]} in ({"128"}, {"80"})
+    assert common[0] == common[1] == common[2] == common[3]
+    assert common[0]["learning_rate"] == common[0]["encoder_learning_rate"] == "0.0003" and common[0]["seed"] == "1"
+
+
+def test_small_and_large_have_the_geometry_of_the_paper():
+    setting = own_setting(PAPER, "gtav:/gtav", None, ["cityscapes:/c"])
+    large = make_plan(PAPER, (setting,))
+    run = Run(setting, TABLE2[3], 1e-4, 0)
+    told = options(large.train_words(run, "gtav:/gtav", "OUT"))
+    expected = {"coarse_size": "512", "window_size": "512", "window_stride": "320", "rare_class_min_pixels": "3000"}
+    expected |= {"size": "1024 2048", "crop_size": "1024 1024", "max_steps": "40000", "encoder_learning_rate": "1e-05"}
+    assert expected.items() <= told.items() and "resize" not in told and told["save_strategy"] == "steps"
+    scored = options(large.score_words(run, ["cityscapes=cityscapes:/c"], "OUT", "FILE"))
+    assert scored["protocol"] == "published" and "max_images" not in scored
+    half = replace(PAPER, size=512)
+    told = options(make_plan(half).train_words(Run(own_setting(half, "gtav:/g", None, ["x"]), *run[1:]), "SRC", "OUT"))
+    assert (told["window_stride"], told["rare_class_min_pixels"], told["resize"]) == ("160", "750", "720 1280")
+
+
+def test_settings_stand_before_those_that_read_their_targets():
+    settings, left_out = small_settings(SMALL, "/camvid", "/carla")
+    assert [setting.name for setting in settings] == ["streets", "camvid"] and not left_out
+    names = [text.partition("=")[0] for text in settings[0].targets]
+    assert names == ["day", "night", "rain", "camera", "carla_rain", "camvid_day", "camvid_dusk"]
+    read_later = {settings[1].source, settings[1].validation.partition("=")[2]}
+    assert not read_later & {settings[0].source, settings[0].validation.partition("=")[2]}
+    assert settings[1].targets == ("camvid_dusk=camvid:/camvid@target_dusk",)
+
+
+def test_what_is_not_there_is_left_out_and_said():
+    settings, left_out = small_settings(SMALL)
+    assert [setting.name for setting in settings] == ["streets"] and len(settings[0].targets) == 4
+    assert ["--carla" in left_out[0], "--camvid" in left_out[1]] == [True, True]
+
+
+def test_trials_and_runs():
+    plan = make_plan()
+    setting = plan.settings[0]
+    trials = plan.trials(setting)
+    assert len(trials) == 12 and {run.seed for run in trials} == {0}
+    rates = {"frozen": 1e-3, "vfmnet": 3e-4, "mgrnet": None, "masking": 3e-4}
+    runs = plan.runs(setting, rates)
+    assert len(runs) == 9 and len(set(runs) & set(trials)) == 3, "those of the first seed are the trials"
+    assert [run.row.name for run in runs[:3]] == ["frozen", "vfmnet", "masking"], "a seed after the other"
+    assert plan.number_of_runs == 40 and len({run.place for run in [*trials, *runs]}) == 12 + 6
+
+
+def test_the_estimate_grows_with_all_that_takes_time():
+    plan = make_plan()
+    minutes = plan.minutes(2)
+    assert 30 < minutes < 600 and plan.minutes(1) == pytest.approx(2 * minutes)
+    for change in ({"steps": 400}, {"size": 512}, {"seeds": (0, 1, 2, 3)}, {"max_images": 40}, {"batch_size": 8}):
+        assert replace(plan, budget=replace(SMALL, **change)).minutes(2) > 1.1 * minutes, change
+    assert replace(plan, parameters=300_000_000).minutes(2) > 5 * minutes
+
+
+def test_the_commands_take_these_words(tmp_path):
+    """Nothing is misspelt: what judges command lines finds no fault with any of them."""
+    import json
+
+    table = json.loads((vfmseg_cli.FOLDER / "options.json").read_text())
+    (tmp_path / "config.json").touch()
+    plan = replace(make_plan(), encoder=str(tmp_path))
+    for setting in plan.settings:
+        for row in plan.rows:
+            run = Run(setting, row, 1e-3, 0)
+            vfmseg_cli.judge("train", plan.train_words(run, "streets:game", tmp_path / "model"), table)
+            words = plan.score_words(run, ["day=streets:day"], tmp_path, tmp_path / "scores.json", 512)
+            vfmseg_cli.judge("evaluate", words, table)
