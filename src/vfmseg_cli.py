@@ -20,6 +20,7 @@ from types import ModuleType
 FOLDER = Path(find_spec("vfmseg_hf").submodule_search_locations[0]) / "cli"
 HELP, HELP_ALL = ("-h", "--help"), ("--help-all", "--help_all")
 USER_ERRORS = (OSError, ValueError, ImportError, FloatingPointError)  # not what is wrong with the library itself
+NEW_FOLDER = ("merge", "convert", "fetch-encoder")  # the verbs that write all of a folder, or nothing
 CHECKPOINT_FILES = ("config.json", "adapter_config.json")
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(make_parser(verb, table, hidden=not wanted <= set(HELP)).format_help(), end="")
             return 0
         judge(verb, rest, table)
-        return import_module(f"vfmseg_hf.cli.{verb}").run(rest)
+        return import_module(f"vfmseg_hf.cli.{verb.replace('-', '_')}").run(rest)
     except USER_ERRORS as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -75,7 +76,7 @@ options = load_options()
 
 def overview(table: Mapping) -> str:
     """What `vfmseg --help` says."""
-    verbs = [f"  {name:<12}{verb['summary']}" for name, verb in table["verbs"].items()]
+    verbs = [f"  {name:<15}{verb['summary']}" for name, verb in table["verbs"].items()]
     return "\n".join(
         [f"{table['summary']}\n\nusage: vfmseg VERB [options]\n", *verbs, "\n`vfmseg VERB --help` has its options."]
     )
@@ -149,7 +150,7 @@ def judge(verb: str, words: Sequence[str], table: Mapping) -> None:
     arguments = options.settle_positionals(verb, make_parser(verb, table).parse_args(words))
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     if model := given.get("model"):
-        judge_model(model, table["presets"], trains=verb == "train")
+        judge_model(model, table["presets"], trains=verb == "train", fetches=verb == "fetch-encoder")
     for spec in as_list(given.get("data")) + as_list(given.get("eval_data")):
         judge_dataset(spec, table["datasets"])
     for path in as_list(given.get("images")):
@@ -172,7 +173,7 @@ def judge_output(verb: str, given: Mapping) -> None:
     for name in files:
         options.check_output_file(given.get(name))
     for name in {"output", "output_dir"}.difference(files).intersection(given):
-        (options.check_new_folder if verb in ("merge", "convert") else options.check_output_folder)(given[name])
+        (options.check_new_folder if verb in NEW_FOLDER else options.check_output_folder)(given[name])
 
 
 def as_list(value: object) -> list:
@@ -184,8 +185,8 @@ def judge_file(path: str) -> None:
         raise FileNotFoundError(f"there is no file {path}")
 
 
-def judge_model(name: str, presets: Sequence[str], trains: bool) -> None:
-    """Raises an error for what is neither a folder with a model, nor, to train on, a preset, nor may be a Hub id."""
+def judge_model(name: str, presets: Sequence[str], trains: bool, fetches: bool = False) -> None:
+    """Raises an error for what is neither a folder with a model, nor, to build on, a preset, nor may be a Hub id."""
     if trains and name.endswith(".json"):
         return judge_file(name)
     if os.path.isdir(name):
@@ -196,10 +197,10 @@ def judge_model(name: str, presets: Sequence[str], trains: bool) -> None:
         raise ValueError(f"{name!r} is a file; models are folders, or of the Hub: user/name")
     folder, slash, _ = name.partition("/")
     if not slash:
-        if trains and name in presets:
+        if (trains or fetches) and name in presets:
             return None
         what = "a preset, which is to be trained first" if name in presets else "no directory"
-        near = options.did_you_mean(name, [*presets, *os.listdir()] if trains else os.listdir())
+        near = options.did_you_mean(name, [*presets, *os.listdir()] if trains or fetches else os.listdir())
         raise ValueError(f"{name!r} is {what}{near}; models are folders, or of the Hub: user/name")
     if not re.fullmatch(HUB_ID, name):
         raise FileNotFoundError(f"there is no directory {name!r}{near_path(name)}")

@@ -113,6 +113,9 @@ def test_help_of_transformers_options_on_demand():
         (["predict", "--model", "user/name", "DIR", "--output", "DIR/file/x"], "file is a file, not a folder"),
         (["check", "streets:game", "--chart", "x.jpg"], "ends with .png"),
         (["merge", "user/name", "DIR"], "exists and is not empty"),
+        (["fetch-encoder", "dinov2-smal", "NEW"], "'dinov2-smal' is no directory; did you mean dinov2-small?"),
+        (["fetch-encoder", "dinov2-small", "DIR"], "exists and is not empty"),
+        (["fetch-encoder", "DIR/file", "NEW"], "is a file; models are folders"),
         (["convert", "absent.pth", "NEW", "--backbone", "sam"], "there is no file absent.pth"),
         (
             ["ablate", "--output", "NEW", "--vary", "x", "--", "--model", "dinov2-base", "--data", "camvd:/x"],

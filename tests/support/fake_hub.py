@@ -63,7 +63,13 @@ class FakeHub:
                         return self.answer(404, {"error": "no such repository"}, X_Error_Code="RepoNotFound")
                     siblings = [{"rfilename": name} for name in hub.files[match[1]]]
                     return self.answer(body={"id": match[1], "sha": REVISION, "siblings": siblings})
-                if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.+", path):
+                if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+                    files = hub.files.get(match[1], {}).items()
+                    listed = [
+                        {"type": "file", "path": name, "size": len(file), "oid": "0" * 40} for name, file in files
+                    ]
+                    return self.answer(body=listed)
+                if re.fullmatch(r"/api/models/[^/]+/[^/]+/tree/.+", path):
                     return self.answer(body=[])
                 if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
                     content = hub.files.get(match[1], {}).get(match[2])

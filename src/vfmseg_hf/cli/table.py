@@ -10,7 +10,7 @@ from types import ModuleType
 from .. import __version__
 from ..data import DATASETS
 from ..model.presets import PRESETS
-from . import ablate, check, convert, evaluate, merge, options, predict, quickstart, train
+from . import ablate, check, convert, evaluate, fetch_encoder, merge, options, predict, quickstart, train
 
 
 PATH = Path(__file__).with_name("options.json")
@@ -22,6 +22,7 @@ VERBS: dict[str, ModuleType] = {
     "check": check,
     "merge": merge,
     "convert": convert,
+    "fetch-encoder": fetch_encoder,
     "ablate": ablate,
 }
 FIRST = ("--model", "--data", "--output", "--device", "--dtype", "--size")  # the same words everywhere
