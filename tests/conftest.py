@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.support.tiny import BACKBONE, REFINER
 
 
 torch.set_num_threads(1)
+# transformers compiles thousands of patterns for every model that it loads; Python would forget most of them at 512.
+re._MAXCACHE = 100_000
 
 
 def pytest_unconfigure():

@@ -21,7 +21,7 @@ from .model.modeling_vfmseg import VFMSegForSemanticSegmentation, VFMSegModel, V
 from .model.outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 AutoConfig.register(VFMSegConfig.model_type, VFMSegConfig, exist_ok=True)
 AutoModel.register(VFMSegConfig, VFMSegModel, exist_ok=True)

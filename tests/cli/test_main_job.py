@@ -2,9 +2,6 @@
 """The main job from end to end: train with transformers' stock Trainer, resume, save, reload, predict, score."""
 
 import math
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from tests.support.camvid import (
     mean_iou,
     read_frames,
 )
+from tests.support.commands import start
 from vfmseg_hf import VFMSegConfig, VFMSegForSemanticSegmentation, VFMSegImageProcessor
 
 
@@ -281,9 +279,8 @@ def read_ids(path: Path) -> np.ndarray:
 
 def predict(model: Path, images: list[Path], output: Path) -> str:
     """What `vfmseg predict` prints in a process of its own."""
-    command = [sys.executable, "-m", "vfmseg_cli", "predict", model, *images, "--output", output]
     # On the CPU, as the Trainer's evaluation that it is compared with.
-    done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, env=os.environ)
+    done = start("predict", "--model", model, *images, "--output", output, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support import commands
+from tests.support.processes import run_distributed
 from vfmseg_hf import VFMSegImageProcessor
 from vfmseg_hf.data.domains import parse_domain, parse_domains
 
@@ -88,10 +87,8 @@ def test_two_processes_give_the_same_scores(saved_model, tmp_path, monkeypatch, 
     arguments = ["--model", saved_model, "--flip", "--data"]
     arguments += ["night=streets:night?n=3&size=64x128", "streets:rain?n=2&size=64x128"]
     assert evaluate(*arguments, "--output", tmp_path / "one.json", "--batch_size", 2) is None
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "-m", "vfmseg_hf", "evaluate"]
-    command = [sys.executable, *launcher, *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
-    environment = commands.environment_of_commands()
-    together = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    words = ["evaluate", *arguments, "--output", tmp_path / "two.json", "--num_workers", 1]
+    together = run_distributed(lambda: commands.call(*words), 2)
     assert together.returncode == 0, together.stderr
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert [(each["run"]["processes"], each["run"]["batch_size"]) for each in (one, two)] == [(1, 2), (2, 1)]
@@ -149,13 +146,13 @@ def test_a_signal_saves_and_exits(number, tiny_config, tmp_path):
         "--model", tmp_path / "tiny.json", "--tune", "full", "--train", "streets:game?n=4&size=64x128", "--use_cpu",
         "--crop_size", 64, 64, "--rare_class_sampling", "false", "--output_dir", tmp_path / "run", "--save_steps", 2,
     ]  # fmt: skip
-    command = list(map(str, [sys.executable, "-m", "vfmseg_cli", "train", *words]))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while not (tmp_path / "run" / "checkpoint-2").exists() and process.poll() is None:
-            time.sleep(0.1)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, output
+    process = commands.launch("train", *words)
+    while not (tmp_path / "run" / "checkpoint-2").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(number)
+    done = process.wait()
+    output = done.stdout + done.stderr
+    assert done.returncode == 128 + number, output
     (step,) = map(int, re.findall(rf"{number.name}: saving a checkpoint at step (\d+)", output))
     assert f"checkpoint-{step} is saved, the same command with --resume goes on from there" in output
     checkpoint = tmp_path / "run" / f"checkpoint-{step}"

@@ -1,14 +1,13 @@
 """The converter's own rules: every key accounted for, arithmetic of the merge, refusals before anything is written."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.support import foundations
+from tests.support.commands import start
 from tests.support.numbers import disagreement
 from vfmseg_hf import VFMSegForSemanticSegmentation
 from vfmseg_hf.convert import (
@@ -414,8 +413,6 @@ def test_the_script_fails_like_a_command(published, tmp_path):
     del overrides["lora_alpha"]
     source = write(weights, tmp_path / "published.safetensors")
     (tmp_path / "overrides.json").write_text(json.dumps(overrides))
-    command = [sys.executable, "-m", "vfmseg_cli", "convert", source, tmp_path / "out"]
-    command += ["--backbone", "dinov2", "--config", tmp_path / "overrides.json"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = start("convert", source, tmp_path / "out", "--backbone", "dinov2", "--config", tmp_path / "overrides.json")
     assert result.returncode == 2 and "error: the weights hold LoRA factors" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()

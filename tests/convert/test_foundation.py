@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from transformers import CLIPVisionModel, SamVisionModel
 
 from tests.support import foundations
 from tests.support.blockers import run_without
+from tests.support.commands import start
 from vfmseg_hf import VFMSegForSemanticSegmentation
 from vfmseg_hf.convert import (
     convert_foundation,
@@ -314,9 +313,9 @@ def test_the_script_reads_openai_archives_on_request(tmp_path):
         convert_foundation(tmp_path / "ViT-B-16.pt", tmp_path / "out", "clip", TINY["clip"][1])
     assert not (tmp_path / "out").exists()
     (tmp_path / "overrides.json").write_text(json.dumps(TINY["clip"][1]))
-    command = [sys.executable, "-m", "vfmseg_cli", "convert", tmp_path / "ViT-B-16.pt", tmp_path / "out"]
-    command += ["--raw", "--backbone", "clip", "--config", tmp_path / "overrides.json", "--trust-torchscript"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    words = ["--raw", "--backbone", "clip", "--config", tmp_path / "overrides.json", "--trust-torchscript"]
+    result = start("convert", tmp_path / "ViT-B-16.pt", tmp_path / "out", *words)
+    assert result.returncode == 0, result.stderr
     assert "dropped 6 tensors (positional_embedding, ...): the text encoder" in result.stdout
     assert "dropped 3 tensors (input_resolution, ...): a setting, not a weight" in result.stdout
     encoder = CLIPVisionModel.from_pretrained(tmp_path / "out")

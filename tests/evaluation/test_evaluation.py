@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.support.golden import GoldenCase
-from tests.support.several_processes import run_in_processes
+from tests.support.processes import run_in_processes
 from tests.support.waits import CountWaits, count_copies
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, VFMSegImageProcessorPil, lora_config
 from vfmseg_hf.data import describe_dataset, each_class, open_dataset

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 import vfmseg_hf.evaluation
-from tests.support.several_processes import run_in_processes
+from tests.support.processes import run_in_processes
 from vfmseg_hf.data import EvaluationGroups
 from vfmseg_hf.evaluation import confusion_matrix, iou_scores, load_mean_iou, merge_classes
 from vfmseg_hf.evaluation.confusion import _count_on_device, check_ids, count_pairs, count_pixels

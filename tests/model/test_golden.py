@@ -5,8 +5,6 @@ that the checks notice.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
+from tests.support.commands import call
 from tests.support.golden import (
     BACKBONES,
     GoldenCase,
@@ -110,9 +109,8 @@ def test_final_logits_do_not_depend_on_the_window_batch(cases):
 def test_the_script_converts_the_recording(form, cases, tmp_path):
     case = cases("dinov2")
     (tmp_path / "overrides.json").write_text(json.dumps(case.overrides()))
-    command = [sys.executable, "-m", "vfmseg_cli", "convert", case.folder / "weights.safetensors"]
-    command += [tmp_path / "out", "--backbone", "dinov2", "--config", tmp_path / "overrides.json"]
-    subprocess.run(command + (["--adapter-only"] if form == "adapter" else []), check=True, capture_output=True)
+    words = [case.folder / "weights.safetensors", tmp_path / "out", "--config", tmp_path / "overrides.json"]
+    assert call("convert", *words, "--backbone", "dinov2", *["--adapter-only"] * (form == "adapter")) == 0
     result = forward_disagreements(VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "out"), case)
     assert agree(result), result
 

@@ -1,7 +1,4 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +15,7 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from tests.support import SOURCE
-from tests.support.commands import call
+from tests.support.commands import call, start
 from vfmseg_hf import VFMSegImageProcessor, lora_config
 from vfmseg_hf.prediction.predict import find_images, load_model, predict_files, predict_image
 from vfmseg_hf.prediction.visualization import class_colours, distinct_colours
@@ -342,31 +338,12 @@ def test_lora_is_merged_to_predict(tiny_model, tmp_path):
 # --- the script -------------------------------------------------------------------------------------------------------
 
 
-def test_script_as_a_user_runs_it(model_directory, tmp_path):
+def test_script_as_a_user_runs_it(model_directory, tmp_path, monkeypatch):
     saved(tmp_path / "day" / "a.png", noise(64, 96))
     saved(tmp_path / "night" / "a.jpg", noise(97, 65))
     (tmp_path / "night" / "broken.png").write_bytes(b"\x89PNG")
-    path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "vfmseg_cli",
-            "predict",
-            model_directory(),
-            "day",
-            "night",
-            "--output",
-            "out",
-            "--device",
-            "cpu",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = start("predict", model_directory(), "day", "night", "--output", "out", "--device", "cpu")
     assert done.returncode == 1, done.stderr
     assert "2 of 3 images done, 1 failed" in done.stdout and "broken.png" in done.stdout
     assert "windows refined" in done.stdout and "images per second" in done.stdout

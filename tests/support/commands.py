@@ -8,6 +8,7 @@ import sys
 
 import vfmseg_cli
 from tests.support import SOURCE
+from tests.support.processes import Fork
 
 
 def call(verb: str, *words: object) -> int:
@@ -15,8 +16,15 @@ def call(verb: str, *words: object) -> int:
     return vfmseg_cli.main([verb, *map(str, words)])
 
 
+def launch(verb: str, *words: object) -> Fork:
+    """The same in a process of its own, which goes on beside this one."""
+    return Fork(lambda: call(verb, *words))
+
+
 def start(verb: str, *words: object, **environment: str) -> subprocess.CompletedProcess:
-    """The same in a process of its own, from the checkout."""
+    """The same in a process of its own, to its end: in a new Python where the environment says what imports read."""
+    if not environment:
+        return launch(verb, *words).wait()
     return subprocess.run(
         list(map(str, [sys.executable, "-m", "vfmseg_cli", verb, *words])),
         capture_output=True,

@@ -1,14 +1,10 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""
-Trainings in processes of their own, which tests kill or start several of: `-m tests.support.training_job '[{...}]'`.
-
-Under `torchrun` they are distributed, over gloo.
-"""
+"""Trainings that tests run, in processes that they kill or start several of."""
 
 import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -133,12 +129,8 @@ def run(
     return trainer
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for job in json.loads(sys.argv[1]):
+def run_all(jobs: Sequence[dict]) -> None:
+    """One job after the other, in this process or in those that were started together."""
+    for job in jobs:
         run(**job)
     leave_processes()
-    # gloo's threads now and then abort an interpreter that shuts down, when all is done: not what is tested here.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

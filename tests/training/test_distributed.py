@@ -2,10 +2,8 @@
 """Two gloo processes against one: the same losses, weights and scores; interrupted runs end as uninterrupted ones."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,17 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 
-from tests.support import REPOSITORY, training_job
+from tests.support import training_job
+from tests.support.processes import Fork, run_distributed
 from vfmseg_hf.training.distributed import has_unused_parameters, synchronise_batch_norm
 from vfmseg_hf.training.model import choose_trained_part
 
 
 def run_jobs(*jobs: dict, processes: int = 1) -> subprocess.CompletedProcess:
     """The jobs one after the other, in one process or in several that work together."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [
-        sys.executable,
-        *(launcher if processes > 1 else []),
-        "-m",
-        "tests.support.training_job",
-        json.dumps(jobs),
-    ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=300)
+    if processes == 1:
+        return Fork(lambda: training_job.run_all(jobs)).wait()
+    return run_distributed(lambda: training_job.run_all(jobs), processes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

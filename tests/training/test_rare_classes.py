@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import datasets
@@ -16,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback, set_seed
 
+from tests.support.commands import start
 from tests.support.tiny import give_base
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor, lora_config
 from vfmseg_hf.data import class_statistics, count_class_pixels, open_dataset, parallel
@@ -493,17 +492,14 @@ def test_what_cannot_be_sampled(tiny_config, street_images, tmp_path):
         )
 
 
-def test_the_script_counts_and_trains(tiny_config, tmp_path):
+def test_the_script_counts_and_trains(tiny_config, tmp_path, monkeypatch):
     tiny_config().to_json_file(tmp_path / "tiny.json")
-    command = [
-        sys.executable, "-m", "vfmseg_cli", "train", "--model", tmp_path / "tiny.json", "--tune", "full",
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    result = start(
+        "train", "--model", tmp_path / "tiny.json", "--tune", "full",
         "--train", "streets:game?n=4&size=64x128", "--crop_size", 64, 64, "--max_steps", 3, "--use_cpu",
         "--rare_class_sampling", "--rare_class_min_pixels", 100, "--output_dir", tmp_path / "run",
-    ]  # fmt: skip
-    environment = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")
-    }  # fmt: skip
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "Counting pixels per class" in result.stderr and (tmp_path / "run" / "model.safetensors").is_file()
     assert len(list((tmp_path / "cache" / "vfmseg_class_pixels").glob("*.safetensors"))) == 1

@@ -1,12 +1,11 @@
 """What users write is read as they mean it or refused; result files are whole or not there."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
 
+from tests.support.commands import start
 from vfmseg_hf.data import describe_dataset
 from vfmseg_hf.training.model import start_model
 from vfmseg_hf.utils import files
@@ -74,7 +73,7 @@ def test_every_file_that_users_hand_in_is_read_so(tmp_path):
         start_model(str(tmp_path / "nowhere.json"))
     (tmp_path / "w.pth").touch()
     arguments = [str(tmp_path / "w.pth"), str(tmp_path / "out"), "--backbone", "dinov2", "--config", str(path)]
-    done = subprocess.run([sys.executable, "-m", "vfmseg_cli", "convert", *arguments], capture_output=True, text=True)
+    done = start("convert", *arguments)
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {path} cannot be read as JSON: the key 'num_labels' stands twice"
 

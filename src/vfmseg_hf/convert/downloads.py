@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
 from huggingface_hub import constants, snapshot_download
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
 
-LIMIT = 20.0  # seconds in which something has to arrive
+LIMIT = 20.0  # seconds in which something has to arrive, of a process that waits
 PYTHON = [sys.executable, "-P"]  # -P: no module of the working directory takes the place of an installed one
 CONFIG = ["config.json"]
 WEIGHTS = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]  # nothing that is pickled
@@ -58,7 +59,8 @@ def run_while_growing(
         environment: variables beside those of this process.
 
     Raises:
-        TimeoutError: the folder has not grown for `LIMIT` seconds; the process was ended.
+        TimeoutError: the folder has not grown for `LIMIT` seconds, and the process has done next to nothing in them, so
+            that it does not just start slowly on a busy machine; it was ended.
     """
     with subprocess.Popen(
         command,
@@ -69,18 +71,28 @@ def run_while_growing(
         env={**os.environ, **environment},
     ) as process:
         try:
-            size, since = size_of(folder), time.monotonic()
+            size, work, since = size_of(folder), 0.0, time.monotonic()
             while True:
                 try:
                     output, errors = process.communicate(timeout=min(0.5, LIMIT))
                     return subprocess.CompletedProcess(command, process.returncode, output, errors)
                 except subprocess.TimeoutExpired:
-                    before, size, now = size, size_of(folder), time.monotonic()
-                    since = now if size != before else since
-                    if now - since > LIMIT:
+                    found, done, now = size_of(folder), work_of(process.pid), time.monotonic()
+                    if found != size or done > work + 0.1:
+                        size, work, since = found, done, now
+                    elif now - since > LIMIT:
                         raise TimeoutError(f"nothing has arrived for {LIMIT:g} s") from None
         finally:
             process.kill()
+
+
+def work_of(pid: int) -> float:
+    """Seconds that a process has computed; none if it has ended meanwhile."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
 
 
 def size_of(folder: str | os.PathLike) -> int:

@@ -2,16 +2,17 @@
 """What the model refuses, and how it says so."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from .configuration_vfmseg import VFMSegConfig
+from .protocols import Networks
 
 
-def check_pixel_values(
-    pixel_values: torch.Tensor, config: VFMSegConfig, minimum: int = 1, finite: bool = False
-) -> None:
-    """Raise a `ValueError` that names the shape or value unless `pixel_values` can be a batch of images."""
+def check_pixel_values(pixel_values: torch.Tensor, config: VFMSegConfig, minimum: int = 1) -> None:
+    """Raise a `ValueError` that names type and shape unless `pixel_values` can be a batch of images."""
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(
             f"pixel_values are a {type(pixel_values).__name__}, not one tensor: images of a batch need one size, "
@@ -35,8 +36,6 @@ def check_pixel_values(
             f"images must be at least one patch ({minimum} pixels) high and wide, got "
             f"{pixel_values.shape[-2]}x{pixel_values.shape[-1]}; enlarge them first"
         )
-    if finite and not torch.compiler.is_compiling():
-        check_unusable_pixels(unusable_pixels(pixel_values).tolist())
 
 
 def unusable_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -53,8 +52,8 @@ def check_unusable_pixels(counts: list[int]) -> None:
         )
 
 
-def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor, config: VFMSegConfig) -> None:
-    """Raise a `ValueError` unless `labels` are maps of known class ids for these images."""
+def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor) -> None:
+    """Raise a `ValueError` unless `labels` can be maps of class ids for these images."""
     batch = len(pixel_values)
     if labels.ndim != 3 or len(labels) != batch:
         raise ValueError(
@@ -63,13 +62,43 @@ def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor, config: VFMSe
         )
     if torch.is_floating_point(labels):
         raise ValueError(f"labels must be integer class ids, got {labels.dtype}")
-    known = ((labels >= 0) & (labels < config.num_labels)) | (labels == config.semantic_loss_ignore_index)
-    if not torch.compiler.is_compiling() and not known.all():
+
+
+def unknown_labels(labels: torch.Tensor, config: VFMSegConfig) -> torch.Tensor:
+    """Which labels are no class of the model and not ignored: bool, of the shape of `labels`, on their device."""
+    return ((labels < 0) | (labels >= config.num_labels)) & (labels != config.semantic_loss_ignore_index)
+
+
+def check_known_labels(labels: torch.Tensor, config: VFMSegConfig) -> None:
+    """Raise a `ValueError` that names the ids of [`unknown_labels`], if there are any; it waits for the device."""
+    unknown = unknown_labels(labels, config)
+    if unknown.any():
         raise ValueError(
-            f"labels hold the ids {torch.unique(labels[~known]).tolist()}, but the model's classes are "
+            f"labels hold the ids {torch.unique(labels[unknown]).tolist()}, but the model's classes are "
             f"0..{config.num_labels - 1} and {config.semantic_loss_ignore_index} is ignored; map the ids of your data "
             "to these, or load the model with num_labels=... and ignore_mismatched_sizes=True"
         )
+
+
+def check_values(pixel_values: torch.Tensor, labels: torch.Tensor, config: VFMSegConfig) -> None:
+    """Raise a `ValueError` for pixels or labels that cannot be trained on; the host waits once for the device."""
+    *unusable, unknown = torch.cat([unusable_pixels(pixel_values), unknown_labels(labels, config).sum()[None]]).tolist()
+    check_unusable_pixels(unusable)
+    if unknown:
+        check_known_labels(labels, config)
+
+
+@contextmanager
+def checks_without_waiting(model: Networks) -> Iterator[None]:
+    """
+    Inside, a training step on values that [`check_values`] refuses raises nothing but has NaN for its loss, so that
+    the host need not wait for the device. Whoever reads the loss then calls [`check_values`].
+    """
+    before, model.checks_raise = model.checks_raise, False
+    try:
+        yield
+    finally:
+        model.checks_raise = before
 
 
 def check_local_directory(name_or_path: str | os.PathLike) -> None:

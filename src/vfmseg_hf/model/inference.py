@@ -31,6 +31,7 @@ from .windows import (
     label_map,
     least_certain,
     most_windows,
+    on_device_of,
     plan_windows,
     resize_bilinear,
     row_parts,
@@ -237,7 +238,7 @@ def two_stage_inference(
         ValueError: if pixel values are no numbers.
     """
     plan = plan_refinement(model, pixel_values, gate, encoder_kwargs=encoder_kwargs)
-    windows = torch.tensor(plan.boxes).to(pixel_values.device, non_blocking=True)
+    windows = on_device_of(pixel_values, plan.boxes)
     read_decisions([plan])
     return {
         "logits": refine_plans(model, [plan])[0],

@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .adapters import holds_adapter_only
-from .checks import check_labels, check_pixel_values
+from .checks import check_known_labels, check_labels, check_pixel_values
 from .configuration_vfmseg import VFMSegConfig, check_attention, nearest_multiple
 from .encoders import get_encoder_family
 from .foundation import HUB_KWARGS
@@ -204,6 +204,10 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
     # of logits [B, num_labels, H, W] and labels [B, H, W]. It is neither saved nor moved to a device.
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
+    # Whether a training step on non-finite pixels or unknown label ids raises, for which the host waits for the device;
+    # otherwise, and where it is compiled, its loss is NaN. See `checks.checks_without_waiting`.
+    checks_raise: bool = True
+
     def __init__(self, config: VFMSegConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -259,12 +263,15 @@ class VFMSegForSemanticSegmentation(LoadingMixin, InferenceMixin, VFMSegPreTrain
 
         Raises:
             ValueError: on inputs that do not fit (channels, sizes, label ids, non-finite pixels); the message names
-                the value and what would be right.
+                the value and what would be right. A compiled training step, and one with `checks_raise=False`, cannot
+                name values: its loss is NaN instead.
         """
-        # In eval mode the pixels are checked where inference waits for the device anyway.
-        check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size, finite=self.training)
+        check_pixel_values(pixel_values, self.config, minimum=self.config.patch_size)
         if labels is not None:
-            check_labels(labels, pixel_values, self.config)
+            check_labels(labels, pixel_values)
+            # The pixels are checked where inference waits for the device anyway, or in the training step.
+            if not self.training and not torch.compiler.is_compiling():
+                check_known_labels(labels, self.config)
         if self.training:
             if any(argument is not None for argument in (refine, max_windows, max_window_share)):
                 raise ValueError(

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import logging
 
+from .checks import check_values, unknown_labels, unusable_pixels
 from .configuration_vfmseg import VFMSegConfig, nearest_multiple
 from .protocols import Networks
-from .windows import Box, draw_crop_box, resize_bilinear
+from .windows import Box, draw_crop_box, on_device_of, resize_bilinear
 
 
 logger = logging.get_logger(__name__)
@@ -41,9 +42,17 @@ def joint_objective(
         The fields of `VFMSegSemanticSegmenterOutput` that training has.
 
     Raises:
-        ValueError: on sizes or boxes that do not fit, naming legal ones.
+        ValueError: on sizes or boxes that do not fit, naming legal ones; if `model.checks_raise`, on values that do
+            not.
     """
     config = model.config
+    raises = model.checks_raise and not torch.compiler.is_compiling()
+    if raises:
+        check_values(pixel_values, labels, config)
+    else:  # an unknown id would end the process on some accelerators
+        unknown = unknown_labels(labels, config)
+        usable = ~(unknown.any() | unusable_pixels(pixel_values).any())
+        labels = labels.long().masked_fill(unknown, config.semantic_loss_ignore_index)
     height, width = pixel_values.shape[-2:]
     step = 2 * config.patch_size
     if height % step or width % step:
@@ -70,13 +79,14 @@ def joint_objective(
     context = resize_bilinear(coarse_logits.detach(), (height // 2, width // 2))
     logits = model.refine_head(refine.feature_maps, context[..., top // 2 : bottom // 2, left // 2 : right // 2])
     detail_loss = stage_loss(model, logits, labels[:, top:bottom, left:right], training=True)
+    loss = content_loss + config.detail_loss_weight * detail_loss
     return {
-        "loss": content_loss + config.detail_loss_weight * detail_loss,
+        "loss": loss if raises else loss.where(usable, torch.nan),
         "logits": _watched(logits),
         "coarse_logits": coarse_logits,
         "content_loss": content_loss,
         "detail_loss": detail_loss,
-        "windows": torch.tensor(box, device=pixel_values.device).repeat(pixel_values.shape[0], 1, 1),
+        "windows": on_device_of(pixel_values, box).repeat(pixel_values.shape[0], 1, 1),
         "hidden_states": coarse.hidden_states,
         "attentions": coarse.attentions,
     }
@@ -147,7 +157,7 @@ def segmentation_loss(
     logits, labels = resize_bilinear(logits.float(), labels.shape[-2:]), labels.long()
     weights, smoothing = None, config.label_smoothing_factor if training else 0.0
     if training and config.class_weights is not None:
-        weights = torch.tensor(config.class_weights, dtype=logits.dtype, device=logits.device)
+        weights = on_device_of(logits, config.class_weights, logits.dtype)
     total = F.cross_entropy(logits, labels, weights, ignore_index=ignore, reduction="sum", label_smoothing=smoothing)
     if config.loss_normalization == "all":
         return total / labels.numel()

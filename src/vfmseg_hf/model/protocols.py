@@ -33,6 +33,7 @@ class Networks(Protocol):
     model: Encoder
     coarse_head: nn.Module
     refine_head: nn.Module
+    checks_raise: bool
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
 
 

@@ -5,7 +5,7 @@ A box is (top, left, bottom, right) in pixels with exclusive ends.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -221,6 +221,13 @@ def coarse_size(size: tuple[int, int], target: int | list[int], patch_size: int)
     shorter, longer = sorted(size)
     other = nearest_multiple(min(target * longer / shorter, MAX_COARSE_ASPECT * target), patch_size)
     return (target, other) if size[0] <= size[1] else (other, target)
+
+
+def on_device_of(
+    like: torch.Tensor, values: Sequence[float] | Sequence[Box], dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """A tensor of numbers of the host on the device of another; the host does not wait for the device."""
+    return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
 
 
 def pad_to_patches(tensor: torch.Tensor, patch_size: int) -> torch.Tensor:

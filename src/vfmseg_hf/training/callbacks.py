@@ -68,7 +68,7 @@ class StopOnSignal(TrainerCallback):
         """The signal by which any process was asked to stop; all processes call this together."""
         if self.world_size == 1:
             return self.asked
-        asked = torch.tensor(float(self.asked or 0), device=self.device)
+        asked = torch.full((), float(self.asked or 0), device=self.device)
         torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
         return signal.Signals(int(asked)) if asked else None
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ..data.check.learnable import check_labels_teach
 from ..data.findings import ONE_CLASS
 from ..evaluation.classes import listed
 from ..model.adapters import check_result_can_be_loaded
+from ..model.checks import check_values, checks_without_waiting
 from ..model.labels import fold
 from ..model.records import RECORD_NAME
 from ..utils.files import write_file
@@ -56,8 +58,9 @@ class VFMSegTrainer(ScoringTrainer):
     memory as there. Scores that `compute_metrics` returns go before those of the same name.
 
     Both losses, both learning rates and the images per second of training are logged. A loss that is not finite ends
-    the training with a `FloatingPointError` that names the batch's files; checkpoints are left as they are. Every
-    checkpoint and saved model has a `recipe.json` that says what it was trained with.
+    the training with a `FloatingPointError` that names the batch's files, or a `ValueError` where pixels or label ids
+    of the batch are to blame; checkpoints are left as they are. The host waits for the device once a batch, to read
+    the loss. Every checkpoint and saved model has a `recipe.json` that says what it was trained with.
 
     Args:
         compute_loss_func:
@@ -307,20 +310,29 @@ class VFMSegTrainer(ScoringTrainer):
         files = inputs.pop("file_name", ["(no file names)"])
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.state.global_step} on {', '.join(files)}. Look at these "
-                f"files and lower the learning rates; {self._last_checkpoint()}"
-            )
+            self._say_why_not_finite(float(loss), inputs, files)
         self._sums["batches"] += 1
         self._sums["images"] += len(inputs["pixel_values"])
         return loss
 
+    def _say_why_not_finite(self, loss: float, inputs: dict, files: list[str]) -> None:
+        where = f"at step {self.state.global_step} on {', '.join(files)}"
+        if "labels" in inputs:  # a `compute_loss` of one's own may do without
+            try:
+                check_values(inputs["pixel_values"], inputs["labels"], self.model.config)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+        raise FloatingPointError(
+            f"the loss is {loss} {where}. Look at these files and lower the learning rates; {self._last_checkpoint()}"
+        )
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.own_loss is None:
+        with ExitStack() as inside:
+            # `training_step` reads the loss anyway, and then says what is wrong with the values.
+            inside.enter_context(checks_without_waiting(unwrap_peft_model(self.model)))
+            if self.own_loss is not None:
+                inside.enter_context(self.own_loss.applied(self.model))
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        else:
-            with self.own_loss.applied(self.model):
-                loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             for name in ("content_loss", "detail_loss"):
                 self._sums[name] += outputs[name].detach().mean()
@@ -329,7 +341,8 @@ class VFMSegTrainer(ScoringTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums["batches"]:
             names = ("content_loss", "detail_loss", "batches", "images")
-            sums = torch.stack([torch.as_tensor(self._sums[name], device=self.args.device).float() for name in names])
+            # The host's numbers are added on the device; a tensor of them would be copied there, and waited for.
+            sums = torch.stack([torch.zeros((), device=self.args.device).add_(self._sums[name]) for name in names])
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
             if "content_loss" in self._sums and "detail_loss" in self._sums:
                 logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches

@@ -3,9 +3,7 @@
 
 import csv
 import json
-import os
 import re
-import subprocess
 import sys
 import zipfile
 from io import BytesIO
@@ -18,7 +16,7 @@ import pytest
 from datasets import Dataset, Features, Image
 
 from tests.support import dataset_copies
-from tests.support.commands import call
+from tests.support.commands import call, launch
 from tests.support.dataset_copies import IGNORE, LAYOUTS, TREES, Layout, write_frame
 from vfmseg_hf.data import bdd100k, cityscapes, class_statistics, count_class_pixels, open_dataset
 from vfmseg_hf.data.check import check_dataset, checking, class_chart, format_report, report_as_dict
@@ -542,17 +540,9 @@ class TestScript:
             "broken": [broken.spec, "--json", folder / "broken.json"],
             "nowhere": [f"camvid:{folder}/nowhere", "--json", folder / "nowhere.json"],
         }
-        started = {
-            name: subprocess.Popen(
-                [sys.executable, "-m", "vfmseg_cli", "check", *map(str, rest), "--num_proc", "1"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "HF_DATASETS_CACHE": str(folder / "cache")},
-            )
-            for name, rest in arguments.items()
-        }
-        done = {name: (*process.communicate(timeout=120), process.returncode) for name, process in started.items()}
+        started = {name: launch("check", *rest, "--num_proc", 1) for name, rest in arguments.items()}
+        ended = {name: process.wait() for name, process in started.items()}
+        done = {name: (each.stdout, each.stderr, each.returncode) for name, each in ended.items()}
         return SimpleNamespace(folder=folder, done=done)
 
     def test_a_clean_dataset(self, runs):
