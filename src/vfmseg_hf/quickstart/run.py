@@ -43,7 +43,7 @@ from .conclusions import (
     write_results,
 )
 from .linear import LinearHead
-from .settings import FOUNDATION, TOY, WINDOWS, QuickstartSettings, make_model
+from .settings import FOUNDATION, TOY, QuickstartSettings, load_frozen, make_model
 
 
 Row = Mapping[str, object]
@@ -67,7 +67,7 @@ def make_trainer(
 ) -> VFMSegTrainer:
     """A trainer for a new model on the source, everything seeded; checkpoints at every quarter of the run."""
     set_seed(settings.seed)
-    model = make_model(encoder)
+    model = make_model(settings, encoder)
     size = (settings.height * settings.enlarge, settings.width * settings.enlarge)
     processor = VFMSegImageProcessor(size={"shortest_edge": min(size), "longest_edge": max(size)})
     arguments = VFMSegTrainingArguments(
@@ -325,7 +325,7 @@ class Quickstart:
             **{f"{steps}-step lookup": ColourLookup(pairs, count, steps) for steps in COLOUR_STEPS},
         }
         if self.encoder is not None:
-            frozen = VFMSegForSemanticSegmentation.from_backbone(os.fspath(self.encoder), **WINDOWS)
+            frozen = load_frozen(self.settings, self.encoder)
             chosen = rows[: self.settings.linear_images]
             progress = tqdm(chosen, desc="features of the frozen encoder", unit="image")
             references[LINEAR] = LinearHead(frozen, processor, progress, self.settings.seed)

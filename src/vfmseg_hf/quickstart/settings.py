@@ -22,6 +22,8 @@ class QuickstartSettings:
         enlarge: so many times larger the model sees the images, for things that are thinner than a patch.
         crop: height and width of what is trained on, of the enlarged image; a multiple of 32, `None` for all its
             height.
+        window_size, window_stride: of the refinement, in pixels of the enlarged image; the coarse pass has this size
+            as well.
         steps: optimizer steps.
         batch_size: crops per step.
         learning_rate: of the heads.
@@ -39,6 +41,8 @@ class QuickstartSettings:
     test_images: int = 20
     enlarge: int = 1
     crop: int | None = None
+    window_size: int = 128
+    window_stride: int = 80
     steps: int = 1100
     batch_size: int = 8
     learning_rate: float = 3e-3
@@ -55,14 +59,10 @@ class QuickstartSettings:
 
 
 TOY = QuickstartSettings()
-# Chosen by scores on the validation split of the source and on CamVid by day: benchmarks/quickstart-trials.jsonl.
-FOUNDATION = QuickstartSettings(
-    enlarge=2, crop=384, steps=150, batch_size=4, learning_rate=1e-3, encoder_learning_rate=5e-4
-)
-WINDOWS: dict[str, object] = {"coarse_size": 256, "window_size": 256, "window_stride": 256, "window_batch_size": 8}
+FOUNDATION = QuickstartSettings(steps=200, learning_rate=1e-3, encoder_learning_rate=5e-4)
 
 
-def make_model(encoder: str | os.PathLike | None) -> VFMSegForSemanticSegmentation:
+def make_model(settings: QuickstartSettings, encoder: str | os.PathLike | None) -> VFMSegForSemanticSegmentation:
     """
     What is trained: new heads, and LoRA on a foundation model, or all of a toy of random weights.
 
@@ -70,13 +70,28 @@ def make_model(encoder: str | os.PathLike | None) -> VFMSegForSemanticSegmentati
         encoder: directory of the foundation model; `None` for the toy.
     """
     if encoder is None:
-        return VFMSegForSemanticSegmentation(toy_config())
-    model = VFMSegForSemanticSegmentation.from_backbone(os.fspath(encoder), **WINDOWS)
+        return VFMSegForSemanticSegmentation(toy_config(settings))
+    model = load_frozen(settings, encoder)
     model.add_adapter(lora_config(model.config, lora_dropout=0.0))  # a short training underfits
     return model
 
 
-def toy_config() -> VFMSegConfig:
+def load_frozen(settings: QuickstartSettings, encoder: str | os.PathLike) -> VFMSegForSemanticSegmentation:
+    """New heads on a foundation model, as it is."""
+    return VFMSegForSemanticSegmentation.from_backbone(os.fspath(encoder), **window_fields(settings))
+
+
+def window_fields(settings: QuickstartSettings) -> dict[str, int]:
+    size = settings.window_size
+    return {
+        "coarse_size": size,
+        "window_size": size,
+        "window_stride": settings.window_stride,
+        "window_batch_size": 8,
+    }
+
+
+def toy_config(settings: QuickstartSettings) -> VFMSegConfig:
     """A VFMSeg of 1.3 million random weights, with window sizes for images of 256 x 512."""
     return VFMSegConfig(
         backbone_config={
@@ -95,10 +110,7 @@ def toy_config() -> VFMSegConfig:
         # A short training from random weights underfits; dropout would only slow it down.
         refine_dropout=0.0,
         head_dropout=0.0,
-        coarse_size=128,
-        window_size=128,
-        window_stride=80,
         confidence_threshold=0.8,
         certainty_threshold=0.9,
-        window_batch_size=8,
+        **window_fields(settings),
     )
