@@ -109,6 +109,7 @@ def make_parser(verb: str, table: Mapping, hidden: bool = False) -> argparse.Arg
         formatter_class=HelpFormatter,
         add_help=False,
     )
+    parser.refused = about["refused"]
     for group in about["groups"]:
         shown = hidden or not group["hidden"]
         container = parser.add_argument_group(group["title"] if shown else None)

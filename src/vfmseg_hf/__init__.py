@@ -11,6 +11,7 @@ from types import ModuleType
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
+from .methods import METHODS
 from .model.adapters import lora_config, save_adapter
 from .model.configuration_vfmseg import VFMSegConfig
 from .model.encoder_base import EncoderFamily
@@ -23,18 +24,19 @@ from .model.outputs import VFMSegLabelMap, VFMSegSemanticSegmenterOutput
 
 __version__ = "0.2.0.dev0"
 
-AutoConfig.register(VFMSegConfig.model_type, VFMSegConfig, exist_ok=True)
 AutoModel.register(VFMSegConfig, VFMSegModel, exist_ok=True)
-AutoModelForSemanticSegmentation.register(VFMSegConfig, VFMSegForSemanticSegmentation, exist_ok=True)
-AutoImageProcessor.register(
-    VFMSegConfig,
-    image_processor_classes={"torchvision": VFMSegImageProcessor, "pil": VFMSegImageProcessorPil},
-    exist_ok=True,
-)
-# The pipeline looks the class up by name and logs an error for one that it does not find.
-MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(
-    VFMSegConfig.model_type, VFMSegForSemanticSegmentation.__name__
-)
+for _class in (VFMSegForSemanticSegmentation, *METHODS.values()):
+    _config = _class.config_class
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModelForSemanticSegmentation.register(_config, _class, exist_ok=True)
+    AutoImageProcessor.register(
+        _config,
+        image_processor_classes={"torchvision": VFMSegImageProcessor, "pil": VFMSegImageProcessorPil},
+        exist_ok=True,
+    )
+    # The pipeline looks the class up by name and logs an error for one that it does not find.
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(_config.model_type, _class.__name__)
+del _class, _config
 
 __all__ = [
     "EncoderFamily",

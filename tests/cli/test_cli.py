@@ -58,9 +58,9 @@ def test_the_same_words_mean_the_same_things():
         "--dtype": {"train", "evaluate", "predict"},
         "--size": {"train", "evaluate", "predict"},
         "--revision": {"evaluate", "predict", "merge"},
-        "--backbone_name_or_path": {"evaluate", "predict", "merge"},
-        "--max-windows": {"evaluate", "predict"},
-        "--max_window_share": {"evaluate", "predict"},
+        "--backbone_name_or_path": {"train", "evaluate", "predict", "merge"},
+        "--max-windows": {"train", "evaluate", "predict"},
+        "--max_window_share": {"train", "evaluate", "predict"},
     }.items():
         assert {verb for verb in flags if word in flags[verb]} == taken_by, word
     assert {"--train", "--domains", "--output_dir"} <= flags["train"], "earlier spellings"
@@ -92,6 +92,11 @@ def test_help_of_transformers_options_on_demand():
         (["trian"], "there is no verb 'trian'; did you mean train?"),
         (["train", "--modle", "x"], "there is no option --modle; did you mean --model?"),
         (["train", "--learning", "1"], "there is no option --learning"),
+        (["train", "--feature_mask_ration", "0"], "there is no option --feature_mask_ration; did you mean --feature_"),
+        (["train", "--feature-mask-ratio", "much"], "--feature_mask_ratio: invalid float value: 'much'"),
+        (["train", "--coarse_mode", "half"], "--coarse_mode: invalid choice: 'half'"),
+        (["train", "--num-labels", "3"], "there is no option --num-labels: the classes are those of the training set"),
+        (["train", "--tune", "nothing"], "--tune: invalid choice: 'nothing'"),
         (["train", "--model"], "--model: expected one argument"),
         (["train", "--model", "dinov2-base"], "the following arguments are required: --data"),
         (["train", "--model", "dinov2-bse", "--data", "streets:game"], "did you mean dinov2-base?"),

@@ -409,8 +409,8 @@ def test_a_batch_that_never_fits_is_tried_ever_less(tiny_config):
         return windows
 
     windows = [(torch.zeros(3, 16, 16),)] * 1200
-    done = [numbers for numbers, _ in run_windows(tiny_config(window_batch_size=2), {}, step, windows)]
-    assert done == [[number] for number in range(1200)]
+    done = [number for number, _ in run_windows(tiny_config(window_batch_size=2), {}, step, windows)]
+    assert done == list(range(1200))
     failures = [number for number, size in enumerate(sizes) if size > 1]
     fitted = [later - earlier - 1 for earlier, later in itertools.pairwise(failures)]
     assert fitted == [16, 32, 64, 128, 256, 512]

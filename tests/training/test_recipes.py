@@ -77,7 +77,7 @@ def test_a_training_by_the_recipe_differs_from_it_in_nothing(name, tiny_model, t
     trainer = make_trainer(tiny_model(**RECIPES[name].model), tmp_path, name)
     assert describe_training(trainer.settings(), RECIPES[name], trainer.train_dataset) == f"recipe {name}, unchanged"
     other = next(recipe for recipe in RECIPES.values() if recipe.name != name)
-    found = differences(trainer.settings(), other, None)
+    found = differences(trainer.settings(), other, [""])
     assert {item.split()[0] for item in found} == {
         "training.encoder_learning_rate", "model.loss_normalization", "model.detail_crop_includes_end"
     }  # fmt: skip
@@ -111,11 +111,11 @@ def test_what_differs_is_said_and_kept(tiny_model, tmp_path):
 def test_the_size_before_the_crop_belongs_to_the_recipe(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(), tmp_path, "paper")
     settings, paper = trainer.settings(), RECIPES["paper"]
-    (found,) = differences(settings, paper, "gtav")
+    (found,) = differences(settings, paper, ["gtav"])
     assert found == "augmentation.resize None instead of [1440, 2560]"
     trainer.train_dataset.augmentation = Augmentation(resize=(1440, 2560))
-    assert differences(trainer.settings(), paper, "gtav") == []
-    assert differences(trainer.settings(), paper, "bdd100k")
+    assert differences(trainer.settings(), paper, ["gtav"]) == []
+    assert differences(trainer.settings(), paper, ["bdd100k"])
 
 
 def test_the_published_code_on_a_foundation_model(tiny_model, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, TrainerCallback
 
-from tests.support.several_processes import run_in_processes
+from tests.support.processes import run_in_processes
 from tests.support.tiny import give_base
 from tests.support.waits import CountWaits, count_copies
 from tests.training.test_trainer_surface import CLASSES, Rows, trainer_of

@@ -39,11 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
 def training_data(train_arguments: Sequence[str]) -> argparse.Namespace:
     """The data among the options of train."""
     parser = Parser(prog="vfmseg ablate, after --", add_help=False)
-    parser.add_argument("--data", "--train", required=True)
+    parser.add_argument("--data", "--train", nargs="+", required=True)
     parser.add_argument("--eval_data", "--domains", nargs="+", required=True)
     parser.add_argument("--id2label")
     parser.add_argument("--class_map")
-    return parser.parse_known_args(train_arguments)[0]
+    data = parser.parse_known_args(train_arguments)[0]
+    if len(data.data) > 1:
+        raise ValueError(f"an ablation trains on one dataset, got --data {' '.join(data.data)}; leave out all but one")
+    return data
 
 
 def run(argv: Sequence[str]) -> int:
@@ -54,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
     runs = plan_runs(arguments.output, arguments.vary, arguments.seeds, rest)
     # First, as it finds what is wrong with the data before hours of training.
     domains = evaluation_domains(data.eval_data)
-    prior = prior_scores(parse_domain(data.data), domains, data.id2label, data.class_map)
+    prior = prior_scores(parse_domain(data.data[0]), domains, data.id2label, data.class_map)
     command = [sys.executable, "-m", "vfmseg_hf", "train"]
     results = sorted(execute(runs, command, arguments.jobs), key=lambda item: runs.index(item[0]))
     table = summarise(results, prior)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..data.check import check_dataset, class_chart, format_report, report_as_dict
 from ..data.class_names import read_class_map
 from ..data.domains import Domain, name_classes, parse_place
-from ..model.configuration_vfmseg import VFMSegConfig
+from ..methods import model_class_of
 from ..model.foundation import read_config
 from ..prediction.visualization import class_colours
 from ..utils.files import write_file
@@ -76,7 +76,7 @@ def read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, str, str | 
 
 def model_classes(name_or_path: str) -> dict[int, str]:
     config = read_config(name_or_path, {})
-    if not isinstance(config, VFMSegConfig):
+    if model_class_of(config) is None:
         raise ValueError(
             f"{name_or_path} is no VFMSeg model but a {config.model_type}, which has no classes to compare"
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP
+from ..evaluation.counting import looks_twice
 from ..prediction.predict import DTYPES, REFINE_MODES, load_model
 from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP
 from .options import fraction, whole_number
@@ -101,7 +102,7 @@ def window_limits(max_windows: int | None, max_window_share: float | None) -> Ma
 
 def load(arguments: argparse.Namespace, device: str):
     """Model and image processor as the options of [`add_model_options`] and [`add_inference_options`] say."""
-    return load_model(
+    model, processor = load_model(
         arguments.model,
         device,
         getattr(torch, arguments.dtype),
@@ -110,3 +111,9 @@ def load(arguments: argparse.Namespace, device: str):
         size=edges_as_size(arguments.size),
         **window_limits(arguments.max_windows, arguments.max_window_share),
     )
+    if arguments.refine != "gated" and not looks_twice(model):
+        raise ValueError(
+            f"a {model.config.model_type} model looks at an image once, and refines no windows; leave --refine "
+            f"{arguments.refine} out"
+        )
+    return model, processor

@@ -8,16 +8,22 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 
 class Parser(argparse.ArgumentParser):
     """
     Options are written `--like_this` or `--like-this`, and in full. What is wrong with a command line is a `ValueError`
     of one line, which says what may have been meant.
+
+    Attributes:
+        refused: names that somebody may look for, and why there is no such option.
     """
+
+    refused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, *args, **options):
         super().__init__(*args, **{"allow_abbrev": False, **options})
@@ -37,6 +43,8 @@ class Parser(argparse.ArgumentParser):
         """Before anything is missed that may be there under a wrong name."""
         words = words[: words.index("--")] if "--" in words else words
         for word in (word.partition("=")[0] for word in words if word.startswith("--")):
+            if reason := self.refused.get(word[2:].replace("-", "_")):
+                raise ValueError(f"there is no option {word}: {reason}")
             if word not in self._option_string_actions:
                 near = did_you_mean(word, self._option_string_actions)
                 raise ValueError(f"there is no option {word}{near or f'; see {self.prog} --help'}")

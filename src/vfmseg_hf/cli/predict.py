@@ -80,7 +80,8 @@ def run(argv: Sequence[str]) -> int:
         print(f"{others} of {others + len(images)} entries in the folders left out: {why}")
     if done:
         windows, refined = sum(report.windows for report in done), sum(report.refined for report in done)
-        print(f"{refined} of {windows} windows refined ({refined / windows:.1%})")
+        if windows:  # not of a model that looks once
+            print(f"{refined} of {windows} windows refined ({refined / windows:.1%})")
         print(f"{len(done) / seconds:.2f} images per second")
         print(f"labels, overlays and panels are in {arguments.output}")
     return 1 if failed else 0

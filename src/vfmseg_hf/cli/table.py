@@ -63,6 +63,9 @@ def describe(module: ModuleType) -> dict[str, object]:
         }
         for title, names in module.GROUPS.items()
     ]
+    for title, names in getattr(module, "HIDDEN_GROUPS", {}).items():
+        hidden = [as_option(action) for name in names for action in actions.pop(name)]
+        groups.append({"title": title, "hidden": True, "options": hidden})
     if actions:
         others = [as_option(action) for same in actions.values() for action in same]
         groups.append({"title": OTHERS, "hidden": True, "options": others})
@@ -71,6 +74,7 @@ def describe(module: ModuleType) -> dict[str, object]:
         "usage": describe_positionals(parser),
         "description": parser.description,
         "epilog": parser.epilog,
+        "refused": getattr(module, "REFUSED", {}),
         "groups": groups,
     }
 

@@ -28,27 +28,39 @@ from ..data import classes_of, count_class_pixels, describe_dataset, open_datase
 from ..data.class_names import read_class_maps
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
 from ..evaluation import format_classes
-from ..evaluation.classes import renames
+from ..evaluation.classes import ClassMap, match_classes, renames
+from ..methods import METHODS, SingleStageModel
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
     Augmentation,
     EvaluationImages,
+    JoinedImages,
     TrainingImages,
     VFMSegTrainer,
     VFMSegTrainingArguments,
     get_recipe,
 )
 from ..training.curves import plot_curves
-from ..training.model import choose_trained_part, start_model
+from ..training.model import TUNES, check_fields, choose_trained_part, start_model
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
 from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from ..utils.processes import leave_processes
 from .common import edges_as_size
+from .fields import FIELDS, ModelFields, given_fields
 from .options import Parser, check_counts, check_output_folder
 
 
+MODEL_FIELDS = (
+    "decoder",
+    "feature_mask_ratio",
+    "detail_loss_weight",
+    "detail_crop_size",
+    "loss_normalization",
+    "refine_dropout",
+    "head_dropout",
+)
 GROUPS = {
     "options": (
         "model",
@@ -63,6 +75,7 @@ GROUPS = {
         "tune",
     ),
     "images": ("size", "crop_size", "resize", "scale_range", "photometric", "max_image_pixels"),
+    "model (by default its own; --help-all has all fields of VFMSegConfig)": MODEL_FIELDS,
     "classes": ("class_map", "id2label", "class_weights"),
     "recipe": (
         "recipe",
@@ -81,6 +94,12 @@ GROUPS = {
     "checkpoints and scores": ("save_steps", "save_total_limit", "eval_strategy", "eval_steps", "logging_steps"),
     "loading": ("dataloader_num_workers", "per_device_eval_batch_size"),
 }
+HIDDEN_GROUPS = {"fields of VFMSegConfig": tuple(name for name in FIELDS if name not in MODEL_FIELDS)}
+REFUSED = {
+    "num_labels": "the classes are those of the training set, or with --class_map the model's",
+    "backbone_config": "the foundation model is what --model names",
+    "semantic_loss_ignore_index": "it is 255 everywhere; give the ignored pixels of your label maps this id",
+}
 DTYPES = {"float32": (), "bfloat16": ("--bf16",), "float16": ("--fp16",)}
 
 
@@ -92,9 +111,9 @@ class TrainArguments:
             "JSON file of VFMSegConfig."
         }
     )
-    data: str = field(
+    data: list[str] = field(
         metadata={
-            "help": "Dataset to train on: dataset[@split], e.g. camvid:/data/camvid@source_train.",
+            "help": "Datasets to train on: dataset[@split], e.g. camvid:/data/camvid@source_train; several are joined.",
             "aliases": ["--train"],
         }
     )
@@ -116,11 +135,19 @@ class TrainArguments:
         default="paper",
         metadata={"help": "Where settings come from that are not given.", "choices": list(RECIPES)},
     )
+    decoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "What a foundation model gets instead of VFMSeg's two stages: linear is one linear layer, and "
+            "one look at the image.",
+            "choices": list(METHODS),
+        },
+    )
     tune: str = field(
         default="lora",
         metadata={
-            "help": "What trains: LoRA and heads, everything, or the heads.",
-            "choices": ["lora", "full", "heads"],
+            "help": "What trains: LoRA and heads, everything, or heads alone (heads, none: nothing of the encoder).",
+            "choices": list(TUNES),
         },
     )
     crop_size: list[int] = field(
@@ -153,6 +180,7 @@ class TrainArguments:
         metadata={"help": "What is computed in; weights and losses are float32.", "choices": list(DTYPES)},
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output, if any."})
+    fields: dict[str, object] = field(default_factory=dict, init=False)  # of VFMSegConfig, that are given
 
 
 class TrainParser(Parser, HfArgumentParser):
@@ -163,7 +191,7 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
     """The options over the settings of a recipe."""
     recipe = recipe or get_recipe(TrainArguments.recipe)
     parser = TrainParser(
-        (TrainArguments, VFMSegTrainingArguments),
+        (TrainArguments, ModelFields, VFMSegTrainingArguments),
         prog="vfmseg train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -172,6 +200,7 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
     if asks_for_epochs:
         given["max_steps"] = None  # not the recipe's: either is asked for
     parser.set_defaults(**{**recipe.training_arguments, **given})
+    parser.refused = REFUSED
     return parser
 
 
@@ -184,7 +213,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[TrainArguments, VFMSegTraining
     first.add_argument("--dtype", choices=list(DTYPES), default="float32")
     asked = first.parse_known_args(argv)[0]
     words = [*argv, *DTYPES[asked.dtype], *choose_device(asked.device)]
-    return build_parser(get_recipe(asked.recipe), asked.num_train_epochs is not None).parse_args_into_dataclasses(words)
+    parser = build_parser(get_recipe(asked.recipe), asked.num_train_epochs is not None)
+    own, fields, arguments = parser.parse_args_into_dataclasses(words)
+    own.fields = given_fields(fields)
+    return own, arguments
 
 
 def choose_device(name: str) -> list[str]:
@@ -235,6 +267,7 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
             "everything (--tune full)"
         )
     check_output_folder(arguments.output_dir)
+    check_fields(own.model, own.recipe, own.fields, own.decoder)
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
     if checkpoint and not os.path.isdir(checkpoint):
         raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
@@ -247,31 +280,44 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
 def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe: Recipe) -> VFMSegTrainer:
     """Data, model and recipe, put together."""
     size = edges_as_size(own.size)
-    source, *domains = name_classes([parse_domain(own.data), *evaluation_domains(own.eval_data)], own.id2label)
-    info = describe_dataset(source.spec)
-    augmentation = Augmentation(
-        tuple(own.crop_size),
-        tuple(own.resize) if own.resize else recipe.resize.get(info.name),
-        tuple(own.scale_range),
-        recipe.augmentation["cat_max_ratio"],
-        recipe.augmentation["flip_probability"],
-        own.photometric,
-    )
-    dataset, class_pixels = open_dataset(source.spec, source.split), None
-    classes = classes_of(dataset)
-    if arguments.rare_class_sampling:
-        with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
-            class_pixels = count_class_pixels(dataset, len(classes))
+    named = name_classes([*map(parse_domain, own.data), *evaluation_domains(own.eval_data)], own.id2label)
+    sources, domains = named[: len(own.data)], named[len(own.data) :]
+    augmentations = [
+        Augmentation(
+            tuple(own.crop_size),
+            tuple(own.resize) if own.resize else recipe.resize.get(describe_dataset(source.spec).name),
+            tuple(own.scale_range),
+            recipe.augmentation["cat_max_ratio"],
+            recipe.augmentation["flip_probability"],
+            own.photometric,
+        )
+        for source in sources
+    ]
+    datasets = [open_dataset(source.spec, source.split) for source in sources]
+    classes = [classes_of(dataset) for dataset in datasets]
     watched = {
         name: (open_dataset(spec, split, held_out=True), describe_dataset(spec).evaluation)
         for name, spec, split in domains
     }
     known = {name: classes_of(rows) for name, (rows, _) in watched.items()}
-    maps = read_class_maps(own.class_map, {"the training set": classes, **known})
-    source_map = maps.pop("the training set")
-    model = start_model(own.model, own.recipe, **({} if renames(source_map) else {"id2label": classes}))
+    titles = ["the training set", *(f"the training set {text}" for text in own.data[1:])]
+    maps = read_class_maps(own.class_map, {**dict(zip(titles, classes, strict=True)), **known})
+    follows = not renames(maps[titles[0]])  # whether the model takes the classes of the first
+    for title, others in zip(titles[1:], classes[1:], strict=True):
+        if follows:
+            check_same_classes(own.data[0], classes[0], title, others, maps[title])
+    class_pixels = [None for _ in datasets]
+    if arguments.rare_class_sampling:
+        with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
+            class_pixels = [count_class_pixels(*each) for each in zip(datasets, map(len, classes), strict=True)]
+    named = {"id2label": classes[0]} if follows else {}
+    model = start_model(own.model, own.recipe, own.decoder, **own.fields, **named)
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
-    train = TrainingImages(dataset, processor, augmentation, arguments.seed, class_pixels, class_map=source_map)
+    parts = [
+        TrainingImages(dataset, processor, augmentation, arguments.seed, pixels, class_map=maps[title])
+        for title, dataset, augmentation, pixels in zip(titles, datasets, augmentations, class_pixels, strict=True)
+    ]
+    train = JoinedImages(parts) if len(parts) > 1 else parts[0]
     evaluation = {
         name: EvaluationImages(rows, processor, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
@@ -280,6 +326,17 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
+
+
+def check_same_classes(
+    first: str, classes: Mapping[int, str], title: str, others: Mapping[int, str], class_map: ClassMap | None
+) -> None:
+    """Raises `ValueError` for a dataset whose classes are not those of the first one that is trained on."""
+    try:
+        match_classes(classes, others, class_map)
+    except ValueError as error:
+        reason = str(error).replace("the model's", f"those of {first}").replace("in the model", f"in {first}")
+        raise ValueError(f"{title}: {reason}") from error
 
 
 def run(argv: Sequence[str]) -> int:
@@ -322,6 +379,7 @@ def describe_result(output_dir: str, trainer: VFMSegTrainer, eval_data: Sequence
     """Scores by class, where there are any, where the model is, and what can be done with it."""
     lines = [format_classes(name, domain) + "\n" for name, domain in trainer.domain_scores.items()]
     adapter = getattr(trainer.model, "_hf_peft_config_loaded", False)
+    adapter = adapter and not isinstance(trainer.model, SingleStageModel)  # which are saved whole
     what = "the adapter (LoRA and heads)" if adapter else "the model"
     commands: Mapping[str, list[str]] = {
         "score it": ["vfmseg", "evaluate", "--model", output_dir, "--data", *(eval_data or ["DATASET"])],

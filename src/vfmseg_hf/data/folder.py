@@ -12,10 +12,17 @@ With `colours:` the values are `[red, green, blue]`, or a list of such. Instead 
 `splits: {train: {images: ..., labels: ...}, val: {...}}`. `image_suffix` and `label_suffix` are what file names differ
 in, such as `_leftImg8bit.png` and `_labels.png` (by default any image's suffix and `.png`, also in capitals). Hidden
 and system files and folders are left out, with a notice. `classes: cityscapes` keeps the ids of Cityscapes' 19 classes,
-whose names the file then has to use. `exif` says what label maps were drawn on where EXIF tags ask to turn or mirror
-images: `stored` (tags are not followed) or `turned` (they are). Without it, sizes of label maps tell it of quarter
-turns, and other tags are an error. Label maps' own tags are never followed. The `file_name` of a row is the path of its
-image below `images`, without suffix.
+whose names the file then has to use.
+
+`groups:` says which classes of a model count as each class of the file in scores, for models that tell more classes
+apart: `{building: [building, wall]}`; null for a class that such a model has nothing of, which is not scored then. A
+class that it does not name counts as itself. It says nothing of models with the file's own classes, and nothing in
+training: what is learnt are the classes of the file. With `classes: cityscapes` the labels keep Cityscapes' ids, and
+`groups` are what they are scored by; the classes of Cityscapes that are in no group and not listed are not scored.
+
+`exif` says what label maps were drawn on where EXIF tags ask to turn or mirror images: `stored` (tags are not followed)
+or `turned` (they are). Without it, sizes of label maps tell it of quarter turns, and other tags are an error. Label
+maps' own tags are never followed. The `file_name` of a row is the path of its image below `images`, without suffix.
 """
 
 import os
@@ -26,7 +33,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..evaluation.groups import each_class
+from ..evaluation.classes import ClassMap
+from ..evaluation.groups import EvaluationGroups, each_class
 from ..model.labels import CITYSCAPES_ID2LABEL, IGNORE_INDEX, fold
 from ..utils.files import read_settings
 from ..utils.image_files import (
@@ -44,7 +52,8 @@ from .reading import ANY_COLOUR, COLOURS, find_turned
 from .storage import Storage, base_name, upright_location
 
 
-KEYS = {"images", "labels", "splits", "ids", "colours", "ignore", "classes", "image_suffix", "label_suffix", "exif"}
+KEYS = {"images", "labels", "splits", "ids", "colours", "ignore", "classes", "groups"}
+KEYS |= {"image_suffix", "label_suffix", "exif"}
 LABEL_SUFFIX = ".png"
 USAGE = "folder:/path/to/dataset.yaml, a YAML or JSON file with images, labels, and ids or colours of every class"
 
@@ -58,6 +67,7 @@ class Plan:
     path: Path
     splits: Mapping[str, tuple[str, str]]
     id2label: Mapping[int, str]
+    evaluation: EvaluationGroups
     mapping: Mapping[int, int]
     coding: str | None
     image_suffix: str | None
@@ -79,7 +89,7 @@ def describe(rest: str) -> DatasetDescription:
         licence=INFO.licence,
         usage=USAGE,
         id2label=dict(plan.id2label),
-        evaluation=each_class(plan.id2label),
+        evaluation=plan.evaluation,
     )
 
 
@@ -174,6 +184,7 @@ def read_plan(rest: str) -> Plan:
         path=path,
         splits=_splits(path, content),
         id2label=id2label,
+        evaluation=_evaluation(path, content, list(members), id2label),
         mapping=_mapping(path, members, content.get("ignore", []), id2label, coding),
         coding=coding,
         image_suffix=_suffix(path, content, "image_suffix"),
@@ -199,6 +210,62 @@ def _classes(path: Path, wanted: Any, names: list[str]) -> dict[int, str]:
         known = ", ".join(CITYSCAPES_ID2LABEL.values())
         raise ValueError(f"{path}: {foreign[0]!r} is no class of Cityscapes; they are {known}.")
     return dict(CITYSCAPES_ID2LABEL)
+
+
+def _evaluation(path: Path, content: dict[str, Any], names: list[str], id2label: Mapping[int, str]) -> EvaluationGroups:
+    """The rule for scores, with the groups of the file."""
+    if "groups" not in content:
+        return each_class(id2label)
+    groups = _groups(path, content["groups"], names)
+    if content.get("classes") is None:
+        return replace(each_class(id2label), class_map=groups)
+    label2id = {fold(name): index for index, name in id2label.items()}
+    members = {}
+    for name in names:
+        partners = groups.get(name, name)
+        partners = [partners] if isinstance(partners, str) else partners or []
+        if foreign := [partner for partner in partners if fold(partner) not in label2id]:
+            known = ", ".join(id2label.values())
+            raise ValueError(f"{path}: {foreign[0]!r} in the group {name} is no class of Cityscapes; they are {known}.")
+        if fold(name) not in map(fold, partners):
+            raise ValueError(
+                f"{path}: with `classes: cityscapes` the labels of {name} have its id, so that the group {name} has to "
+                f"name it as well: [{', '.join([name, *partners])}]."
+            )
+        members[name] = [label2id[fold(partner)] for partner in partners]
+    return EvaluationGroups.of(members, len(id2label))
+
+
+def _groups(path: Path, groups: Any, names: list[str]) -> ClassMap:
+    """`groups` of the file, its keys as `ids` or `colours` have them."""
+    if not isinstance(groups, dict) or not groups:
+        raise ValueError(f"{path}: `groups` maps classes of the file to lists of classes of a model, got {groups!r}.")
+    spelt = {fold(name): name for name in names}
+    result: dict[str, list[str] | str | None] = {}
+    for name, partners in groups.items():
+        if fold(str(name)) not in spelt:
+            known = ", ".join(names)
+            raise ValueError(f"{path}: the group {name!r} is no class of the file, whose labels hold {known}.")
+        if (own := spelt[fold(str(name))]) in result:
+            raise ValueError(f"{path} lists the group {own} twice; give all its classes to one.")
+        for partner in partners if isinstance(partners, list) else [] if partners is None else [partners]:
+            if not isinstance(partner, str):
+                name = CITYSCAPES_ID2LABEL.get(partner if type(partner) is int else None)
+                hint = f"; as a train id of Cityscapes that is {name}" if name else ""
+                raise ValueError(f"{path}: the group {own} holds names of classes of a model, got {partner!r}{hint}.")
+        if partners == []:
+            raise ValueError(f"{path}: the group {own} is empty; null says that models have nothing of it.")
+        result[own] = partners
+    owners: dict[str, str] = {}
+    for name in names:
+        partners = result.get(name, name)
+        for partner in [partners] if isinstance(partners, str) else partners or ():
+            if (other := owners.setdefault(fold(partner), name)) != name:
+                raise ValueError(
+                    f"{path}: {partner!r} counts as {other} and as {name}; a class belongs to one group, and what "
+                    "`groups` does not name is one by itself."
+                )
+    return result
 
 
 def _splits(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -67,7 +67,10 @@ def renames(class_map: ClassMap | None) -> bool:
 
 
 def match_classes(
-    model_id2label: Mapping[int, str], data_id2label: Mapping[int, str], class_map: ClassMap | None = None
+    model_id2label: Mapping[int, str],
+    data_id2label: Mapping[int, str],
+    class_map: ClassMap | None = None,
+    groups: ClassMap | None = None,
 ) -> ClassMatch:
     """
     Which classes of a model the classes of a dataset are, by their names.
@@ -77,6 +80,8 @@ def match_classes(
         class_map: `{data class: model class}` for classes with different names; a list of model classes that are
             together the data class; None for a class that is ignored. Classes that it does not name are matched by
             their own names. With it the model may have classes that the dataset does not have.
+        groups: a class map that the dataset itself has for models with other classes, [`EvaluationGroups.class_map`].
+            It says nothing of a model with the same names, and `class_map` goes before it, entry by entry.
 
     Raises:
         ValueError: a class of one side has no partner on the other (without `class_map`; with it, of the dataset), a
@@ -94,6 +99,13 @@ def match_classes(
             f"{'the model' if is_generic(model_id2label) else 'the dataset'} are called LABEL_0, LABEL_1, ..."
         )
         return _match(model_id2label, data_id2label, [(index,) for index in data_id2label], said)
+    origin = "class map"
+    if groups and {fold(name) for name in model_id2label.values()} != {fold(name) for name in data_id2label.values()}:
+        given = {fold(name) for name in class_map or {}}
+        groups = {name: theirs for name, theirs in groups.items() if fold(name) not in given}
+        _refuse_unknown_groups(groups, model_id2label)
+        origin = "class map and the dataset's groups" if class_map else "dataset's groups"
+        class_map = {**(class_map or {}), **groups}
     partners: list[tuple[int, ...] | None] = [
         None if index is None else (index,)
         for index in _same_names(model_id2label, data_id2label, ("model", "dataset"))
@@ -116,7 +128,20 @@ def match_classes(
         raise ValueError(f"the classes of the data are not the model's; {'; '.join(only)}. {way_out}")
     if not any(partners):
         raise ValueError("the class map ignores every class of the data; give at least one a class of the model")
-    return _match(model_id2label, data_id2label, partners, _describe(model_id2label, data_id2label, partners, unused))
+    said = _describe(model_id2label, data_id2label, partners, unused, origin)
+    return _match(model_id2label, data_id2label, partners, said)
+
+
+def _refuse_unknown_groups(groups: ClassMap, model_id2label: Mapping[int, str]) -> None:
+    known = {fold(name) for name in model_id2label.values()}
+    for name, partners in groups.items():
+        for partner in [partners] if isinstance(partners, str) else partners or ():
+            if fold(partner) not in known:
+                raise ValueError(
+                    f"by the dataset's groups {partner!r} counts as {name}, but it is no class of the model, which has "
+                    f"{listed(model_id2label.values())}. Correct `groups` in the dataset's file, or say what {name} is "
+                    f"for this model with --class_map FILE, {{{name}: [classes of the model]}}"
+                )
 
 
 def _match(model: Mapping[int, str], data: Mapping[int, str], partners: list, said: str | None) -> ClassMatch:
@@ -125,7 +150,9 @@ def _match(model: Mapping[int, str], data: Mapping[int, str], partners: list, sa
     return ClassMatch(tuple(partners), dict(zip(data.values(), plain, strict=True)), said)
 
 
-def _describe(model: Mapping[int, str], data: Mapping[int, str], partners: list, unused: list[str]) -> str | None:
+def _describe(
+    model: Mapping[int, str], data: Mapping[int, str], partners: list, unused: list[str], origin: str
+) -> str | None:
     renamed, ignored = [], []
     for index, ids in enumerate(partners):
         names = [model[model_id] for model_id in ids]
@@ -136,7 +163,7 @@ def _describe(model: Mapping[int, str], data: Mapping[int, str], partners: list,
     moved = [f"{data[i]} {i} -> {ids[0]}" for i, ids in enumerate(partners) if len(ids) == 1 and ids != (i,)]
     parts = []
     if renamed or ignored or unused:
-        parts += [f"by the class map {listed(renamed)}"] if renamed else []
+        parts += [f"by the {origin} {listed(renamed)}"] if renamed else []
         parts += [f"ignored: {listed(ignored)}"] if ignored else []
         parts += [f"classes of the model that are none of the data: {listed(unused)}"] if unused else []
     elif moved:
@@ -171,6 +198,11 @@ def _resolve(
             )
         resolved[data[fold(name)]] = tuple(model[fold(other)] for other in partners)
     return resolved
+
+
+def format_partners(partners: "str | list[str] | None") -> str:
+    """What a class map says of a class, in words."""
+    return "ignored" if partners is None else " or ".join([partners] if isinstance(partners, str) else partners)
 
 
 def listed(names: Iterable[str]) -> str:

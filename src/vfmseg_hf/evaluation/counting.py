@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from transformers.modeling_outputs import ModelOutput
 
+from ..methods import SingleStageModel, model_class_of
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..model.outputs import VFMSegSemanticSegmenterOutput
 from ..model.windows import resize_bilinear
 from .confusion import NUM_IDS, count_pixels
 from .strips import needs_strips
@@ -52,7 +53,8 @@ def count_images(
     Confusion matrices of some images, at their labels' sizes; the logits are resized, the labels never.
 
     Args:
-        model: a [`VFMSegForSemanticSegmentation`] in eval mode, or a wrapper of one.
+        model: a [`VFMSegForSemanticSegmentation`] or a model of `methods` in eval mode, or a wrapper of one. A model
+            with one stage gives its result for both, and has no windows.
         pixel_values: images `[3, h, w]` of any sizes. Those of one size share the coarse pass, windows of all share
             batches; with `flip`, or where the model has to be called ([`plain_model`]), they go through it one by one.
             Each decides alone.
@@ -94,11 +96,9 @@ def _stack(images: Iterable[ImageCounts]) -> ImageCounts:
     return ImageCounts(*(torch.stack(each) for each in zip(*images, strict=True)))
 
 
-def count_outputs(
-    outputs: VFMSegSemanticSegmenterOutput, labels: torch.Tensor, num_labels: int, ignore_index: int
-) -> ImageCounts:
+def count_outputs(outputs: ModelOutput, labels: torch.Tensor, num_labels: int, ignore_index: int) -> ImageCounts:
     """What [`count_images`] counts, from what the model's `forward` gave for a batch with labels of one size."""
-    images = zip(outputs.coarse_logits, outputs.logits, outputs.refined, labels, strict=True)
+    images = zip(*two_stages(outputs), labels, strict=True)
     return _stack(
         _count_image(
             [best_classes([logits], label.shape) for logits in stages], refined, label, num_labels, ignore_index
@@ -107,7 +107,14 @@ def count_outputs(
     )
 
 
-def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | None:
+def two_stages(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Coarse and final logits, and which windows were refined `[B, N]`; of a model with one stage its logits twice."""
+    logits = outputs.logits
+    none = torch.zeros(len(logits), 0, dtype=torch.bool, device=logits.device)
+    return outputs.get("coarse_logits", logits), logits, outputs.get("refined", none)
+
+
+def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | SingleStageModel | None:
     """
     The model itself, or the one in a `PeftModel`, if its `segment` says the same as calling `model`.
 
@@ -123,6 +130,8 @@ def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | None:
         if method.is_prompt_learning or method.peft_type == PeftType.XLORA:
             return None
         inner = model.get_base_model()
+    if isinstance(inner, SingleStageModel):
+        return inner  # whose `segment` calls it
     if getattr(type(inner), "forward", None) is not VFMSegForSemanticSegmentation.forward:
         return None
     hooked = any(module._forward_pre_hooks or module._forward_hooks for module in (model, inner))
@@ -140,9 +149,13 @@ def predict_together(
     # Labels of strips have the images' sizes, and labels are never resized here.
     own_sizes = all(tuple(image.shape[-2:]) == size for image, size in zip(pixel_values, sizes, strict=True))
     in_strips = own_sizes and needs_strips(model, pixel_values)
-    results = model.segment(pixel_values, None if in_strips else sizes, refine, in_strips=in_strips)
+    how = {"refine": refine} if looks_twice(model) else {}
+    results = model.segment(pixel_values, None if in_strips else sizes, in_strips=in_strips, **how)
     for label, result in zip(labels, results, strict=True):
-        yield [best_classes([result.coarse_logits], label.shape), result.labels], torch.tensor(result.refined)
+        yield (
+            [best_classes([result.coarse_logits], label.shape), result.labels],
+            torch.tensor(result.refined, dtype=torch.bool),
+        )
 
 
 def predict_one_by_one(
@@ -153,12 +166,18 @@ def predict_one_by_one(
     flip: bool,
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
     """The same from the logits of the model's `forward`, with or without the mirror images."""
+    how = {"refine": refine} if looks_twice(model) else {}
     for image, label in zip(pixel_values, labels, strict=True):
         directions = [image[None], image[None].flip(-1)][: 1 + flip]
-        outputs = [model(each, refine=refine, return_dict=True) for each in directions]
-        coarse = best_classes([output.coarse_logits[0] for output in outputs], label.shape)
-        final = best_classes([output.logits[0] for output in outputs], label.shape)
-        yield [coarse, final], torch.cat([output.refined[0] for output in outputs])
+        passes = [two_stages(model(each, **how, return_dict=True)) for each in directions]
+        coarse, final, refined = ([each[0] for each in of_passes] for of_passes in zip(*passes, strict=True))
+        yield [best_classes(coarse, label.shape), best_classes(final, label.shape)], torch.cat(refined)
+
+
+def looks_twice(model: torch.nn.Module) -> bool:
+    """Whether a model, or the one in a wrapper, has a coarse and a final result."""
+    config = getattr(getattr(model, "module", model), "config", None)
+    return not issubclass(model_class_of(config) or VFMSegForSemanticSegmentation, SingleStageModel)
 
 
 def best_classes(logits: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

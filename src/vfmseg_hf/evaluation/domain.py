@@ -27,14 +27,15 @@ class DomainScores:
         classes: names of what is scored, from the dataset's rule.
         scores: `{"coarse": ..., "final": ...}`, each as `iou_scores` returns it (fractions).
         images: how many were scored.
-        refined: share of the windows that were refined, 0..1.
+        refined: share of the windows that were refined, 0..1; None of a model without windows, whose coarse and final
+            scores are the same.
         seconds: from the first image's loading to the last one's count, where it was measured.
     """
 
     classes: tuple[str, ...]
     scores: dict[str, dict[str, object]]
     images: int
-    refined: float
+    refined: float | None
     seconds: float | None = None
 
     @property
@@ -72,7 +73,7 @@ def _score_sums(
         )
     scores = {stage: iou_scores(rule.merge(matrix)) for stage, matrix in zip(STAGES, matrices, strict=True)}
     refined, count = windows
-    return DomainScores(rule.names, scores, images, float(refined / count))
+    return DomainScores(rule.names, scores, images, float(refined / count) if count else None)
 
 
 def evaluate_domain(

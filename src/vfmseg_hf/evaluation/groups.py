@@ -2,12 +2,13 @@
 """The rules that labels are scored by: which classes are told apart."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from ..model.labels import CITYSCAPES_ID2LABEL
+from .classes import ClassMap
 from .confusion import merge_classes
 
 
@@ -19,6 +20,8 @@ class EvaluationGroups:
     Attributes:
         names: name of every group; the result has one IoU for each.
         groups: group of every id of `id2label`; `len(names)` for ids that the dataset knows nothing of.
+        class_map: which classes of a model count as each class of `id2label`, where the model has other classes, as
+            `match_classes` takes it; None where nothing is known of that.
 
     Raises:
         ValueError: two groups of one name, of which results by name would show one.
@@ -26,6 +29,7 @@ class EvaluationGroups:
 
     names: tuple[str, ...]
     groups: tuple[int, ...]
+    class_map: ClassMap | None = field(default=None, hash=False)
 
     def __post_init__(self):
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):

@@ -47,7 +47,8 @@ class Protocol:
             ValueError: if the model cannot follow, e.g. because the coarse size does not divide into its patches.
         """
         config = copy.deepcopy(model.config)
-        for name, value in self.config.items():
+        for name in set(self.config).intersection(type(config).__dataclass_fields__):  # others have less to say
+            value = self.config[name]
             setattr(config, name, copy.copy(value))
         try:
             config.validate()

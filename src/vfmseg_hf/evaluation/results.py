@@ -14,7 +14,7 @@ from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.files import write_file
 from .classes import ClassMatch
-from .counting import STAGES
+from .counting import STAGES, looks_twice
 from .domain import DomainScores, mean_over_domains
 from .protocols import Protocol
 
@@ -56,8 +56,11 @@ def format_domains(domains: Mapping[str, DomainScores]) -> str:
         for stage, label in zip(STAGES, (name, ""), strict=True):
             values = "".join(f"{_percent(domain.scores[stage][key]):>8}" for key in MEANS.values())
             lines.append(f"{label:<14}{stage:<7}{values}{domain.count_classes(stage):>8}")
+        refined = "-" if domain.refined is None else f"{domain.refined:.1%}"
         speed = f"{domain.images_per_second:.2f}" if domain.seconds else "-"
-        lines[-1] += f"{domain.images:>9}{domain.refined:>9.1%}{speed:>9}"
+        lines[-1] += f"{domain.images:>9}{refined:>9}{speed:>9}"
+    if any(domain.refined is None for domain in domains.values()):
+        lines.append("The model looks at an image once: coarse and final are the same.")
     if len(domains) > 1:
         for stage, label in zip(STAGES, ("mean", ""), strict=True):
             means = "".join(f"{_percent(mean_over_domains(domains, stage, key)):>8}" for key in MEANS.values())
@@ -100,8 +103,8 @@ def describe_protocol(
         "image_processor": type(processor).__name__,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),
-        **{name: getattr(model.config, name) for name in INFERENCE_FIELDS},
-        "refine": refine,
+        **{name: getattr(model.config, name) for name in INFERENCE_FIELDS if hasattr(model.config, name)},
+        **({"refine": refine} if looks_twice(model) else {}),
         "flip": flip,
         "labels": "never resized; logits are resized to them, bilinearly",
         "dtype": str(model.dtype).removeprefix("torch."),

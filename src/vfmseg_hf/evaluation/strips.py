@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..methods import model_class_of
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.window_batches import choose_window_batch_size, free_memory, inference_memory
 
@@ -14,6 +15,8 @@ def needs_strips(model: VFMSegForSemanticSegmentation, images: Sequence[torch.Te
     Whether `model.segment` of images `[3, height, width]`, together, would take more than the free memory of its
     device. Images that decide together (`certainty_scope="batch"`) are never finished in strips.
     """
+    if model_class_of(model.config) is not VFMSegForSemanticSegmentation:
+        return False  # its logits are those of the size that it sees
     config, free = model.config, free_memory(model.device)
     if free is None or config.certainty_scope != "image":
         return False

@@ -381,7 +381,7 @@ class VFMSegConfig(PreTrainedConfig):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("refine_dropout", "head_dropout", "feature_mask_ratio"):
             _check(self, name, 0 <= getattr(self, name) <= 1, "within [0, 1]")
-        _check(self, "detail_loss_weight", self.detail_loss_weight >= 0, "at least 0")
+        _check(self, "detail_loss_weight", 0 <= self.detail_loss_weight < math.inf, "a finite number, at least 0")
 
     def validate_loss(self) -> None:
         _check(self, "label_smoothing_factor", 0 <= self.label_smoothing_factor <= 1, "within [0, 1]")

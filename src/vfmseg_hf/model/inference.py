@@ -326,16 +326,15 @@ def refine_plans(model: TwoStageModel, plans: Sequence[RefinementPlan]) -> list[
                 views += [(cut(plan.pixel_values[image], box), cut(coarse[image], box)) for box in chosen]
             elif logits is not coarse:
                 logits[image] = coarse[image]
-    for numbers, refined_logits in refine_in_batches(model, views):
-        for number, window in zip(numbers, refined_logits, strict=True):
-            average, box = jobs[number]
-            average.add(box, window)
+    for number, window in refine_in_batches(model, views):
+        average, box = jobs[number]
+        average.add(box, window)
     for average in averages:
         average.finish()
     return results
 
 
-def refine_in_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+def refine_in_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> Iterator[torch.Tensor]:
     """
     Run and merge one image by rows of windows; rows of pixels that no later window touches are given out at once.
 
@@ -344,7 +343,7 @@ def refine_in_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> 
     the rows below, which are not there yet. So where several windows make a batch, rounding may differ from there.
 
     Yields:
-        First row, row after the last, and the final logits `[num_labels, rows, width]` of a strip, from top to bottom.
+        Final logits `[num_labels, rows, width]` of a strip, from top to bottom.
     """
     refined = plan.refined_on_host[image]
     spans, _ = grid_spans(plan.boxes)
@@ -352,7 +351,7 @@ def refine_in_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> 
     for (top, bottom), (next_top, _) in zip(spans, [*spans[1:], (spans[-1][1], None)], strict=True):
         band = plan.coarse.rows(top, bottom, image)
         if not any(refined):
-            yield top, next_top, band[:, : next_top - top]
+            yield band[:, : next_top - top]
             continue
         if average is None:
             average = WindowAverage(band, plan.boxes, refined)
@@ -360,15 +359,14 @@ def refine_in_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> 
             average.extend(band[:, average.bottom - top :])
         jobs = [box for box, wanted in zip(plan.boxes, refined, strict=True) if wanted and box[0] == top]
         views = [(cut(pixels, box), band[:, :, box[1] : box[3]]) for box in jobs]
-        for numbers, logits in refine_in_batches(model, views):
-            for number, window in zip(numbers, logits, strict=True):
-                average.add(jobs[number], window)
-        yield top, next_top, average.pop(next_top)
+        for number, window in refine_in_batches(model, views):
+            average.add(jobs[number], window)
+        yield average.pop(next_top)
 
 
 def refine_in_batches(
     model: TwoStageModel, views: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[tuple[list[int], torch.Tensor]]:
+) -> Iterator[tuple[int, torch.Tensor]]:
     """[`run_windows`] of the second stage; a window is given as its cuts of the image and of the coarse logits."""
     limits = model.window_batch_limits
     return run_windows(model.config, limits, model.refine_windows, views, fill=model.windows_are_compiled)
@@ -399,10 +397,9 @@ def coarse_pass(
     def step(windows: torch.Tensor) -> torch.Tensor:
         return model.coarse_head(model.model(windows, return_dict=True).feature_maps)
 
-    for numbers, logits in run_windows(config, model.window_batch_limits, step, views):
-        for number, window in zip(numbers, logits, strict=True):
-            image, box = jobs[number]
-            averages[image].add(box, window)
+    for number, window in run_windows(config, model.window_batch_limits, step, views):
+        image, box = jobs[number]
+        averages[image].add(box, window)
     for average in averages:
         average.finish()
     return blank, BackboneOutput()
@@ -410,6 +407,6 @@ def coarse_pass(
 
 def label_strips(model: TwoStageModel, plan: RefinementPlan, image: int) -> tuple[torch.Tensor, torch.Tensor]:
     """[`label_map`] of one image of a plan, strip by strip."""
-    strips = [label_map(logits) for _, _, logits in refine_in_strips(model, plan, image)]
+    strips = [label_map(logits) for logits in refine_in_strips(model, plan, image)]
     labels, confidence = (torch.cat(parts) for parts in zip(*strips, strict=True))
     return labels, confidence

@@ -19,6 +19,24 @@ from .windows import Box, draw_crop_box, on_device_of, resize_bilinear
 logger = logging.get_logger(__name__)
 
 
+def usable_labels(
+    model: Networks, pixel_values: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Labels that a loss can be taken of, and whether the values are such that it may be: a bool on their device.
+
+    Raises:
+        ValueError: on values that [`check_values`] refuses, if `model.checks_raise` and nothing is compiled; None is
+            then in the place of the bool.
+    """
+    if model.checks_raise and not torch.compiler.is_compiling():
+        check_values(pixel_values, labels, model.config)
+        return labels, None
+    unknown = unknown_labels(labels, model.config)  # an unknown id would end the process on some accelerators
+    usable = ~(unknown.any() | unusable_pixels(pixel_values).any())
+    return labels.long().masked_fill(unknown, model.config.semantic_loss_ignore_index), usable
+
+
 def joint_objective(
     model: Networks,
     pixel_values: torch.Tensor,
@@ -46,13 +64,7 @@ def joint_objective(
             not.
     """
     config = model.config
-    raises = model.checks_raise and not torch.compiler.is_compiling()
-    if raises:
-        check_values(pixel_values, labels, config)
-    else:  # an unknown id would end the process on some accelerators
-        unknown = unknown_labels(labels, config)
-        usable = ~(unknown.any() | unusable_pixels(pixel_values).any())
-        labels = labels.long().masked_fill(unknown, config.semantic_loss_ignore_index)
+    labels, usable = usable_labels(model, pixel_values, labels)
     height, width = pixel_values.shape[-2:]
     step = 2 * config.patch_size
     if height % step or width % step:
@@ -81,7 +93,7 @@ def joint_objective(
     detail_loss = stage_loss(model, logits, labels[:, top:bottom, left:right], training=True)
     loss = content_loss + config.detail_loss_weight * detail_loss
     return {
-        "loss": loss if raises else loss.where(usable, torch.nan),
+        "loss": loss if usable is None else loss.where(usable, torch.nan),
         "logits": _watched(logits),
         "coarse_logits": coarse_logits,
         "content_loss": content_loss,

@@ -66,9 +66,9 @@ def run_windows(
     step: Callable[..., torch.Tensor],
     windows: Sequence[tuple[torch.Tensor, ...]],
     fill: bool = False,
-) -> Iterator[tuple[list[int], torch.Tensor]]:
+) -> Iterator[tuple[int, torch.Tensor]]:
     """
-    Logits of some windows, batch by batch.
+    Logits of some windows, computed batch by batch.
 
     A batch that does not fit into memory is halved, and so are those of windows of this size after it, with one
     warning. After some that fit twice as many are tried again ([`WindowBatchLimit`]): what took the memory may be gone.
@@ -83,8 +83,7 @@ def run_windows(
             dropped.
 
     Yields:
-        The numbers of the M windows of a batch, and their logits `[M, num_labels, height, width]`, float32, at the
-        windows' size.
+        The number of a window, and its logits `[num_labels, height, width]`, float32, at its size.
     """
     of_size: dict[tuple[int, int], list[int]] = {}
     for number, inputs in enumerate(windows):
@@ -109,7 +108,7 @@ def run_windows(
                 continue
             if limit:
                 limit.fits(len(filled))
-            yield batch, logits[: len(batch), :, :height, :width]
+            yield from zip(batch, logits[: len(batch), :, :height, :width], strict=True)
             numbers = numbers[size:]
 
 

@@ -132,15 +132,6 @@ def most_windows(num_windows: int, max_windows: int | None, max_window_share: fl
     return num_windows if max_windows is None else min(max_windows, num_windows)
 
 
-def count_windows(boxes: list[Box], top: int, bottom: int, width: int, like: torch.Tensor) -> torch.Tensor:
-    """How many of the boxes cover each pixel of the rows `top` to `bottom`: `[bottom - top, width]`, as `like` is."""
-    counts = torch.zeros(bottom - top, width, dtype=like.dtype, device=like.device)
-    for box_top, left, box_bottom, right in boxes:
-        if box_top < bottom and box_bottom > top:
-            counts[max(box_top - top, 0) : box_bottom - top, left:right] += 1
-    return counts
-
-
 class WindowAverage:
     """
     Average of overlapping windows with equal weight, accumulated in place over some rows of one image.
@@ -158,10 +149,10 @@ class WindowAverage:
     def __init__(
         self, coarse_logits: torch.Tensor, boxes: list[Box], refined: list[bool], out: torch.Tensor | None = None
     ):
-        self.boxes, self.top, self.width = boxes, 0, coarse_logits.shape[2]
+        self.boxes, self.top = boxes, 0
         self.kept = [box for box, is_refined in zip(boxes, refined, strict=True) if not is_refined]
         self.total = coarse_logits.clone() if out is None else out.copy_(coarse_logits)
-        self.total.mul_(self._counts(self.kept, self.total))
+        self.total.mul_(self._counts(self.kept, 0, self.bottom))
 
     @property
     def bottom(self) -> int:
@@ -175,22 +166,27 @@ class WindowAverage:
 
     def extend(self, coarse_logits: torch.Tensor) -> None:
         """Take in further rows of coarse logits, `[num_labels, rows, width]`, below those there are."""
-        counts = count_windows(self.kept, self.bottom, self.bottom + coarse_logits.shape[1], self.width, coarse_logits)
+        counts = self._counts(self.kept, self.bottom, self.bottom + coarse_logits.shape[1])
         self.total = torch.cat([self.total, coarse_logits * counts], dim=1)
 
     def pop(self, bottom: int) -> torch.Tensor:
         """Give out the averages of the rows above `bottom`, `[num_labels, rows, width]`, and forget these rows."""
         done, self.total = self.total[:, : bottom - self.top], self.total[:, bottom - self.top :]
-        averages = done / count_windows(self.boxes, self.top, bottom, self.width, done)
+        averages = done / self._counts(self.boxes, self.top, bottom)
         self.top = bottom
         return averages
 
     def finish(self) -> torch.Tensor:
         """The averages of all rows, in place: `[num_labels, rows, width]`."""
-        return self.total.div_(self._counts(self.boxes, self.total))
+        return self.total.div_(self._counts(self.boxes, self.top, self.bottom))
 
-    def _counts(self, boxes: list[Box], rows: torch.Tensor) -> torch.Tensor:
-        return count_windows(boxes, self.top, self.top + rows.shape[1], self.width, rows)
+    def _counts(self, boxes: list[Box], top: int, bottom: int) -> torch.Tensor:
+        """How many of the boxes cover each pixel of the rows `top` to `bottom`: `[bottom - top, width]`."""
+        counts = self.total.new_zeros(bottom - top, self.total.shape[2])
+        for box_top, left, box_bottom, right in boxes:
+            if box_top < bottom and box_bottom > top:
+                counts[max(box_top - top, 0) : box_bottom - top, left:right] += 1
+        return counts
 
 
 def draw_crop_box(height: int, width: int, crop_height: int, crop_width: int, stride: int, includes_end: bool) -> Box:

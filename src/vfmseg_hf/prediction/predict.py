@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor
 from transformers.utils import logging
 
 from ..evaluation.strips import needs_strips
+from ..methods import model_class_of
 from ..model.adapters import holds_adapter_only
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import read_config
@@ -241,11 +242,14 @@ def load_model(
     base = {} if backbone_name_or_path is None else {"backbone_name_or_path": backbone_name_or_path}
     try:
         config = read_config(name_or_path, hub)
-        if not isinstance(config, VFMSegConfig):
+        model_class = model_class_of(config)
+        if model_class is None:
             raise ValueError(f"it is no VFMSeg model but a {config.model_type}")
         if base and not holds_adapter_only(name_or_path, hub):
             raise ValueError("backbone_name_or_path is for adapters, and this is a whole model; leave it out")
-        model = VFMSegForSemanticSegmentation.from_pretrained(name_or_path, **hub, **base)
+        if unknown := [name for name in fields if name not in type(config).__dataclass_fields__]:
+            raise ValueError(f"a {config.model_type} model looks once and has no {unknown[0]}; leave it out")
+        model = model_class.from_pretrained(name_or_path, **hub, **base)
         resized = {} if size is None else {"size": size}
         processor = AutoImageProcessor.from_pretrained(name_or_path, **hub, **resized)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -309,7 +313,7 @@ def predict_images(
             )
             labels = resize_map(labels, *item.image.size[::-1])
         maps = (maps.cpu().numpy() for maps in (labels, coarse_labels, confidence))
-        gate = (np.array(values) for values in (result.windows, result.certainty, result.refined))
+        gate = (np.array(result.windows).reshape(-1, 4), np.array(result.certainty), np.array(result.refined, bool))
         predictions.append(Prediction(item.image, *maps, *gate))
     return predictions
 
@@ -441,7 +445,7 @@ def draw_panel(
         prediction.refined,
         prediction.labels,
         config.id2label,
-        config.confidence_threshold,
+        getattr(config, "confidence_threshold", VFMSegConfig.confidence_threshold),
         truth=truth,
         title=f"{title} ({prediction.image.width} x {prediction.image.height})",
     )

@@ -5,6 +5,7 @@ from ..utils.old_names import old_names
 from .arguments import VFMSegTrainingArguments
 from .augmentation import Augmentation
 from .data import CropRequest, EvaluationImages, TrainingImages
+from .joining import JoinedImages
 from .recipes import RECIPES, Recipe, get_recipe
 from .sampling import RareClassSampler, rare_class_probabilities
 from .trainer import VFMSegTrainer
@@ -15,6 +16,7 @@ __all__ = [
     "Augmentation",
     "CropRequest",
     "EvaluationImages",
+    "JoinedImages",
     "RareClassSampler",
     "Recipe",
     "TrainingImages",

@@ -10,12 +10,23 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
+from ..methods import SingleStageModel
 from ..model.adapters import read_adapter_weights
 from .averaging import FILE as TRAINING_WEIGHTS
 from .averaging import WeightAverage
 
 
 UNFINISHED = "_unfinished"  # folder in output_dir; no resume looks into it, and names with _ are not pushed
+
+
+def check_is_kept_apart(model: nn.Module) -> None:
+    """Raise a `ValueError` if a model has LoRA, and is saved with it folded in, from where it cannot be had back."""
+    if getattr(model, "_hf_peft_config_loaded", False) and isinstance(model, SingleStageModel):
+        raise ValueError(
+            f"checkpoints of a {model.config.model_type} model have LoRA folded in, so that a training with it can "
+            "neither be resumed nor load its best model: leave --resume and load_best_model_at_end out, or train the "
+            "whole encoder or none of it (--tune full, --tune none)"
+        )
 
 
 class CheckpointedTrainer(Trainer):
@@ -113,6 +124,7 @@ class CheckpointedTrainer(Trainer):
             )
         model = self.model if model is None else model
         if getattr(model, "_hf_peft_config_loaded", False):
+            check_is_kept_apart(model)
             read_adapter_weights(model, resume_from_checkpoint, model.active_adapters()[0])
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -91,9 +91,24 @@ class TrainingImages(NamedImages):
                     counts[:, theirs[0]] += own
             self.class_pixels = counts
 
+    @property
+    def parts(self) -> "tuple[TrainingImages, ...]":
+        """The images of each dataset: these, or what [`JoinedImages`] has joined."""
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """Spec and split of the dataset, for messages."""
+        spec = getattr(getattr(self.dataset, "info", None), "dataset_name", None)
+        split = getattr(self.dataset, "split", None)
+        return f"{spec}@{split}" if spec and split else spec or "a dataset without a name"
+
     def __getitem__(self, key: CropRequest | tuple[int, int] | int) -> dict[str, object]:
         draw = CropRequest(*key) if isinstance(key, tuple) else CropRequest(0, key)
-        row = self.dataset[draw.index]
+        return self.crop(self.dataset[draw.index], draw)
+
+    def crop(self, row: Mapping[str, object], draw: CropRequest) -> dict[str, object]:
+        """The crop of a row of the dataset that a request asks for, whose `index` does not choose the row any more."""
         generator = seeded_generator(self.seed, draw.epoch, draw.index, draw.number)
         image = torch.from_numpy(np.array(self.read_image(row))).permute(2, 0, 1)
         label = self.read_labels(row)
@@ -133,6 +148,10 @@ class EvaluationImages(NamedImages):
                 f"the rule for scores is for {len(self.evaluation.groups)} classes, but the labels have "
                 f"{len(self.id2label)}; use the rule of the dataset that they come from"
             )
+
+    @property
+    def groups(self) -> ClassMap | None:
+        return self.evaluation and self.evaluation.class_map
 
     def for_model(self, id2label: Mapping[int, str], name: str) -> "EvaluationImages":
         """As [`NamedImages.for_model`], with the rule for scores over the model's ids as well."""

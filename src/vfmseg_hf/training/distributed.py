@@ -31,7 +31,7 @@ def has_unused_parameters(model: nn.Module) -> bool:
     Whether weights train that no loss reaches, so that DDP has to look for them: a foundation model's last norm, or the
     mask token where no feature is masked. With LoRA, or heads only, every other trained weight gets its gradient.
     """
-    unmasked = model.config.feature_mask_ratio == 0
+    unmasked = getattr(model.config, "feature_mask_ratio", None) == 0
     return any(
         parameter.requires_grad
         and (("model.encoder." in name and ".lora_" not in name) or (unmasked and name.endswith("mask_token")))

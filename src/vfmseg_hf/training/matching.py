@@ -30,6 +30,7 @@ class NamedImages(torch.utils.data.Dataset):
     """
 
     class_match: ClassMatch | None = None
+    groups: ClassMap | None = None  # of the dataset, for models with other classes; labels to learn from have none
     _source: Self | None = None
 
     def __init__(self, dataset: Any, id2label: Mapping[int, str] | None, class_map: ClassMap | None):
@@ -66,7 +67,7 @@ class NamedImages(torch.utils.data.Dataset):
         if source.id2label is None:
             return source
         try:
-            match = match_classes(id2label, source.id2label, source.class_map)
+            match = match_classes(id2label, source.id2label, source.class_map, source.groups)
             if match.said is None:
                 return source
             matched = copy.copy(source)
@@ -126,7 +127,7 @@ def match_images(images: Any, id2label: Mapping[int, str], name: str) -> Any:
     if isinstance(images, (Subset, ConcatDataset)) and any(isinstance(each, NamedImages) for each in inside):
         raise ValueError(
             f"{name}: torch's {type(images).__name__} hides the classes of its images, so that nothing can be "
-            "compared with the model's. Choose or join rows first: dataset.select(range(100)), or "
-            "datasets.concatenate_datasets([...]), and make the images of the result"
+            "compared with the model's. Choose rows first, dataset.select(range(100)), or join images to train on with "
+            "vfmseg_hf.training.JoinedImages([...])"
         )
     return images.for_model(id2label, name) if isinstance(images, NamedImages) else images

@@ -3,17 +3,21 @@
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from ..evaluation.classes import by_number, is_generic, listed, same_classes
-from ..model.adapters import lora_config
+from ..methods import METHODS, SingleStageModel, model_class_of
+from ..model.adapters import holds_adapter_only, lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
-from ..model.foundation import read_config
-from ..model.heads import VFMSegCoarseHead, VFMSegRefineHead
+from ..model.encoders import get_encoder_family
+from ..model.foundation import load_backbone_config, read_config
+from ..model.heads import VFMSegClassifier, VFMSegRefineHead
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.presets import PRESETS, nearest_presets, published_options
 from ..utils.files import read_settings
@@ -21,10 +25,22 @@ from ..utils.files import read_settings
 
 logger = logging.get_logger(__name__)
 
-Tune = Literal["lora", "full", "heads"]
+Tune = Literal["lora", "full", "heads", "none"]
+TUNES = get_args(Tune)
+# What the weights of a model are made for.
+OF_WEIGHTS = (
+    "patch_size",
+    "out_indices",
+    "refine_hidden_size",
+    "refine_num_layers",
+    "refine_num_attention_heads",
+    "refine_head_dim",
+)
 
 
-def start_model(name_or_path: str, recipe: str = "paper", **overrides) -> VFMSegForSemanticSegmentation:
+def start_model(
+    name_or_path: str, recipe: str = "paper", decoder: str | None = None, **overrides
+) -> VFMSegForSemanticSegmentation | SingleStageModel:
     """
     A model to train.
 
@@ -34,36 +50,138 @@ def start_model(name_or_path: str, recipe: str = "paper", **overrides) -> VFMSeg
             for random weights.
         recipe: `"published-code"` builds on foundation models with the authors' options ([`published_options`], and for
             presets their blocks). Checkpoints and JSON files keep their own.
+        decoder: what a new model has on its foundation model: VFMSeg's two heads, or by one of the names of
+            `methods.METHODS` what others have. A checkpoint keeps its own.
         overrides: fields of `VFMSegConfig`. With `id2label` a checkpoint keeps what belongs to classes of the same
             name, as [`change_classes`] does.
 
     Raises:
         ValueError: if it is neither a directory nor a preset, and cannot be a Hub id (user/name), or the published code
-            has no configuration of a preset.
+            has no configuration of a preset; as [`check_fields`].
         FileNotFoundError: if there is no such JSON file.
     """
+    fields = {name: value for name, value in overrides.items() if name != "id2label"}
+    base = check_fields(name_or_path, recipe, fields, decoder)
+    if decoder is not None and isinstance(base, VFMSegConfig):
+        return _start_method(METHODS[decoder], name_or_path, base, overrides.get("id2label"))
     if name_or_path.endswith(".json"):
-        fields = read_settings(name_or_path)
-        if not isinstance(fields, dict):
-            raise ValueError(f"{name_or_path} must hold an object, {{...}}, of fields of VFMSegConfig")
-        config = VFMSegConfig.from_dict(fields, **overrides)
+        config = VFMSegConfig.from_dict(read_settings(name_or_path), **overrides)
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return VFMSegForSemanticSegmentation(config)
     if not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
-        if name_or_path not in PRESETS:
-            raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
         return VFMSegForSemanticSegmentation.from_preset(name_or_path, recipe, **overrides)
     config = read_config(name_or_path, {})
-    if isinstance(config, VFMSegConfig):
+    if model_class := model_class_of(config):
         id2label = overrides.pop("id2label", None)
-        model = VFMSegForSemanticSegmentation.from_pretrained(name_or_path, is_trainable=True, **overrides)
+        adapter = {"is_trainable": True} if model_class is VFMSegForSemanticSegmentation else {}
+        model = model_class.from_pretrained(name_or_path, **adapter, **overrides)
         if id2label is not None:
             change_classes(model, id2label)
         return model
-    if recipe == "published-code":
-        of_timm = "eva02" in getattr(config, "architecture", "")  # whose model_type is that of all timm models
-        overrides = {**published_options("eva02" if of_timm else config.model_type), **overrides}
-    return VFMSegForSemanticSegmentation.from_backbone(name_or_path, **overrides)
+    return VFMSegForSemanticSegmentation.from_backbone(name_or_path, **{**_options_of(config, recipe), **overrides})
+
+
+def _start_method(
+    model_class: type[SingleStageModel], name_or_path: str, base: VFMSegConfig, id2label: Mapping[int, str] | None
+) -> SingleStageModel:
+    """A new model of a method on the encoder that VFMSeg would have."""
+    if id2label is not None:
+        base.id2label, base.label2id = dict(id2label), {name: index for index, name in id2label.items()}
+    config = model_class.config_class.of(base)
+    if name_or_path.endswith(".json"):
+        logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
+        return model_class(config)
+    return model_class.from_backbone(config.backbone_name_or_path, config)
+
+
+def check_fields(
+    name_or_path: str, recipe: str, fields: Mapping[str, object], decoder: str | None = None
+) -> PreTrainedConfig | None:
+    """
+    Looks at what a model is to start from, and at fields of its configuration, before weights and data are read.
+
+    Args:
+        name_or_path, recipe, decoder: as for [`start_model`].
+        fields: of `VFMSegConfig`, without its classes.
+
+    Returns:
+        What VFMSeg's configuration would be on a foundation model, if it had to be looked up, or that of a checkpoint.
+
+    Raises:
+        ValueError: as [`start_model`], if no such model can have a field, or the weights of a checkpoint are made for
+            another value of it.
+    """
+    try:
+        base = _check_fields(name_or_path, recipe, fields, decoder)
+        if decoder is None or not isinstance(base, VFMSegConfig):
+            return base
+        names = METHODS[decoder].config_class.__annotations__
+        if unknown := [name for name in fields if name not in names]:
+            raise ValueError(f"--decoder {decoder} has no {unknown[0]}; leave it out")
+        return base
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+def _check_fields(
+    name_or_path: str, recipe: str, fields: Mapping[str, object], decoder: str | None
+) -> PreTrainedConfig | None:
+    config = None
+    given, base = dict(fields), fields.get("backbone_name_or_path")
+    if name_or_path.endswith(".json"):
+        settings = read_settings(name_or_path)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name_or_path} must hold an object, {{...}}, of fields of VFMSegConfig")
+        config = VFMSegConfig.from_dict(settings, **given)
+    elif not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
+        if name_or_path not in PRESETS:
+            raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
+        return VFMSegConfig.from_preset(name_or_path, recipe, **given)
+    elif fields or decoder:
+        config = read_config(name_or_path, {})
+        if model_class := model_class_of(config):
+            if decoder is not None and model_class is not METHODS[decoder]:
+                raise ValueError(
+                    f"{name_or_path} is a {config.model_type} model, whose decoder stays; leave --decoder {decoder} "
+                    "out, or start from a foundation model"
+                )
+            _check_weights(name_or_path, config, given)
+            if unknown := [name for name in given if name not in type(config).__dataclass_fields__]:
+                raise ValueError(f"{name_or_path} is a {config.model_type}, which has no {unknown[0]}; leave it out")
+            type(config).from_dict(config.to_dict(), **given)
+            if base and holds_adapter_only(name_or_path, {}):
+                return config
+        else:
+            native = load_backbone_config(name_or_path, {})
+            encoder = get_encoder_family(native).adapted_config(
+                native, given.get("patch_size", VFMSegConfig.patch_size)
+            )
+            fields = {"backbone_config": encoder, "backbone_name_or_path": name_or_path, **_options_of(config, recipe)}
+            config = VFMSegConfig(**{**fields, **given})
+    if base:
+        raise ValueError(
+            f"backbone_name_or_path={base!r} says where the weights under a preset or an adapter are, which "
+            f"{name_or_path} is not; leave it out"
+        )
+    return config
+
+
+def _check_weights(name_or_path: str, config: VFMSegConfig, fields: Mapping[str, object]) -> None:
+    for name in OF_WEIGHTS:
+        own = getattr(config, name, None)
+        if name in fields and fields[name] != own:
+            raise ValueError(
+                f"{name}={fields[name]} is not what the weights of {name_or_path} are made for, which is {own}; leave "
+                "it out, or start from a foundation model"
+            )
+
+
+def _options_of(config: PreTrainedConfig, recipe: str) -> Mapping[str, object]:
+    """What a recipe changes in a model on a foundation model of this configuration, for which there is no preset."""
+    if recipe != "published-code":
+        return {}
+    of_timm = "eva02" in getattr(config, "architecture", "")  # whose model_type is that of all timm models
+    return published_options("eva02" if of_timm else config.model_type)
 
 
 def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, str]) -> None:
@@ -88,8 +206,8 @@ def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, 
     origins = same_classes(before, id2label, ("model", "dataset"))
     if origins != list(before):
         for module in model.modules():  # with LoRA a head is there twice: as it was loaded, and as it trains
-            if isinstance(module, VFMSegCoarseHead | VFMSegRefineHead):
-                _choose_classes(model, module.classifier, origins, 0)
+            if isinstance(module, VFMSegClassifier):
+                _choose_classes(model, module, origins, 0)
             if isinstance(module, VFMSegRefineHead):
                 _choose_classes(model, module.mask_embedding.conv1, origins, 1)
     model.config.id2label, model.config.label2id = id2label, {name: index for index, name in id2label.items()}
@@ -150,15 +268,19 @@ def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora
     Freeze what does not train, in place.
 
     Args:
-        tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`: both heads.
+        tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`, or by another
+            name `"none"` (nothing of the encoder): both heads.
         lora: arguments of [`lora_config`].
     """
     if tune == "lora":
         if not model._hf_peft_config_loaded:
-            model.add_adapter(lora_config(model.config, **lora))
-    elif tune == "heads":
+            adapter = lora_config(model.config, **lora)
+            if isinstance(model, SingleStageModel):
+                adapter.modules_to_save = list(model.heads)
+            model.add_adapter(adapter)
+    elif tune in ("heads", "none"):
         model.model.requires_grad_(False)
     elif tune == "full":
         model.requires_grad_(True)
     else:
-        raise ValueError(f"tune must be 'lora', 'full' or 'heads', got {tune!r}")
+        raise ValueError(f"tune must be one of {list(TUNES)}, got {tune!r}")

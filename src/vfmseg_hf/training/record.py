@@ -2,7 +2,7 @@
 """The record of a training: what it was really told, how that differs from the recipes, and on what it was done."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import TrainerState, TrainingArguments
 
 from ..evaluation import software_versions
 from .recipes import MODEL_FIELDS, RECIPES, Recipe, Settings, get_recipe, plain
-from .trained_on import TrainedOn, describe_source, weights_digest
+from .trained_on import TrainedOn, describe_source, parts_of, weights_digest
 
 
 OF_OPTIMIZER = ("learning_rate", "encoder_learning_rate", "optim", "adam_beta1", "adam_beta2", "weight_decay")
@@ -25,27 +25,30 @@ def training_settings(
     What a training was really told, in the parts and words of [`Recipe`]; parts that it does not have are empty.
 
     Args:
-        dataset: what is trained on; its `augmentation` is a part of the settings.
+        dataset: what is trained on; its `augmentation` is a part of the settings, of several datasets with one `resize`
+            for each.
         decided: fields of `Recipe.training` as they hold, where the arguments do not decide them.
     """
     paper = get_recipe("paper")  # all recipes have the same fields
-    augmentation = getattr(dataset, "augmentation", None)
+    augmentation = asdict(dataset.augmentation) if getattr(dataset, "augmentation", None) else {}
+    if len(parts := parts_of(dataset)) > 1:
+        augmentation["resize"] = [part.augmentation.resize for part in parts]
     lora = next(iter(getattr(model, "peft_config", {}).values()), None)
     training = {key: decided[key] if key in decided else getattr(arguments, key) for key in paper.training}
     return {
         "training": {key: plain(value) for key, value in training.items()},
-        "augmentation": asdict(augmentation) if augmentation else {},
+        "augmentation": augmentation,
         "lora": {key: getattr(lora, key) for key in paper.lora} if lora else {},
-        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS},
+        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS if hasattr(model.config, key)},
     }
 
 
-def differences(settings: Settings, recipe: Recipe, dataset_name: str | None) -> list[str]:
+def differences(settings: Settings, recipe: Recipe, names: Sequence[str]) -> list[str]:
     """
     In words, where `settings` are not those of a recipe; a part that is empty differs as a whole.
 
     Args:
-        dataset_name: what is trained on, which decides the size before the crop.
+        names: of the datasets that are trained on, which decide the size before the crop.
     """
     found = []
     for part, expected in recipe.settings.items():
@@ -54,22 +57,25 @@ def differences(settings: Settings, recipe: Recipe, dataset_name: str | None) ->
             found.append(f"no {part}")
             continue
         if part == "augmentation":
-            expected = {**expected, "resize": recipe.resize.get(dataset_name)}
+            sizes = [recipe.resize.get(name) for name in names]
+            expected = {**expected, "resize": sizes if len(sizes) > 1 else sizes[0]}
         for key, value in expected.items():
+            if key not in actual:
+                continue  # a model of another method has not all fields
             if plain(actual[key]) != plain(value):
                 found.append(f"{part}.{key} {plain(actual[key])} instead of {plain(value)}")
     return found
 
 
-def dataset_name(dataset: Any) -> str:
-    """Name of the dataset that is trained on, as it stands before the colon of its spec; empty where it says none."""
-    info = getattr(getattr(dataset, "dataset", None), "info", None)
-    return (getattr(info, "description", None) or "").partition(",")[0]
+def dataset_names(dataset: Any) -> list[str]:
+    """Names of the datasets that are trained on, as they stand before the colon of a spec; empty where one has none."""
+    infos = [getattr(getattr(part, "dataset", None), "info", None) for part in parts_of(dataset)]
+    return [(getattr(info, "description", None) or "").partition(",")[0] for info in infos]
 
 
 def describe_training(settings: Settings, recipe: Recipe, dataset: Any) -> str:
     """A sentence for the start of a training: the recipe, and in what the run differs from it."""
-    found = differences(settings, recipe, dataset_name(dataset))
+    found = differences(settings, recipe, dataset_names(dataset))
     return f"recipe {recipe.name}" + (", but " + ", ".join(found) if found else ", unchanged")
 
 
@@ -98,15 +104,18 @@ def record_training(
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     whole_encoder = any("model.encoder." in name and ".lora_" not in name for name in trained)
+    names = dataset_names(dataset)
+    sources = [describe_source(part) for part in parts_of(dataset)] if dataset is not None else []
     record = {
         "settings": settings,
-        "differences": {name: differences(settings, recipe, dataset_name(dataset)) for name, recipe in RECIPES.items()},
-        "data": None if dataset is None else describe_source(dataset),
+        "differences": {name: differences(settings, recipe, names) for name, recipe in RECIPES.items()},
+        "data": None if dataset is None else sources if len(sources) > 1 else sources[0],
         "run": {
             "seed": arguments.seed,
             "epochs": arguments.num_train_epochs if arguments.num_train_epochs > 0 else None,
             "loss_function": loss_name,
             "step": state.best_global_step if best_loaded else state.global_step,
+            "model_type": getattr(model.config, "model_type", None),
             "tune": "lora" if settings["lora"] else "full" if whole_encoder else "heads",
             "trained_parameters": sum(parameter.numel() for parameter in trained.values()),
             "processes": arguments.world_size,

@@ -165,7 +165,9 @@ class ScoringTrainer(CheckpointedTrainer):
         domain_name = prefix.removeprefix("eval_")
         domain = score_domain(matrices, windows, rule, domain_name)
         self.domain_scores = {**self.domain_scores, domain_name: domain}
-        scores = {"num_classes": domain.num_classes, "refined": domain.refined}
+        scores = {"num_classes": domain.num_classes}
+        if domain.refined is not None:
+            scores["refined"] = domain.refined
         for stage, name in zip(STAGES, ("coarse_mean_iou", "mean_iou"), strict=True):
             scores[name] = domain.scores[stage]["mean_iou"]
         for name, value in scores.items():

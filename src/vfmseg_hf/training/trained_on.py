@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from transformers.trainer_utils import has_length
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ..data.frames import frame_keys
-from ..model.foundation import HEADS
 from ..model.records import OPTIONAL_FILE, RECORD_NAME
 from .data import EvaluationImages, TrainingImages
 
@@ -51,7 +51,10 @@ class TrainedOn:
 
     @classmethod
     def of(cls, images: Any) -> "TrainedOn":
-        """One dataset: [`TrainingImages`], or rows."""
+        """One dataset, or several joined: [`TrainingImages`], or rows."""
+        parts = parts_of(images)
+        if len(parts) > 1:
+            return reduce(cls.including, map(cls.of, parts))
         source, keys = (describe_source(images),), keys_of(images)
         return cls(source, complete=False) if keys is None else cls(source, np.unique(keys))
 
@@ -85,9 +88,17 @@ def keys_of(images: Any) -> np.ndarray | None:
     """As `frame_keys`, of rows, or of the images that training and evaluation make of them: once for these."""
     if not isinstance(images, TrainingImages | EvaluationImages):
         return frame_keys(images)
+    if len(parts := parts_of(images)) > 1:
+        keys = [keys_of(part) for part in parts]
+        return None if any(of_part is None for of_part in keys) else np.concatenate(keys)
     if not hasattr(images, "frame_keys"):
         images.frame_keys = frame_keys(images.dataset)
     return images.frame_keys
+
+
+def parts_of(images: Any) -> tuple[Any, ...]:
+    """The datasets that are trained on."""
+    return images.parts if isinstance(images, TrainingImages) else (images,)
 
 
 def describe_source(images: Any) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def read_trained_on(place: str | os.PathLike | None) -> TrainedOn:
 
 def weights_digest(place: str | os.PathLike) -> str | None:
     """
-    Tells saved weights from what another training has made of them: a hash of both classifiers, which every training
+    Tells saved weights from what another training has made of them: a hash of the classifiers, which every training
     changes and no merging of adapters does; None if there are none in the format of this library.
 
     Rounded to bfloat16, so that it is the same for float32 and bfloat16 copies of a model.
@@ -145,7 +156,7 @@ def weights_digest(place: str | os.PathLike) -> str | None:
             for key in sorted(keys):
                 weight = file.get_tensor(key).to(torch.bfloat16).contiguous()
                 digest.update(weight.view(torch.int16).numpy().tobytes())
-        return digest.hexdigest()[:16] if len(keys) == len(HEADS) else None
+        return digest.hexdigest()[:16] if keys else None
     return None
 
 

@@ -26,6 +26,7 @@ from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
 from .callbacks import RecipeProgress, StopOnSignal
+from .checkpointing import check_is_kept_apart
 from .data import EpochSampler, TrainingImages, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
@@ -136,6 +137,8 @@ class VFMSegTrainer(ScoringTrainer):
             )
         if self.own_loss is not None:
             self.own_loss.check(self.model)
+        if args.load_best_model_at_end:
+            check_is_kept_apart(self.model)
         self._check_metrics()
         self._check_optimizer()
         epochs_are_drawn = args.rare_class_sampling or isinstance(self.train_dataset, TrainingImages)
@@ -209,10 +212,15 @@ class VFMSegTrainer(ScoringTrainer):
         if self.model.config.num_labels == 1:
             raise ValueError(f"the model has {ONE_CLASS.what}. {ONE_CLASS.remedy}")
         data = self.train_dataset
-        if isinstance(data, TrainingImages) and self.is_world_process_zero():
-            own = data.unmatched  # as the dataset numbers its classes
+        if not isinstance(data, TrainingImages) or not self.is_world_process_zero():
+            return
+        for part in data.parts:
+            own = part.unmatched  # as the dataset numbers its classes
             names = own.id2label or self.model.config.id2label
-            check_labels_teach(own.dataset, names, own.class_pixels, data.class_match, self.model.config.id2label)
+            try:
+                check_labels_teach(own.dataset, names, own.class_pixels, part.class_match, self.model.config.id2label)
+            except ValueError as error:
+                raise ValueError(f"{part.name}: {error}" if len(data.parts) > 1 else str(error)) from error
 
     def _remember_data(self) -> None:
         """From now on the images that are trained on are seen; those among them that are to be scored are said."""
@@ -334,17 +342,18 @@ class VFMSegTrainer(ScoringTrainer):
                 inside.enter_context(self.own_loss.applied(self.model))
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            for name in ("content_loss", "detail_loss"):
+            for name in {"content_loss", "detail_loss"}.intersection(outputs):  # a model with one stage has one loss
                 self._sums[name] += outputs[name].detach().mean()
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums["batches"]:
+            two_stages = "content_loss" in self._sums
             names = ("content_loss", "detail_loss", "batches", "images")
             # The host's numbers are added on the device; a tensor of them would be copied there, and waited for.
             sums = torch.stack([torch.zeros((), device=self.args.device).add_(self._sums[name]) for name in names])
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
-            if "content_loss" in self._sums and "detail_loss" in self._sums:
+            if two_stages:
                 logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
                 if content == detail == 0:
                     logger.warning_once(

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import PIL.Image
 
-from ...evaluation.classes import ClassMap, match_classes
+from ...evaluation.classes import ClassMap, format_partners, listed, match_classes
 from ...model.image_inputs import is_above_limit
 from ...model.labels import IGNORE_INDEX
 from ..base import DatasetDescription, UndefinedSplit
@@ -196,9 +196,13 @@ def check_dataset(
     ]
     notices = [f"not checked: {', '.join(names)}. {reason}" for reason, names in undefined.items()]
     problems = []
+    groups = info.evaluation and info.evaluation.class_map
+    if model_id2label is None and groups:
+        counted = (f"{name} is {format_partners(partners)}" for name, partners in groups.items())
+        notices.append(f"groups, in scores of models with other classes: {listed(counted)}")
     if model_id2label is not None:
         try:
-            said = match_classes(model_id2label, info.id2label, class_map).said
+            said = match_classes(model_id2label, info.id2label, class_map, groups).said
             notices.append(f"classes and model: {said or 'the same names in the same order'}")
         except ValueError as error:
             problems.append(str(error))
