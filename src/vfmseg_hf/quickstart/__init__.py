@@ -2,7 +2,7 @@
 """The main job in five minutes: what `make quickstart` runs."""
 
 from .run import run_quickstart
-from .settings import QuickstartSettings
+from .settings import FOUNDATION, TOY, QuickstartSettings
 
 
-__all__ = ["QuickstartSettings", "run_quickstart"]
+__all__ = ["FOUNDATION", "TOY", "QuickstartSettings", "run_quickstart"]
