@@ -132,3 +132,10 @@ def test_text_is_refused_before_anything_is_imported(tmp_path):
     done = commands.start("quickstart", tmp_path / "notes.txt", PYTHONVERBOSE="", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 2 and "notes.txt is no image" in done.stderr
     assert "torch" not in done.stderr
+
+
+def test_a_missing_extra_is_missed_before_anything_is_fetched_or_drawn(started, tmp_path, monkeypatch):
+    monkeypatch.setattr("vfmseg_hf.training.augmentation.tvF", None)
+    monkeypatch.setattr(quickstart, "choose_encoder", lambda *arguments: pytest.fail("an encoder was fetched"))
+    assert "pip install 'vfmseg-hf[train]'" in commands.error_of("quickstart", "--output", tmp_path / "out")
+    assert not started

@@ -23,6 +23,7 @@ from ..model.image_inputs import open_image
 from ..prediction.predict import find_images
 from ..quickstart import FOUNDATION, TOY, run_quickstart
 from ..quickstart.run import CAMVID, PREDICTIONS
+from ..training import Augmentation
 from ..training.callbacks import TrainingStopped
 from .options import Parser, check_output_folder, whole_number
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     arguments = build_parser().parse_args(argv)
     check_output_folder(arguments.output)
+    Augmentation(crop_size=(32, 32))  # the extra that it needs is missed now, and not after a download
     images = find_own_images(arguments.images, arguments.output)
     for split in CAMVID.values() if arguments.camvid else ():
         open_dataset(f"camvid:{arguments.camvid}", split)  # what is wrong with it is said now
