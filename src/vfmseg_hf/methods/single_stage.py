@@ -93,7 +93,7 @@ class SingleStageModel(VFMSegPreTrainedModel):
         if labels is not None:
             check_labels(labels, pixel_values)
             labels, usable = usable_labels(self, pixel_values, labels)
-        elif not torch.compiler.is_compiling():
+        elif not (torch.compiler.is_compiling() or pixel_values.is_meta):
             check_unusable_pixels(unusable_pixels(pixel_values).tolist())
         if self.training:
             size = self._training_size(pixel_values, labels)
@@ -106,7 +106,7 @@ class SingleStageModel(VFMSegPreTrainedModel):
         if labels is not None:
             seen = labels[:, ::2, ::2] if self.training else labels
             loss = stage_loss(self, logits, seen, training=self.training)
-            loss = spoil_unless(usable, loss)
+            loss = spoil_unless(usable, loss, logits)
         return SemanticSegmenterOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
     def _training_size(self, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:

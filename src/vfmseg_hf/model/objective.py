@@ -31,6 +31,8 @@ def usable_labels(
         ValueError: on values that [`check_values`] refuses, if `model.checks_raise` and nothing is compiled; None is
             then in the place of the bool.
     """
+    if pixel_values.is_meta:  # there are no values
+        return labels, None
     if (model.checks_raise or not model.training) and not torch.compiler.is_compiling():
         check_values(pixel_values, labels, model.config)
         return labels, None
@@ -39,9 +41,14 @@ def usable_labels(
     return labels.long().masked_fill(unknown, model.config.semantic_loss_ignore_index), usable
 
 
-def spoil_unless(usable: torch.Tensor | None, loss: torch.Tensor) -> torch.Tensor:
-    """The loss, or, where the values of [`usable_labels`] may not be trained on, NaN, and so are its gradients."""
-    return loss if usable is None else loss * torch.ones_like(loss).masked_fill(~usable, torch.nan)
+def spoil_unless(usable: torch.Tensor | None, loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """
+    The loss, or, where the values of [`usable_labels`] may not be trained on, NaN: so are its gradients, by way of the
+    first of the logits, also where no label is left to learn from.
+    """
+    if usable is None:
+        return loss
+    return loss + torch.zeros_like(loss).masked_fill(~usable, torch.nan) * logits.reshape(-1)[0]
 
 
 def joint_objective(
@@ -112,7 +119,7 @@ def joint_objective(
         loss = content_loss + config.detail_loss_weight * detail_loss
         windows = on_device_of(pixel_values, box).repeat(pixel_values.shape[0], 1, 1)
         fields.update(logits=_watched(logits), detail_loss=detail_loss, windows=windows)
-    return {"loss": spoil_unless(usable, loss), **fields}
+    return {"loss": spoil_unless(usable, loss, coarse_logits), **fields}
 
 
 def _halves(output: BackboneOutput) -> list[BackboneOutput]:
