@@ -9,8 +9,10 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# IMAGE="my_street.jpg more_streets" has your own photographs segmented; photographs to score on are taken where they are.
+CAMVID := $(wildcard ../shared/data/camvid)
 quickstart: .venv/.installed
-	$(BIN)/vfmseg quickstart
+	$(BIN)/vfmseg quickstart $(IMAGE) $(if $(CAMVID),--camvid $(CAMVID))
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -q -m 'not slow' -n logical --dist worksteal

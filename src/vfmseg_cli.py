@@ -22,6 +22,7 @@ HELP, HELP_ALL = ("-h", "--help"), ("--help-all", "--help_all")
 USER_ERRORS = (OSError, ValueError, ImportError, FloatingPointError)  # not what is wrong with the library itself
 NEW_FOLDER = ("merge", "convert", "fetch-encoder")  # the verbs that write all of a folder, or nothing
 CHECKPOINT_FILES = ("config.json", "adapter_config.json")
+TEXT_IMAGES = (b"P1", b"P2", b"P3", b"#define", b"/* XPM")  # formats of images that are written as text
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 
@@ -159,6 +160,12 @@ def judge(verb: str, words: Sequence[str], table: Mapping) -> None:
     for path in as_list(given.get("images")):
         if not os.path.exists(path):
             raise FileNotFoundError(f"no such file or folder: {path}")
+        if verb == "quickstart":
+            judge_image(path)
+    if encoder := given.get("encoder"):
+        judge_encoder(encoder, table["presets"])
+    if "camvid" in given and not os.path.isdir(given["camvid"]):
+        raise FileNotFoundError(f"there is no folder {given['camvid']}, where --camvid says that the dataset is")
     for name in ("weights", "config", "class_map", "id2label"):
         if name in given and given[name] not in table["label_sets"]:
             judge_file(given[name])
@@ -183,6 +190,25 @@ def as_list(value: object) -> list:
 def judge_file(path: str) -> None:
     if not os.path.isfile(os.path.expanduser(path)):
         raise FileNotFoundError(f"there is no file {path}")
+
+
+def judge_image(path: str) -> None:
+    """Raises a `ValueError` for a file that is no image at first sight; folders and all others are opened later."""
+    if os.path.isdir(path):
+        return
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if not start:
+        raise ValueError(f"{path} is no image: it is empty")
+    is_text = start.isascii() and "".join(start.decode("ascii").split()).isprintable()
+    if is_text and not start.startswith(TEXT_IMAGES):
+        raise ValueError(f"{path} is no image: it is a text; name photographs, or folders of them")
+
+
+def judge_encoder(name: str, presets: Sequence[str]) -> None:
+    """Raises an error for what is neither `random` nor anything that [`judge_model`] takes for a foundation model."""
+    if name != "random":
+        judge_model(name, [*presets, "random"], trains=False, fetches=True)
 
 
 def judge_model(name: str, presets: Sequence[str], trains: bool, fetches: bool = False) -> None:

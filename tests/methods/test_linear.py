@@ -19,10 +19,10 @@ from transformers import (
 
 from tests.support.blocks import rows
 from tests.support.commands import call, error_of
-from tests.support.numbers import lively
 from tests.support.tiny import BACKBONE
-from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor
+from vfmseg_hf import VFMSegImageProcessor, lora_config
 from vfmseg_hf.evaluation import count_images
+from vfmseg_hf.evaluation.counting import predict_together
 from vfmseg_hf.methods import METHODS, VFMSegLinearConfig, VFMSegLinearForSemanticSegmentation
 from vfmseg_hf.model.windows import resize_bilinear
 from vfmseg_hf.training import Augmentation, EvaluationImages, TrainingImages, VFMSegTrainer, VFMSegTrainingArguments
@@ -259,4 +259,27 @@ def test_the_encoder_is_that_of_vfmseg(places):
     images = torch.randn(1, 3, 64, 96)
     for one, other in zip(ours.model(images).feature_maps, linear.model(images).feature_maps, strict=True):
         assert torch.equal(one, other)
-    assert isinstance(lively(ours), VFMSegForSemanticSegmentation)
+
+
+def test_lora_trains_its_own_head(places):
+    model = start_model(str(places / "foundation"), decoder="linear")
+    model.add_adapter(lora_config(model.config))
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert any("linear_head" in name for name in trained) and any(".lora_A." in name for name in trained)
+    assert all("linear_head" in name or ".lora_" in name for name in trained)
+
+
+@pytest.mark.parametrize("checks_raise", [True, False])
+def test_pixels_that_are_no_numbers_are_not_scored(checks_raise, make):
+    model = make().eval()
+    model.checks_raise = checks_raise
+    images = torch.full((1, 3, 64, 64), torch.nan)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model(images, labels=torch.zeros(1, 64, 64, dtype=torch.long))
+
+
+def test_an_unknown_decoder_or_kind_of_refinement(make, places):
+    with pytest.raises(ValueError, match="decoder must be one of"):
+        start_model(str(places / "foundation"), decoder="bogus")
+    with pytest.raises(ValueError, match="looks at an image once"):
+        list(predict_together(make().eval(), [torch.zeros(3, 64, 64)], [torch.zeros(64, 64)], "all"))

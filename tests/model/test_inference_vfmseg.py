@@ -557,3 +557,13 @@ def test_a_copy_of_a_compiled_model_is_its_own(tiny_model):
 def test_nothing_to_segment(images, tiny_model):
     with pytest.raises(ValueError, match="the batch is empty"):
         tiny_model().segment(images)
+
+
+@pytest.mark.parametrize(
+    "asked, refined", [({}, 0), ({"refine": True}, 0), ({"refine": "all"}, 2), ({"max_windows": 1}, 1)]
+)
+def test_a_refine_head_that_did_not_train_is_used_only_where_it_is_asked_for(asked, refined, tiny_model):
+    model = lively(tiny_model(detail_loss_weight=0, certainty_threshold=1.0, keep_at_threshold=False))
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 64, 96), **asked)
+    assert output.refined.sum() == min(refined, output.refined.numel())

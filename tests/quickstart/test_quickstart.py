@@ -12,9 +12,10 @@ from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 
 from vfmseg_hf.evaluation import STAGES
 from vfmseg_hf.model.labels import CITYSCAPES_ID2LABEL
-from vfmseg_hf.quickstart import QuickstartSettings, run, run_quickstart
+from vfmseg_hf.quickstart import TOY, QuickstartSettings, run, run_quickstart
 from vfmseg_hf.quickstart.conclusions import (
     GROUPS,
+    LINEAR,
     METHODS,
     SOURCE,
     UNSEEN,
@@ -39,7 +40,9 @@ def test_results_are_written(finished):
     output, scores, said = finished
     results = json.loads((output / "results.json").read_text())
     assert results["mean_iou"] == scores and set(scores) == {SOURCE, *UNSEEN}
-    assert results["settings"]["steps"] == 8
+    assert results["settings"]["steps"] == 8 and results["encoder"] is None and results["photographs"] == {}
+    assert set(results["seconds"]) == {"drawing", "training", "scoring", "references"}
+    assert LINEAR not in scores[SOURCE], "features of random weights are no reference"
     labels = [np.array(row["label"]) for row in draw_images("night", "test", TINY.test_images, TINY)]
     names = [CITYSCAPES_ID2LABEL[index] for index in np.unique(labels) if index != 255]
     ious = [results["domains"]["night"]["final"]["iou"][name] for name in names]
@@ -111,7 +114,7 @@ def test_a_new_run_removes_the_results_of_the_last(tmp_path):
     assert run.prepare_output(tmp_path, TINY, resume=True) is None, "no checkpoint yet: from the start"
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"steps": 0}, {"height": 100}])
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"steps": 0}, {"height": 100}, {"crop": 100}, {"enlarge": 0}])
 def test_settings_are_checked(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
@@ -161,8 +164,8 @@ def test_groups_are_means_over_the_classes_that_are_labelled():
 
 
 @pytest.mark.slow
-def test_the_default_run_beats_its_references(tmp_path):
-    scores = run_quickstart(tmp_path)
+def test_the_toy_beats_its_references(tmp_path):
+    scores = run_quickstart(tmp_path, TOY)
     for domain in (SOURCE, *UNSEEN):
         final = scores[domain]["final"]["all classes"]
         assert final > max(scores[domain][name]["all classes"] for name in ("position prior", "16-step lookup"))

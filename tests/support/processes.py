@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accelerate.state import AcceleratorState, GradientState
@@ -75,6 +75,11 @@ class Fork:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+        while self.poll() is None:
+            time.sleep(0.02)
+
     def wait(self, timeout: float = 300) -> subprocess.CompletedProcess:
         """
         Its end.
@@ -85,8 +90,7 @@ class Fork:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+                self.kill()
                 raise TimeoutError(f"after {timeout} s: {self._read()}")
             time.sleep(0.02)
         return subprocess.CompletedProcess([], self.returncode, *self._read())
@@ -95,6 +99,17 @@ class Fork:
         for output in self._outputs:
             output.seek(0)
         return [output.read().decode(errors="replace") for output in self._outputs]
+
+
+def wait_for_all(forks: Sequence[Fork], timeout: float = 300) -> None:
+    """Until all have ended; one that fails, or too long a time, ends all."""
+    deadline = time.monotonic() + timeout
+    while [fork for fork in forks if fork.poll() is None]:
+        if any(fork.returncode for fork in forks) or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    for fork in forks:
+        fork.kill()
 
 
 def run_distributed(function: Callable[[], int | None], count: int) -> subprocess.CompletedProcess:
@@ -110,14 +125,10 @@ def run_distributed(function: Callable[[], int | None], count: int) -> subproces
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     places["LOCAL_WORLD_SIZE"] = places["WORLD_SIZE"]
     forks = [Fork(function, {**places, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
-    failed = None
-    while failed is None and any(fork.poll() is None for fork in forks):
-        failed = next((fork.returncode for fork in forks if fork.poll()), None)
-        time.sleep(0.02)
-    for fork in forks if failed else ():
-        fork.send_signal(signal.SIGKILL)
+    wait_for_all(forks)
     ended = [fork.wait() for fork in reversed(forks)]
-    status = failed or next((each.returncode for each in ended if each.returncode), 0)
+    failures = [each.returncode for each in ended if each.returncode]
+    status = next((code for code in failures if code != -signal.SIGKILL), failures[0] if failures else 0)
     return subprocess.CompletedProcess(
         [], status, *("".join(getattr(e, s) for e in ended) for s in ("stdout", "stderr"))
     )
@@ -132,7 +143,7 @@ def run_in_processes(count: int, function: Callable[[int], object], folder: Path
         distributed.destroy_process_group()
 
     forks = [Fork(lambda rank=rank: of_rank(rank)) for rank in range(count)]
-    for rank, fork in enumerate(forks):
-        done = fork.wait()
-        assert done.returncode == 0, f"process {rank}: {done.stderr}"
+    wait_for_all(forks)
+    failed = {rank: done.stderr for rank, fork in enumerate(forks) if (done := fork.wait()).returncode}
+    assert not failed, "\n".join(f"process {rank}: {said}" for rank, said in failed.items())
     return [pickle.loads((folder / f"result-{rank}").read_bytes()) for rank in range(count)]

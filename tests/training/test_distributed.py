@@ -174,3 +174,14 @@ def test_which_weights_no_loss_reaches(tune, ratio, unused, tiny_model):
     model(torch.randn(2, 3, 64, 64), labels=torch.zeros(2, 64, 64, dtype=torch.long)).loss.backward()
     missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     assert has_unused_parameters(model) == bool(missing) == unused
+
+
+def test_a_refine_head_whose_loss_does_not_count_gets_no_gradient(tiny_model):
+    model = tiny_model(detail_loss_weight=0).train().requires_grad_(False)
+    for head in (model.coarse_head, model.refine_head):
+        head.requires_grad_(True)
+    model(torch.randn(2, 3, 64, 64), labels=torch.zeros(2, 64, 64, dtype=torch.long)).loss.backward()
+    assert all(weight.grad is None for weight in model.refine_head.parameters())
+    assert has_unused_parameters(model)
+    model.refine_head.requires_grad_(False)
+    assert not has_unused_parameters(model)

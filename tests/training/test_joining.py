@@ -23,7 +23,7 @@ from vfmseg_hf.training import (
     VFMSegTrainingArguments,
     get_recipe,
 )
-from vfmseg_hf.training.trained_on import TrainedOn
+from vfmseg_hf.training.trained_on import TrainedOn, keys_of
 
 
 ABC = {0: "road", 1: "sky", 2: "person"}
@@ -50,6 +50,8 @@ def test_one_after_the_other_as_if_they_were_one():
     for request in (CropRequest(2, index, class_id=index, number=5) for index in range(7)):
         assert same(joined[request], whole[request]) and joined[request]["file_name"] == f"frame{request.index}"
     assert same(joined[4], whole[4]) and same(joined[1, 6], whole[1, 6])
+    alone = JoinedImages([images(frames[:1])])
+    assert same(alone[0], whole[0]) and np.array_equal(keys_of(alone), keys_of(images(frames[:1])))
     nested = JoinedImages([joined, images(frames[:1])])
     assert len(nested.parts) == 4 and len(nested) == 8 and nested[7]["file_name"] == "frame0"
     for index in (7, -1):

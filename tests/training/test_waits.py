@@ -141,6 +141,8 @@ def test_values_that_do_not_fit_make_the_loss_nan(tiny_model):
         assert all(map(torch.equal, torch.autograd.grad(found, weights), gradients))
         for bad in ((images, unknown), (images, unknown - 3), (images, unknown.to(torch.int8)), (unusable, labels)):
             assert loss(*bad).isnan()
+            gradients = torch.autograd.grad(loss(*bad), list(model.coarse_head.parameters()))
+            assert all(gradient.isnan().any() for gradient in gradients)
         assert loss(unusable, torch.full_like(labels, 255)).isnan(), "where no loss reads the pixels either"
     for bad, message in (((images, unknown), r"ids \[3\]"), ((unusable, labels), r"infinite values .*\[1\]")):
         with pytest.raises(ValueError, match=message):

@@ -81,7 +81,9 @@ def describe(module: ModuleType) -> dict[str, object]:
 
 def describe_positionals(parser: argparse.ArgumentParser) -> str:
     shown = [
-        action.metavar + " ..." * (action.nargs == "+" and action.metavar != "...")
+        f"[{action.metavar} ...]"
+        if action.nargs == "*"
+        else action.metavar + " ..." * (action.nargs == "+" and action.metavar != "...")
         for action in parser._actions
         if not action.option_strings and action.help != argparse.SUPPRESS
     ]

@@ -15,7 +15,6 @@ SIGTERM save a checkpoint and end with status 130 or 143; --resume goes on from 
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -268,6 +267,12 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         )
     check_output_folder(arguments.output_dir)
     check_fields(own.model, own.recipe, own.fields, own.decoder)
+    if own.decoder and own.tune == "lora" and os.path.isdir(arguments.output_dir):
+        if last := get_last_checkpoint(arguments.output_dir):
+            raise ValueError(
+                f"{last} is of an earlier run and has LoRA folded in, so that no run can go on from it; "
+                "choose another --output"
+            )
     checkpoint = arguments.resume_from_checkpoint or find_checkpoint(arguments.output_dir, own.resume)
     if checkpoint and not os.path.isdir(checkpoint):
         raise ValueError(f"there is no checkpoint {checkpoint!r}; --resume goes on from the last one in --output")
@@ -354,7 +359,7 @@ def run(argv: Sequence[str]) -> int:
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped_by:
         if first:
-            print(say_how_to_go_on(trainer.stopped_by, arguments.output_dir), file=sys.stderr)
+            print(say_how_to_go_on(trainer, arguments.output_dir), file=sys.stderr)
         leave_processes()
         return 128 + trainer.stopped_by
     trainer.save_model()
@@ -370,9 +375,11 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def say_how_to_go_on(stopped_by: signal.Signals, output_dir: str) -> str:
-    checkpoint = get_last_checkpoint(output_dir)
-    return f"stopped by {stopped_by.name}; {checkpoint} is saved, the same command with --resume goes on from there"
+def say_how_to_go_on(trainer: VFMSegTrainer, output_dir: str) -> str:
+    said = f"stopped by {trainer.stopped_by.name}; {get_last_checkpoint(output_dir)} is saved"
+    if getattr(trainer.model, "_hf_peft_config_loaded", False) and isinstance(trainer.model, SingleStageModel):
+        return f"{said}, with LoRA folded in, so that no run can go on from it; --model takes it to start anew"
+    return f"{said}, the same command with --resume goes on from there"
 
 
 def describe_result(output_dir: str, trainer: VFMSegTrainer, eval_data: Sequence[str]) -> str:

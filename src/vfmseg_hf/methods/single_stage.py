@@ -10,13 +10,13 @@ import torch
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..model.adapters import merge_lora
+from ..model.adapters import HEADS, merge_lora
 from ..model.arguments import as_target_sizes
 from ..model.checks import check_labels, check_pixel_values, check_unusable_pixels, unusable_pixels
 from ..model.configuration_vfmseg import nearest_multiple
 from ..model.foundation import build_on_backbone, checkpoint_place
 from ..model.modeling_vfmseg import VFMSegPreTrainedModel
-from ..model.objective import stage_loss, usable_labels
+from ..model.objective import spoil_unless, stage_loss, usable_labels
 from ..model.outputs import VFMSegLabelMap
 from ..model.windows import coarse_size, label_map, resize_bilinear
 
@@ -41,6 +41,22 @@ class SingleStageModel(VFMSegPreTrainedModel):
     def decode(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Logits `[B, num_labels, *, *]` of the encoder's four maps `[B, C, H / 16, W / 16]`."""
         raise NotImplementedError
+
+    def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
+        """
+        As everywhere in transformers, but that the heads, which are new, train in full beside LoRA.
+
+        Raises:
+            ValueError: if heads of another model are to train.
+        """
+        if set(adapter_config.modules_to_save or ()) <= {*HEADS, *self.heads}:
+            adapter_config.modules_to_save = list(self.heads)
+        else:
+            raise ValueError(
+                f"modules_to_save are {sorted(adapter_config.modules_to_save)}; the heads of a "
+                f"{self.config.model_type} model are {list(self.heads)}"
+            )
+        super().add_adapter(adapter_config, adapter_name)
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.model.get_input_embeddings()
@@ -77,7 +93,7 @@ class SingleStageModel(VFMSegPreTrainedModel):
         if labels is not None:
             check_labels(labels, pixel_values)
             labels, usable = usable_labels(self, pixel_values, labels)
-        elif not torch.compiler.is_compiling():
+        elif not (torch.compiler.is_compiling() or pixel_values.is_meta):
             check_unusable_pixels(unusable_pixels(pixel_values).tolist())
         if self.training:
             size = self._training_size(pixel_values, labels)
@@ -90,7 +106,7 @@ class SingleStageModel(VFMSegPreTrainedModel):
         if labels is not None:
             seen = labels[:, ::2, ::2] if self.training else labels
             loss = stage_loss(self, logits, seen, training=self.training)
-            loss = loss if usable is None else loss.where(usable, torch.nan)
+            loss = spoil_unless(usable, loss, logits)
         return SemanticSegmenterOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
     def _training_size(self, pixel_values: torch.Tensor, labels: torch.Tensor | None) -> tuple[int, int]:
@@ -169,11 +185,24 @@ class SingleStageModel(VFMSegPreTrainedModel):
             model.loaded_from = checkpoint_place(pretrained_model_name_or_path, kwargs)
         return loaded
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As everywhere in transformers; with LoRA attached a copy is saved that has it folded in."""
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        **kwargs,
+    ) -> None:
+        """
+        As everywhere in transformers; with LoRA attached a copy is saved that has it folded in.
+
+        Args:
+            state_dict: with LoRA, that of this model: what is folded in are these weights.
+        """
         model = self
         if self._hf_peft_config_loaded:
             model = copy.deepcopy(self)
+            if state_dict is not None:
+                model.load_state_dict(state_dict)
+                state_dict = None
             merge_lora(model)
-            kwargs["state_dict"] = None
-        super(SingleStageModel, model).save_pretrained(save_directory, *args, **kwargs)
+        super(SingleStageModel, model).save_pretrained(save_directory, is_main_process, state_dict, **kwargs)

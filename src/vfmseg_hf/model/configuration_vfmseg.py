@@ -94,7 +94,8 @@ class VFMSegConfig(PreTrainedConfig):
         feature_mask_ratio (`float`, defaults to 0.2):
             Share *p* of image features that the mask token replaces in training ("Feature Masking").
         detail_loss_weight (`float`, defaults to 1.0):
-            Weight *lambda* of the detail loss. With 0 the refine head does not train, and nothing of it is computed.
+            Weight *lambda* of the detail loss. With 0 the refine head does not train, and inference uses it only where
+            `refine="all"` or a number of windows asks for it.
         coarse_size (`int` or `list[int]`, defaults to 512):
             Size in pixels of the coarse pass. An int is the shortest edge: the other follows the aspect ratio, up to
             four times the shorter, each rounded to a multiple of `patch_size`. A pair is (height, width).

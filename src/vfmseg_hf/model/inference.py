@@ -174,10 +174,15 @@ class Gate:
     def in_force(
         cls, config: VFMSegConfig, refine: bool | str | None, max_windows: int | None, max_window_share: float | None
     ) -> "Gate":
-        """That of a call, after a check of its arguments; without a limit of its own it has the configuration's."""
+        """
+        That of a call, after a check of its arguments; without a limit of its own it has the configuration's. A refine
+        head that does not train (`detail_loss_weight` 0) is used only with `"all"` or a limit of the call.
+        """
         if not (refine is None or isinstance(refine, bool) or refine == "all"):
             raise ValueError(f"refine must be True, False, 'all' or None, got {refine!r}")
         if max_windows is None and max_window_share is None:
+            if config.detail_loss_weight == 0 and refine != "all":
+                refine = False
             max_windows, max_window_share = config.max_windows, config.max_window_share
         check_window_limit(max_windows, max_window_share)
         return cls(refine, max_windows, max_window_share)

@@ -25,16 +25,30 @@ def usable_labels(
     """
     Labels that a loss can be taken of, and whether the values are such that it may be: a bool on their device.
 
+    In eval mode it always raises.
+
     Raises:
         ValueError: on values that [`check_values`] refuses, if `model.checks_raise` and nothing is compiled; None is
             then in the place of the bool.
     """
-    if model.checks_raise and not torch.compiler.is_compiling():
+    if pixel_values.is_meta:  # there are no values
+        return labels, None
+    if (model.checks_raise or not model.training) and not torch.compiler.is_compiling():
         check_values(pixel_values, labels, model.config)
         return labels, None
     unknown = unknown_labels(labels, model.config)  # an unknown id would end the process on some accelerators
     usable = ~(unknown.any() | unusable_pixels(pixel_values).any())
     return labels.long().masked_fill(unknown, model.config.semantic_loss_ignore_index), usable
+
+
+def spoil_unless(usable: torch.Tensor | None, loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """
+    The loss, or, where the values of [`usable_labels`] may not be trained on, NaN: so are its gradients, by way of the
+    first of the logits, also where no label is left to learn from.
+    """
+    if usable is None:
+        return loss
+    return loss + torch.zeros_like(loss).masked_fill(~usable, torch.nan) * logits.reshape(-1)[0]
 
 
 def joint_objective(
@@ -105,7 +119,7 @@ def joint_objective(
         loss = content_loss + config.detail_loss_weight * detail_loss
         windows = on_device_of(pixel_values, box).repeat(pixel_values.shape[0], 1, 1)
         fields.update(logits=_watched(logits), detail_loss=detail_loss, windows=windows)
-    return {"loss": loss if usable is None else loss.where(usable, torch.nan), **fields}
+    return {"loss": spoil_unless(usable, loss, coarse_logits), **fields}
 
 
 def _halves(output: BackboneOutput) -> list[BackboneOutput]:

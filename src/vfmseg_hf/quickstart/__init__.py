@@ -1,8 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The main job in five minutes: what `make quickstart` runs."""
+"""The main job in small: what `make quickstart` runs."""
 
 from .run import run_quickstart
-from .settings import QuickstartSettings
+from .settings import FOUNDATION, TOY, QuickstartSettings
 
 
-__all__ = ["QuickstartSettings", "run_quickstart"]
+__all__ = ["FOUNDATION", "TOY", "QuickstartSettings", "run_quickstart"]

@@ -18,7 +18,8 @@ from .settings import QuickstartSettings
 SOURCE = "game"
 UNSEEN = ("day", "night", "rain", "camera")
 COLOUR_STEPS = (16, 64)  # coarse enough to carry over to new images, and fine enough to know the palette
-REFERENCES = ("position prior", *(f"{steps}-step lookup" for steps in COLOUR_STEPS))
+LINEAR = "linear head"  # on the frozen foundation model; the toy has none
+REFERENCES = ("position prior", *(f"{steps}-step lookup" for steps in COLOUR_STEPS), LINEAR)
 METHODS = (*REFERENCES, *STAGES)
 GROUPS: dict[str, tuple[str, ...]] = {
     "all classes": tuple(CITYSCAPES_ID2LABEL.values()),
@@ -27,6 +28,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 Scores = dict[str, dict[str, dict[str, float | None]]]  # domain -> method -> group -> mean IoU in 0..1
+
+
+def methods_of(scores: Scores) -> list[str]:
+    """Those of `METHODS` that a run has scored."""
+    return [method for method in METHODS if method in scores[SOURCE]]
 
 
 def group_means(scores: Mapping[str, object], labelled: np.ndarray) -> dict[str, float | None]:
@@ -54,7 +60,7 @@ def format_scores(scores: Scores) -> str:
     lines = [f"{'mean IoU in %':<17}{head}", f"{'':<17}{'(source)':>9}{'':>{9 * len(UNSEEN)}}{'(mean)':>9}"]
     for group in GROUPS:
         lines.append(group)
-        for method in METHODS:
+        for method in methods_of(scores):
             values = [scores[domain][method][group] for domain in (SOURCE, *UNSEEN)]
             values.append(unseen_mean(scores, method, group))
             cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
@@ -68,7 +74,7 @@ def draw_conclusions(scores: Scores) -> list[str]:
     for group in GROUPS:
         if unseen_mean(scores, "final", group) is None:
             continue
-        for reference in REFERENCES:
+        for reference in (name for name in methods_of(scores) if name in REFERENCES):
             lost = [
                 domain
                 for domain in (SOURCE, *UNSEEN)
@@ -88,29 +94,39 @@ def write_results(
     settings: QuickstartSettings,
     scores: Scores,
     details: Mapping[str, Mapping[str, Mapping[str, object]]],
-    parameters: int,
-    seconds: float,
-    resumed: bool,
+    parameters: Mapping[str, int],
+    seconds: Mapping[str, float] | None,
+    encoder: Mapping[str, str] | None,
+    photographs: Mapping[str, object],
 ) -> None:
-    """Everything that was measured, as JSON: fractions, `null` for what does not occur."""
+    """
+    Everything that was measured, as JSON: fractions, `null` for what does not occur.
+
+    Args:
+        seconds: of the parts of the run; `None` of one that went on after a stop.
+        encoder: where the foundation model comes from; `None` of the toy.
+        photographs: scores on real images, by name.
+    """
     names = tuple(CITYSCAPES_ID2LABEL.values())
     result = {
-        "what": "a toy run on procedural images; no figure of the paper",
+        "what": "a small run on procedural images; no figure of the paper",
+        "encoder": encoder,
         "settings": asdict(settings),
         "parameters": parameters,
-        "resumed": resumed,
-        "seconds": None if resumed else round(seconds, 1),
+        "resumed": seconds is None,
+        "seconds": None if seconds is None else {part: round(value, 1) for part, value in seconds.items()},
         "threads": torch.get_num_threads(),
         "groups": {group: list(members) for group, members in GROUPS.items()},
         "mean_iou": scores,
         "unseen_mean_iou": {
-            method: {group: unseen_mean(scores, method, group) for group in GROUPS} for method in METHODS
+            method: {group: unseen_mean(scores, method, group) for group in GROUPS} for method in methods_of(scores)
         },
         "conclusions": draw_conclusions(scores),
         "domains": {
             domain: {method: plain_scores(names, value) for method, value in methods.items()}
             for domain, methods in details.items()
         },
+        "photographs": photographs,
         "versions": software_versions(),
     }
     write_file(path, json.dumps(result, indent=2, allow_nan=False) + "\n")

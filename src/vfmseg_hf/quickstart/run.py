@@ -1,36 +1,39 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""The main job in small: train on a clean game-like street, hold on streets that look different, with no download."""
+"""The main job in small: train on a clean game-like street, hold on streets that look different, and on photographs."""
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data import open_dataset
-from ..evaluation import confusion_matrix, evaluate_domain, iou_scores
+from ..convert import encoder_source
+from ..data import describe_dataset, open_dataset
+from ..evaluation import STAGES, confusion_matrix, evaluate_domain, iou_scores
 from ..evaluation.baselines import ColourLookup, PositionPrior
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..model.labels import CITYSCAPES_ID2LABEL
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
-from ..prediction.predict import draw_panel, predict_image
+from ..prediction.predict import Prediction, draw_panel, predict_files, predict_image
 from ..prediction.visualization import domains_image
 from ..training import Augmentation, EvaluationImages, TrainingImages, VFMSegTrainer, VFMSegTrainingArguments
 from ..training.callbacks import TrainingStopped
 from ..utils.files import encode_image, write_file
 from .conclusions import (
     COLOUR_STEPS,
-    METHODS,
+    LINEAR,
     SOURCE,
     UNSEEN,
     Scores,
@@ -39,11 +42,15 @@ from .conclusions import (
     group_means,
     write_results,
 )
-from .settings import QuickstartSettings, quickstart_config
+from .linear import LinearHead
+from .settings import FOUNDATION, TOY, QuickstartSettings, load_frozen, make_model
 
 
 Row = Mapping[str, object]
-RESULTS = ("results.json", "domains.png", "panels", "model", "training")  # the record of the settings goes last
+PREDICTIONS = "predictions"  # of the user's own images
+# The record of the settings goes last.
+RESULTS = ("results.json", "domains.png", "panels", PREDICTIONS, "model", "training")
+CAMVID = {"CamVid day": "source_val", "CamVid dusk": "target_dusk"}
 
 
 def draw_images(domain: str, split: str, count: int, settings: QuickstartSettings) -> list[Row]:
@@ -52,17 +59,23 @@ def draw_images(domain: str, split: str, count: int, settings: QuickstartSetting
     return [dict(row) for row in tqdm(open_dataset(spec, split), desc=f"draw {domain}", unit="image")]
 
 
-def make_trainer(rows: Sequence[Row], settings: QuickstartSettings, output_dir: str | os.PathLike) -> VFMSegTrainer:
+def make_trainer(
+    rows: Sequence[Row],
+    settings: QuickstartSettings,
+    output_dir: str | os.PathLike,
+    encoder: str | os.PathLike | None = None,
+) -> VFMSegTrainer:
     """A trainer for a new model on the source, everything seeded; checkpoints at every quarter of the run."""
     set_seed(settings.seed)
-    model = VFMSegForSemanticSegmentation(quickstart_config())
-    processor = VFMSegImageProcessor(do_resize=False)
+    model = make_model(settings, encoder)
+    size = (settings.height * settings.enlarge, settings.width * settings.enlarge)
+    processor = VFMSegImageProcessor(size={"shortest_edge": min(size), "longest_edge": max(size)})
     arguments = VFMSegTrainingArguments(
         output_dir=str(output_dir),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        encoder_learning_rate=settings.learning_rate,
+        encoder_learning_rate=settings.encoder_learning_rate,
         # Random weights at such a rate need a warm-up, and second moments that forget the first steps soon.
         warmup_steps=min(60, settings.steps // 10),
         adam_beta2=0.95,
@@ -73,11 +86,27 @@ def make_trainer(rows: Sequence[Row], settings: QuickstartSettings, output_dir: 
         use_cpu=True,
         report_to="none",
     )
-    images = TrainingImages(rows, processor, Augmentation((settings.height, settings.height)), settings.seed)
+    crop = settings.crop or size[0]
+    images = TrainingImages(rows, processor, Augmentation((crop, crop), resize=size), settings.seed)
     return VFMSegTrainer(model, arguments, train_dataset=images, processing_class=processor)
 
 
-def prepare_output(output: Path, settings: QuickstartSettings, resume: bool) -> str | None:
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Products of matrices in bfloat16 where the processor has instructions for them; weights stay as they are."""
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    before = torch.get_float32_matmul_precision()
+    if any(has is not None and has() for has in known):
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def prepare_output(
+    output: Path, settings: QuickstartSettings, resume: bool, encoder: Mapping[str, str] | None = None
+) -> str | None:
     """
     Clear the folder of an earlier run, or find what a run in it can go on from.
 
@@ -87,14 +116,14 @@ def prepare_output(output: Path, settings: QuickstartSettings, resume: bool) -> 
     Raises:
         ValueError: if the folder holds a run with other settings, or files that no quickstart has written.
     """
-    record = output / "training" / "settings.json"
+    record, now = output / "training" / "settings.json", {**asdict(settings), "encoder": encoder}
     found = [name for name in RESULTS if (output / name).exists()]
     if found and not record.is_file():
         raise ValueError(f"{output} holds {', '.join(found)}, which no quickstart wrote; choose another folder")
     if resume and record.is_file():
         earlier = json.loads(record.read_text())
-        if earlier != asdict(settings):
-            differing = {key: value for key, value in earlier.items() if asdict(settings).get(key) != value}
+        if earlier != now:
+            differing = {key: value for key, value in earlier.items() if now.get(key) != value}
             raise ValueError(
                 f"{output} holds a run with {differing}, which is not what was asked for; resume with the same, or "
                 "choose another folder"
@@ -103,7 +132,7 @@ def prepare_output(output: Path, settings: QuickstartSettings, resume: bool) -> 
     for name in found:
         path = output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_file(record, json.dumps(asdict(settings)) + "\n")
+    write_file(record, json.dumps(now) + "\n")
     return None
 
 
@@ -132,15 +161,23 @@ def reload_model(
     return model, processor
 
 
-def score_references(rows: Sequence[Row], references: Mapping[str, PositionPrior | ColourLookup]) -> dict:
-    """`iou_scores` of each reference on a domain."""
+def score_references(rows: Sequence[Row], references: Mapping[str, object]) -> dict:
+    """`iou_scores` of each reference on a domain; references have a `predict`."""
+    return {name: iou_scores(count_pixels(rows, reference)) for name, reference in references.items()}
+
+
+def count_pixels(rows: Sequence[Row], reference: PositionPrior | ColourLookup | LinearHead) -> np.ndarray:
     count = len(CITYSCAPES_ID2LABEL)
-    return {
-        name: iou_scores(
-            sum(confusion_matrix(reference.predict(row["image"]), np.array(row["label"]), count) for row in rows)
-        )
-        for name, reference in references.items()
-    }
+    return sum(confusion_matrix(reference.predict(row["image"]), np.array(row["label"]), count) for row in rows)
+
+
+def describe_encoder(encoder: str | os.PathLike | None) -> dict[str, str] | None:
+    """Where a foundation model comes from, and its licence; `None` for none."""
+    if encoder is None:
+        return None
+    if origin := encoder_source(encoder):
+        return {"source": origin.source, "licence": origin.licence}
+    return {"source": f"the folder {os.path.abspath(encoder)}", "licence": "not known"}
 
 
 def run_quickstart(
@@ -148,83 +185,211 @@ def run_quickstart(
     settings: QuickstartSettings | None = None,
     resume: bool = False,
     say: Callable[[str], None] = print,
+    *,
+    encoder: str | os.PathLike | None = None,
+    images: Mapping[Path, str] | None = None,
+    camvid: str | os.PathLike | None = None,
 ) -> Scores:
     """
     Train, save, reload, score, draw.
 
     Args:
-        output: folder for `training/` (checkpoints), `model/`, `panels/`, `domains.png` and `results.json`.
+        output: folder for `training/` (checkpoints), `model/`, `panels/`, `predictions/`, `domains.png` and
+            `results.json`.
+        settings: by default `FOUNDATION`, or `TOY` without an encoder.
         resume: go on from the last checkpoint in `output`; from the start if there is none. Otherwise the results of
             an earlier run in `output` are removed first.
         say: takes the lines that a user reads.
+        encoder: directory of a foundation model, from `convert.cached_encoder`. Without one, a toy of random weights.
+        images: own image files to segment with the trained model, from `find_images`.
+        camvid: folder of the dataset `camvid`, to score the model on photographs as well.
 
     Returns:
-        Mean IoU (0..1) by domain, method (`METHODS`) and class group (`GROUPS`).
+        Mean IoU (0..1) by domain, method (of `METHODS`) and class group (`GROUPS`).
 
     Raises:
         ValueError: if `output` holds another run to resume, or the saved model does not come back as it was.
         TrainingStopped: on SIGTERM and Ctrl-C, after a checkpoint.
     """
-    settings, output, start = settings or QuickstartSettings(), Path(output), time.perf_counter()
-    checkpoint = prepare_output(output, settings, resume)
-    rows = draw_images(SOURCE, "train", settings.train_images, settings)
-    trainer = make_trainer(rows, settings, output / "training")
-    parameters = trainer.model.num_parameters()
-    say(
-        f"Training {parameters / 1e6:.1f} million weights on {len(rows)} images of the domain {SOURCE!r}. The "
-        "encoder starts from random weights, so there is nothing to preserve and all of it trains; with a foundation "
-        "model, only LoRA and the heads would."
-    )
-    if checkpoint:
-        say(f"Going on from {checkpoint}.")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.stopped_by:
-        raise TrainingStopped(trainer.stopped_by)
-    trainer.save_model(str(output / "model"))
-    trained = time.perf_counter()
+    settings = settings or (TOY if encoder is None else FOUNDATION)
+    with nullcontext() if encoder is None else fast_products():
+        return Quickstart(Path(output), settings, say, encoder).run(resume, images or {}, camvid)
 
-    model, processor = reload_model(output / "model", trainer.model, rows[0]["image"])
-    say(f"Saved to {output / 'model'}; AutoModelForSemanticSegmentation and pipeline give the trained model's labels.")
-    pairs = [(np.array(row["image"]), np.array(row["label"])) for row in rows]
-    references = {
-        "position prior": PositionPrior([label for _, label in pairs], model.config.num_labels),
-        **{f"{steps}-step lookup": ColourLookup(pairs, model.config.num_labels, steps) for steps in COLOUR_STEPS},
-    }
-    domains, details, shown = {}, {}, {}
-    for domain in (SOURCE, *UNSEEN):
-        # Not "validation": the settings above were chosen by looking at that split.
-        test = draw_images(domain, "test", settings.test_images, settings)
-        images = EvaluationImages(test, processor)
-        progress = partial(tqdm, desc=f"score {domain}", unit="image")
-        domains[domain] = evaluate_domain(model, images, domain, progress=progress)
-        details[domain] = score_references(test, references) | domains[domain].scores
-        shown[domain] = predict_image(model, processor, test[0]["image"])
-        panel = draw_panel(shown[domain], test[0]["file_name"], model.config, truth=np.array(test[0]["label"]))
-        write_file(output / "panels" / f"{domain}.png", encode_image(panel, "PNG"))
-    columns = {f"{name} (source)" if name == SOURCE else name: prediction for name, prediction in shown.items()}
-    overview = domains_image(
-        {name: prediction.image for name, prediction in columns.items()},
-        {name: prediction.labels for name, prediction in columns.items()},
-        np.array(test[0]["label"]),
-        model.config.id2label,
-        "Trained on the first look of the street only; predictions under the images",
-    )
-    write_file(output / "domains.png", encode_image(overview, "PNG"))
-    labelled = np.isin(np.arange(model.config.num_labels), np.concatenate([np.unique(row["label"]) for row in test]))
-    scores = {
-        domain: {method: group_means(methods[method], labelled) for method in METHODS}
-        for domain, methods in details.items()
-    }
-    seconds = time.perf_counter() - start
-    write_results(output / "results.json", settings, scores, details, parameters, seconds, checkpoint is not None)
-    say("\n" + format_scores(scores) + "\n")
-    for line in draw_conclusions(scores):
-        say(line)
-    refined = ", ".join(f"{name} {100 * domain.refined:.0f} %" for name, domain in domains.items())
-    say(f"Windows refined: {refined}.")
-    say(
-        f"{seconds:.0f} s{' since the run went on' if checkpoint else ''}, of which {trained - start:.0f} s for "
-        "drawing and training. Look at "
-        f"{output / 'domains.png'} and {output / 'panels'}; all figures are in {output / 'results.json'}."
-    )
-    return scores
+
+class Quickstart:
+    """One run of [`run_quickstart`], with what its parts share."""
+
+    def __init__(
+        self,
+        output: Path,
+        settings: QuickstartSettings,
+        say: Callable[[str], None],
+        encoder: str | os.PathLike | None,
+    ):
+        self.output, self.settings, self.say, self.encoder = output, settings, say, encoder
+        self.origin = describe_encoder(encoder)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def run(self, resume: bool, images: Mapping[Path, str], camvid: str | os.PathLike | None) -> Scores:
+        settings, output, say = self.settings, self.output, self.say
+        checkpoint = prepare_output(output, settings, resume, self.origin)
+        with self.timed("drawing"):
+            rows = draw_images(SOURCE, "train", settings.train_images, settings)
+            tests = {name: draw_images(name, "test", settings.test_images, settings) for name in (SOURCE, *UNSEEN)}
+        with self.timed("training"):
+            trained, parameters = self.train(rows, checkpoint)
+        with self.timed("scoring"):
+            model, processor = reload_model(output / "model", trained, rows[0]["image"])
+            say(f"Saved to {output / 'model'}; the Auto classes and pipeline give the trained model's labels.")
+        with self.timed("references"):
+            references = self.fit_references(rows, processor)
+        domains, details, shown = {}, {}, {}
+        for domain, test in tests.items():
+            with self.timed("scoring"):
+                # Not "validation": the settings were chosen by looking at that split.
+                progress = partial(tqdm, desc=f"score {domain}", unit="image")
+                scored = EvaluationImages(test, processor)
+                domains[domain] = evaluate_domain(model, scored, domain, progress=progress)
+                shown[domain] = predict_image(model, processor, test[0]["image"])
+                self.write_panel(domain, shown[domain], test[0], model)
+            with self.timed("references"):
+                details[domain] = score_references(test, references) | domains[domain].scores
+        self.write_overview(shown, np.array(test[0]["label"]), model)
+        labelled = np.isin(
+            np.arange(model.config.num_labels), np.concatenate([np.unique(row["label"]) for row in test])
+        )
+        scores = {
+            domain: {method: group_means(of_method, labelled) for method, of_method in methods.items()}
+            for domain, methods in details.items()
+        }
+        say("\n" + format_scores(scores) + "\n")
+        for line in draw_conclusions(scores):
+            say(line)
+        refined = ", ".join(f"{name} {100 * domain.refined:.0f} %" for name, domain in domains.items())
+        say(f"Windows refined: {refined}.")
+        own_time = dict(self.seconds)
+        parts = ", ".join(f"{part} {value:.0f} s" for part, value in own_time.items())
+        since = " since the run went on" if checkpoint else ""
+        say(f"{sum(own_time.values()):.0f} s{since}: {parts}.")
+        photographs = self.score_camvid(camvid, model, processor, references) if camvid else {}
+        time_taken = None if checkpoint else self.seconds
+        write_results(
+            output / "results.json", settings, scores, details, parameters, time_taken, self.origin, photographs
+        )
+        say(f"Look at {output / 'domains.png'} and {output / 'panels'}; all figures are in {output / 'results.json'}.")
+        if images:
+            self.segment(images, model, processor)
+        return scores
+
+    def train(
+        self, rows: Sequence[Row], checkpoint: str | None
+    ) -> tuple[VFMSegForSemanticSegmentation, dict[str, int]]:
+        """Train and save; the model with LoRA folded in, and how many weights it has and how many were trained."""
+        trainer = make_trainer(rows, self.settings, self.output / "training", self.encoder)
+        model = trainer.model
+        parameters = {"all": model.num_parameters(), "trained": model.num_parameters(only_trainable=True)}
+        if self.origin is None:
+            self.say(
+                f"Training {parameters['all'] / 1e6:.1f} million weights on {len(rows)} images of the domain "
+                f"{SOURCE!r}. The encoder starts from random weights, so there is nothing to preserve and all of it "
+                "trains; with a foundation model, only LoRA and the heads would."
+            )
+        else:
+            self.say(
+                f"Training LoRA and both heads, {parameters['trained'] / 1e6:.1f} of {parameters['all'] / 1e6:.1f} "
+                f"million weights, on {len(rows)} images of the domain {SOURCE!r}. The encoder is frozen: "
+                f"{self.origin['source']} (licence: {self.origin['licence']})."
+            )
+        if checkpoint:
+            self.say(f"Going on from {checkpoint}.")
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.stopped_by:
+            raise TrainingStopped(trainer.stopped_by)
+        if self.encoder is not None:
+            model.merge_and_unload()
+        trainer.save_model(str(self.output / "model"))
+        return model, parameters
+
+    def fit_references(self, rows: Sequence[Row], processor: VFMSegImageProcessorMixin) -> dict[str, object]:
+        """What sees no shapes, and the frozen foundation model with a linear head, all of the same images."""
+        pairs = [(np.array(row["image"]), np.array(row["label"])) for row in rows]
+        count = len(CITYSCAPES_ID2LABEL)
+        references: dict[str, object] = {
+            "position prior": PositionPrior([label for _, label in pairs], count),
+            **{f"{steps}-step lookup": ColourLookup(pairs, count, steps) for steps in COLOUR_STEPS},
+        }
+        if self.encoder is not None:
+            frozen = load_frozen(self.settings, self.encoder)
+            chosen = rows[: self.settings.linear_images]
+            progress = tqdm(chosen, desc="features of the frozen encoder", unit="image")
+            references[LINEAR] = LinearHead(frozen, processor, progress, self.settings.seed)
+        return references
+
+    def write_panel(self, name: str, prediction: Prediction, row: Row, model: VFMSegForSemanticSegmentation) -> None:
+        panel = draw_panel(prediction, row["file_name"], model.config, truth=np.array(row["label"]))
+        write_file(self.output / "panels" / f"{name}.png", encode_image(panel, "PNG"))
+
+    def write_overview(
+        self, shown: Mapping[str, Prediction], truth: np.ndarray, model: VFMSegForSemanticSegmentation
+    ) -> None:
+        columns = {f"{name} (source)" if name == SOURCE else name: prediction for name, prediction in shown.items()}
+        overview = domains_image(
+            {name: prediction.image for name, prediction in columns.items()},
+            {name: prediction.labels for name, prediction in columns.items()},
+            truth,
+            model.config.id2label,
+            "Trained on the first look of the street only; predictions under the images",
+        )
+        write_file(self.output / "domains.png", encode_image(overview, "PNG"))
+
+    def score_camvid(
+        self,
+        folder: str | os.PathLike,
+        model: VFMSegForSemanticSegmentation,
+        processor: VFMSegImageProcessorMixin,
+        references: Mapping[str, object],
+    ) -> dict[str, dict[str, object]]:
+        """Mean IoU over CamVid's 11 classes on as many frames of each set as there are test images, evenly spaced."""
+        spec, results = f"camvid:{folder}", {}
+        rule = describe_dataset(spec).evaluation
+        for name, split in CAMVID.items():
+            frames = open_dataset(spec, split)
+            frames = frames.select(range(0, len(frames), max(1, len(frames) // self.settings.test_images)))
+            with self.timed(name):
+                progress = partial(tqdm, desc=f"score {name}", unit="image")
+                domain = evaluate_domain(model, EvaluationImages(frames, processor, rule), name, progress=progress)
+                scores = {stage: domain.scores[stage]["mean_iou"] for stage in STAGES}
+                if LINEAR in references:
+                    counts = count_pixels(list(frames), references[LINEAR])
+                    scores = {LINEAR: iou_scores(rule.merge(counts))["mean_iou"], **scores}
+                self.write_panel(
+                    name.lower().replace(" ", "-"),
+                    predict_image(model, processor, frames[0]["image"]),
+                    frames[0],
+                    model,
+                )
+            results[name] = {"images": len(frames), "classes": len(rule.names), "mean_iou": scores}
+            told = ", ".join(f"{method} {100 * value:.1f}" for method, value in scores.items())
+            self.say(f"{name}, {len(frames)} photographs, {len(rule.names)} classes, mean IoU in %: {told}.")
+        return results
+
+    def segment(
+        self, images: Mapping[Path, str], model: VFMSegForSemanticSegmentation, processor: VFMSegImageProcessorMixin
+    ) -> None:
+        """The user's own images."""
+        folder = self.output / PREDICTIONS
+        reports = list(tqdm(predict_files(model, processor, images, folder), total=len(images), unit="image"))
+        for report in reports:
+            if report.error:
+                self.say(f"failed: {report.path}: {report.error}")
+        done = sum(report.error is None for report in reports)
+        self.say(
+            f"{done} of {len(images)} of your images are segmented: look at {folder / 'panels'} and "
+            f"{folder / 'overlays'}."
+        )

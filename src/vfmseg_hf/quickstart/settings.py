@@ -1,24 +1,34 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Size of a quickstart run, and of its model."""
+"""Size of a quickstart run, on a foundation model and on random weights, and the models of both."""
 
+import os
 from dataclasses import dataclass
 
+from ..model.adapters import lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
+from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 
 
 @dataclass(frozen=True)
 class QuickstartSettings:
     """
-    Size of the run; the defaults take about four minutes on two CPU cores.
+    Size of the run. The defaults are those of the toy from random weights: about four minutes on two CPU cores.
 
     Args:
         seed: of the weights, the order and the augmentation. The images are the same for every seed.
         height, width: of all images, multiples of 32.
         train_images: how many images of the source there are to train on.
         test_images: how many images of each domain are scored; the same scenes in all of them.
+        enlarge: so many times larger the model sees the images, for things that are thinner than a patch.
+        crop: height and width of what is trained on, of the enlarged image; a multiple of 32, `None` for all its
+            height.
+        window_size, window_stride: of the refinement, in pixels of the enlarged image; the coarse pass has this size
+            as well.
         steps: optimizer steps.
         batch_size: crops per step.
-        learning_rate: of encoder and heads alike: nothing in a random encoder has to be preserved.
+        learning_rate: of the heads.
+        encoder_learning_rate: of the encoder or its LoRA.
+        linear_images: on how many of the training images the linear head on the frozen encoder is trained.
 
     Raises:
         ValueError: on a number that is out of range.
@@ -29,20 +39,59 @@ class QuickstartSettings:
     width: int = 512
     train_images: int = 200
     test_images: int = 20
+    enlarge: int = 1
+    crop: int | None = None
+    window_size: int = 128
+    window_stride: int = 80
     steps: int = 1100
     batch_size: int = 8
     learning_rate: float = 3e-3
+    encoder_learning_rate: float = 3e-3
+    linear_images: int = 40
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if value < (0 if name == "seed" else 1) and name != "learning_rate":
+            if value is not None and value < (0 if name == "seed" else 1) and not name.endswith("learning_rate"):
                 raise ValueError(f"{name} must be a positive whole number, got {value}")
-        for name in ("height", "width"):
-            if getattr(self, name) % 32:
+        for name in ("height", "width", "crop"):
+            if (getattr(self, name) or 0) % 32:
                 raise ValueError(f"{name} must be a multiple of 32, got {getattr(self, name)}")
 
 
-def quickstart_config() -> VFMSegConfig:
+TOY = QuickstartSettings()
+FOUNDATION = QuickstartSettings(steps=200, learning_rate=1e-3, encoder_learning_rate=5e-4)
+
+
+def make_model(settings: QuickstartSettings, encoder: str | os.PathLike | None) -> VFMSegForSemanticSegmentation:
+    """
+    What is trained: new heads, and LoRA on a foundation model, or all of a toy of random weights.
+
+    Args:
+        encoder: directory of the foundation model; `None` for the toy.
+    """
+    if encoder is None:
+        return VFMSegForSemanticSegmentation(toy_config(settings))
+    model = load_frozen(settings, encoder)
+    model.add_adapter(lora_config(model.config, lora_dropout=0.0))  # a short training underfits
+    return model
+
+
+def load_frozen(settings: QuickstartSettings, encoder: str | os.PathLike) -> VFMSegForSemanticSegmentation:
+    """New heads on a foundation model, as it is."""
+    return VFMSegForSemanticSegmentation.from_backbone(os.fspath(encoder), **window_fields(settings))
+
+
+def window_fields(settings: QuickstartSettings) -> dict[str, int]:
+    size = settings.window_size
+    return {
+        "coarse_size": size,
+        "window_size": size,
+        "window_stride": settings.window_stride,
+        "window_batch_size": 8,
+    }
+
+
+def toy_config(settings: QuickstartSettings) -> VFMSegConfig:
     """A VFMSeg of 1.3 million random weights, with window sizes for images of 256 x 512."""
     return VFMSegConfig(
         backbone_config={
@@ -61,10 +110,7 @@ def quickstart_config() -> VFMSegConfig:
         # A short training from random weights underfits; dropout would only slow it down.
         refine_dropout=0.0,
         head_dropout=0.0,
-        coarse_size=128,
-        window_size=128,
-        window_stride=80,
         confidence_threshold=0.8,
         certainty_threshold=0.9,
-        window_batch_size=8,
+        **window_fields(settings),
     )

@@ -60,6 +60,8 @@ def start_model(
             has no configuration of a preset; as [`check_fields`].
         FileNotFoundError: if there is no such JSON file.
     """
+    if decoder is not None and decoder not in METHODS:
+        raise ValueError(f"decoder must be one of {list(METHODS)}, or None for VFMSeg's, got {decoder!r}")
     fields = {name: value for name, value in overrides.items() if name != "id2label"}
     base = check_fields(name_or_path, recipe, fields, decoder)
     if decoder is not None and isinstance(base, VFMSegConfig):
@@ -275,10 +277,7 @@ def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora
     """
     if tune == "lora":
         if not model._hf_peft_config_loaded:
-            adapter = lora_config(model.config, **lora)
-            if isinstance(model, SingleStageModel):
-                adapter.modules_to_save = list(model.heads)
-            model.add_adapter(adapter)
+            model.add_adapter(lora_config(model.config, **lora))
     elif tune in ("heads", "none"):
         model.model.requires_grad_(False)
     elif tune == "full":

@@ -88,7 +88,7 @@ def keys_of(images: Any) -> np.ndarray | None:
     """As `frame_keys`, of rows, or of the images that training and evaluation make of them: once for these."""
     if not isinstance(images, TrainingImages | EvaluationImages):
         return frame_keys(images)
-    if len(parts := parts_of(images)) > 1:
+    if (parts := parts_of(images)) != (images,):
         keys = [keys_of(part) for part in parts]
         return None if any(of_part is None for of_part in keys) else np.concatenate(keys)
     if not hasattr(images, "frame_keys"):

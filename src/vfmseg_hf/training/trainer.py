@@ -336,8 +336,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with ExitStack() as inside:
-            # `training_step` reads the loss anyway, and then says what is wrong with the values.
-            inside.enter_context(checks_without_waiting(unwrap_peft_model(self.model)))
+            if model.training:  # `training_step` reads the loss anyway, and then says what is wrong with the values
+                inside.enter_context(checks_without_waiting(unwrap_peft_model(self.model)))
             if self.own_loss is not None:
                 inside.enter_context(self.own_loss.applied(self.model))
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
