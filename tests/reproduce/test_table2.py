@@ -193,6 +193,8 @@ def test_a_target_that_cannot_be_read_costs_no_other(script):
     assert len(failures) == 8 + 2 and all(line.endswith("night: night.png cannot be read") for line in failures)
     table = (script.output / "table.md").read_text()
     assert "|  | day | mean |" not in table and "|  | day |\n" in table and "| + MGRNet | 45.50 ± 0.71 |" in table
+    script.fails = {}
+    assert run(script)[0] == [] and "|  | day | night | mean |" in (script.output / "table.md").read_text()
 
 
 def test_costs_that_cannot_be_had_cost_no_score(script, monkeypatch):

@@ -3,7 +3,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,16 +124,16 @@ class RunFolder:
         return {name: scores for found in alone for name, scores in (found or {}).items()}
 
     def failures(self) -> dict[str, str]:
-        """Why commands have failed, by name; without those that were made again in parts."""
+        """Why commands have failed, by name; without those that were made again, in parts or as a whole."""
         steps = self.steps()
-        return {
-            name: str(known["reason"] or known["status"])
-            for name, known in steps.items()
-            if known["status"] != FINISHED and not any(other.startswith(f"{name}-") for other in steps)
-        }
+        failed = {name: known for name, known in steps.items() if known["status"] != FINISHED}
+        parts = {name for name in steps if "-" in name}
+        again = {part.partition("-")[0] for part in parts}
+        again |= {part for part in parts if part.partition("-")[0] not in failed}
+        return {name: str(known["reason"] or known["status"]) for name, known in failed.items() if name not in again}
 
     def _perform(
-        self, step: str, verb: str, words: Sequence[str], quietly: Sequence[str], commands: Commands
+        self, step: str, verb: str, words: Sequence[str], beside: Sequence[str], commands: Commands
     ) -> Outcome:
         known, before = self.steps().get(step), self.outcome(step)
         told = self._told(self._known_words(words))
@@ -145,7 +145,7 @@ class RunFolder:
         self._write(step, told, Outcome(STOPPED, seconds=earlier, threads=commands.threads))
         log.write_bytes(b"")
         start = time.monotonic()
-        status = commands([verb, *words, *quietly], log)
+        status = commands([verb, *words, *beside], log)
         seconds = earlier + time.monotonic() - start
         state = STOPPED if status is None else FAILED if status else FINISHED
         reason = _reason(log, status) if state == FAILED else None
@@ -170,12 +170,6 @@ class RunFolder:
             "threads": outcome.threads,
         }
         write_file(self.path / RECORD, json.dumps({**self.steps(), step: record}, indent=2) + "\n")
-
-
-def check_folders(folders: Iterable[RunFolder], source: str) -> None:
-    """Raises a `ValueError` for the first folder that holds a run of other arguments."""
-    for folder in folders:
-        folder.check(source)
 
 
 def _difference(kept: Sequence[str], asked: Sequence[str]) -> str:

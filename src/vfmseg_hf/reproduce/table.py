@@ -123,13 +123,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _main_table(plan: Plan, measured: Measured) -> Iterator[str]:
     mean = "mean" if measured.common == measured.targets else f"mean of {listed(measured.common) or 'none'}"
-    head = ["", *measured.targets, *([mean] if len(measured.targets) > 1 else [])]
     rows = []
     for row in plan.rows:
-        cells = [spread_of([*measured.values(row.name, target).values()]) for target in measured.targets]
-        rows.append([row.title, *cells, *([spread_of([*measured.means(row.name).values()])] if len(head) > 2 else [])])
-        rows[-1] = rows[-1][: len(head)]
-    return _table(head, rows)
+        values = [measured.values(row.name, target) for target in measured.targets]
+        values += [measured.means(row.name)] if len(measured.targets) > 1 else []
+        rows.append([row.title, *(spread_of([*of_seeds.values()]) for of_seeds in values)])
+    return _table(["", *measured.targets, mean][: len(rows[0])], rows)
 
 
 def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
@@ -142,8 +141,8 @@ def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
         sources += [(plan.rows[-1], edge, seeds) for edge, seeds in measured.resolutions.items()]
         for row, edge, seeds in sources:
             scores = [of_seed[target] for of_seed in seeds.values() if target in of_seed]
-            if not scores or not any(domain["refined"] for domain in scores):
-                continue  # a row of one pass
+            if not scores:
+                continue
             coarse, final = ([100 * domain[stage]["mean_iou"] for domain in scores] for stage in (COARSE, FINAL))
             gains = [after - before for before, after in zip(coarse, final, strict=True)]
             refined = f"{fmean(domain['refined'] for domain in scores):.0%}"
