@@ -66,6 +66,7 @@ def test_a_wrong_result_is_noticed(arguments, monkeypatch):
         BENCHMARKS["two-stage"].run(arguments("--modes", "float32"))
 
 
+@pytest.mark.slow
 def test_the_clock_does_not_break_a_compiled_graph(arguments, monkeypatch):
     compile_windows = VFMSegForSemanticSegmentation.compile_windows
     whole_graph = partialmethod(compile_windows, backend="eager", fullgraph=True)
@@ -118,6 +119,7 @@ def small_others(monkeypatch):
     return configurations
 
 
+@pytest.mark.slow
 def test_other_models_take_their_turns(arguments, small_others, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     turns, time_mode = [], two_stage.time_mode

@@ -78,6 +78,7 @@ def test_eager_is_sdpa_up_to_rounding(name, make):
     assert disagreement(logits(model), expected) <= 1
 
 
+@pytest.mark.slow
 def test_flex_attention(make):
     model = make("dinov2")
     expected = logits(model)

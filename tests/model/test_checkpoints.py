@@ -188,6 +188,7 @@ def test_from_backbone_with_other_classes_and_a_wrong_field(foundation):
         from_foundation(foundation, window_sise=3)
 
 
+@pytest.mark.slow
 def test_from_backbone_of_full_size(tmp_path):
     """ViT-B/14 at 518 pixels with random weights under the Hub's key names: 86 million parameters."""
     native = Dinov2Model(Dinov2Config(image_size=518))

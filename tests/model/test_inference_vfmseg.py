@@ -470,6 +470,7 @@ def least_peak(call) -> int:
     return min(peaks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_strips", [False, True], ids=["whole", "strips"])
 def test_memory_is_what_is_stated_and_not_more_for_more_windows(in_strips, tiny_model, monkeypatch):
     """With a factor for what the allocator holds back."""

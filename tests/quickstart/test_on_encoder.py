@@ -116,6 +116,7 @@ def test_the_saved_model_loads_without_peft(finished):
     assert done.stdout.strip() == "19", done.stderr
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_as_an_uninterrupted_one(finished, encoder, tmp_path, monkeypatch):
     class Interrupt(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):

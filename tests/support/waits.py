@@ -24,10 +24,7 @@ class CountWaits(TorchDispatchMode):
 
 
 def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """
-    What has copied a tensor to the host since, or numbers of the host to a device, for which torch waits as well: the
-    names of methods and functions, more with every copy.
-    """
+    """The names of the methods that have copied a tensor to the host since; grows with every copy."""
     copies = []
     for name in ("tolist", "item", "cpu", "numpy"):
         copy_to_host = getattr(torch.Tensor, name)
@@ -36,13 +33,19 @@ def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             name,
             lambda *inputs, name=name, copy_to_host=copy_to_host: copies.append(name) or copy_to_host(*inputs),
         )
+    return copies
+
+
+def count_copies_of_numbers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the functions that have since made a tensor of the host's numbers on a device: torch waits there."""
+    copies = []
     for name in ("tensor", "as_tensor"):
         make = getattr(torch, name)
 
-        def make_on_device(data, *arguments, name=name, make=make, **options):
+        def make_counted(data, *arguments, name=name, make=make, **options):
             if options.get("device") is not None and not isinstance(data, torch.Tensor):
                 copies.append(name)
             return make(data, *arguments, **options)
 
-        monkeypatch.setattr(torch, name, make_on_device)
+        monkeypatch.setattr(torch, name, make_counted)
     return copies

@@ -9,7 +9,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Trai
 
 from tests.support.processes import run_in_processes
 from tests.support.tiny import give_base
-from tests.support.waits import CountWaits, count_copies
+from tests.support.waits import CountWaits, count_copies, count_copies_of_numbers
 from tests.training.test_trainer_surface import CLASSES, Rows, trainer_of
 from vfmseg_hf import lora_config
 from vfmseg_hf.model import objective
@@ -29,13 +29,14 @@ class Recorded(TrainerCallback):
     """
 
     def __init__(self, monkeypatch):
-        self.waits, self.copies, self.steps = CountWaits(), count_copies(monkeypatch), []
+        self.waits, self.steps = CountWaits(), []
+        self.copies, self.numbers = count_copies(monkeypatch), count_copies_of_numbers(monkeypatch)
 
     def on_step_begin(self, args, state, control, **kwargs):
         # An item is counted as an operation already.
-        self.steps.append(self.waits.names + [name for name in self.copies if name != "item"])
-        self.waits.names.clear()
-        self.copies.clear()
+        self.steps.append(self.waits.names + [name for name in self.copies if name != "item"] + self.numbers)
+        for names in (self.waits.names, self.copies, self.numbers):
+            names.clear()
 
     def most(self) -> int:
         return max(map(len, self.steps[1:]))
@@ -100,23 +101,23 @@ def test_the_model_alone_waits_for_its_checks(tiny_model, monkeypatch):
     def step():
         model(row["pixel_values"][None], labels=row["labels"][None], detail_crop_box=(0, 0, 32, 32)).loss.backward()
 
-    copies = count_copies(monkeypatch)
+    copies, numbers = count_copies(monkeypatch), count_copies_of_numbers(monkeypatch)
     with CountWaits() as waits:
         step()
-        assert waits.names == [] and copies == ["tolist"]
+        assert waits.names == numbers == [] and copies == ["tolist"]
         with checks_without_waiting(model):
             step()
-    assert waits.names == [] and copies == ["tolist"] and model.checks_raise
+    assert waits.names == numbers == [] and copies == ["tolist"] and model.checks_raise
 
 
 def test_processes_agree_with_one_wait(tmp_path):
     def agree(rank):
         with pytest.MonkeyPatch.context() as monkeypatch, CountWaits() as waits:
-            copies = count_copies(monkeypatch)
+            copies = count_copies(monkeypatch), count_copies_of_numbers(monkeypatch)
             assert StopOnSignal(torch.device("cpu"), 2).agreed() is None
-            return waits.names, copies
+            return waits.names, *copies
 
-    assert run_in_processes(2, agree, tmp_path) == [(["_local_scalar_dense"], [])] * 2
+    assert run_in_processes(2, agree, tmp_path) == [(["_local_scalar_dense"], [], [])] * 2
 
 
 # ------------------------------------------------------------------------------------ what is checked without waiting

@@ -116,6 +116,7 @@ def test_drawing_leaves_no_trace():
 # What is in the scenes
 
 
+@pytest.mark.slow
 def test_every_class_is_in_two_of_a_hundred_images():
     images = np.zeros(NUM_CLASSES)
     for seed in SEEDS:
