@@ -75,15 +75,15 @@ class Measured:
 
 def write_table(plan: Plan, measured: Sequence[Measured]) -> str:
     """All tables and sentences of a reproduction."""
-    budget = plan.budget
+    budget, seeds = plan.budget, listed(plan.budget.seeds)
+    several = f"mean ± sample standard deviation over the seeds {seeds}"
+    images = f"at most {budget.max_images}" if budget.max_images else "all"
     lines = [
         "# Table 2",
         "",
-        f"mIoU in percent, mean ± sample standard deviation over the seeds {listed(budget.seeds)}. "
-        f"{budget.steps} steps of {budget.batch_size} crops of {budget.size} × {budget.size}; images fitted into "
-        f"{budget.size} × {2 * budget.size}, "
-        + (f"at most {budget.max_images}" if budget.max_images else "all")
-        + f" of each target. Encoder: weights of sha256 `{plan.encoder_sha256}`.",
+        f"mIoU in percent, {several if len(budget.seeds) > 1 else f'seed {seeds}'}. {budget.steps} steps of "
+        f"{budget.batch_size} crops of {budget.size} × {budget.size}; images fitted into {budget.size} × "
+        f"{2 * budget.size}, {images} of each target. Encoder: weights of sha256 `{plan.encoder_sha256}`.",
     ]
     for each in measured:
         lines += ["", f"## {each.setting.title}", "", *of_setting(plan, each)]
@@ -256,7 +256,7 @@ def _order(rows: Sequence[Row], measured: Measured) -> str:
         all(measured.means(low.name)[seed] < measured.means(high.name)[seed] for low, high in pairwise(rows))
         for seed in seeds
     )
-    of_seeds = f"; of {len(seeds)} seeds, {ordered} by themselves have it"
+    of_seeds = f"; of {len(seeds)} seeds, {ordered} by themselves have it" if len(seeds) > 1 else ""
     if not wrong:
         return f"The paper's order holds in the mean: {shown}{of_seeds}."
     told = listed([f"{h.title} ({means[h.name]:.2f}) is not above {b.title} ({means[b.name]:.2f})" for b, h in wrong])
