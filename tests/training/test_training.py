@@ -266,6 +266,13 @@ def test_what_trains(tune, tiny_model):
     assert trained_alone == {name for name in trained if "refine_head." not in name}, "nothing tells it anything"
 
 
+def test_a_loss_that_is_not_computed_is_not_logged(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model(detail_loss_weight=0), tmp_path, max_steps=1, logging_steps=1)
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert entry["loss"] == pytest.approx(entry["content_loss"], rel=1e-5) and "detail_loss" not in entry
+
+
 def test_lora_on_random_weights_does_not_train(tiny_model, tmp_path):
     """Nobody could load its checkpoints; saved and loaded first, the same weights may."""
     model = tiny_model()

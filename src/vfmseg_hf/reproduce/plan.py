@@ -336,7 +336,7 @@ class Plan:
         """
         About how long all runs take on a CPU.
 
-        Measured with a ViT-S on two busy cores of an AMD EPYC, scaled by weights and pixels.
+        Measured with a ViT-S on two busy cores of an Intel Xeon, scaled by weights and pixels.
         """
         budget = self.budget
         scale = self.parameters / 22e6 * (budget.size / 256) ** 2

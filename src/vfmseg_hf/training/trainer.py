@@ -348,18 +348,17 @@ class VFMSegTrainer(ScoringTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums["batches"]:
-            two_stages = "content_loss" in self._sums
+            losses = [name for name in ("content_loss", "detail_loss") if name in self._sums]  # that were computed
             names = ("content_loss", "detail_loss", "batches", "images")
             # The host's numbers are added on the device; a tensor of them would be copied there, and waited for.
             sums = torch.stack([torch.zeros((), device=self.args.device).add_(self._sums[name]) for name in names])
             content, detail, batches, images = self.accelerator.reduce(sums, "sum").tolist()  # over all processes
-            if two_stages:
-                logs["content_loss"], logs["detail_loss"] = content / batches, detail / batches
-                if content == detail == 0:
-                    logger.warning_once(
-                        "Both losses have been exactly 0: no pixel of these batches has a class. Are all labels "
-                        "ignored (255)?"
-                    )
+            logs.update({name: {"content_loss": content, "detail_loss": detail}[name] / batches for name in losses})
+            if losses and content == detail == 0:
+                logger.warning_once(
+                    "All losses have been exactly 0: no pixel of these batches has a class. Are all labels ignored "
+                    "(255)?"
+                )
             names = ("learning_rate", "encoder_learning_rate")
             rates = {name: self._rates[rate] for name in names if (rate := getattr(self.args, name)) in self._rates}
             if rates and not self.optimizer_is_given:

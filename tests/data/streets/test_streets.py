@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vfmseg_hf.data import open_dataset
 from vfmseg_hf.data.streets import geometry
 from vfmseg_hf.data.streets.canvas import CAMERA_HEIGHT, FAR, Canvas, Part
 from vfmseg_hf.data.streets.geometry import STREETS_VERSION, Scene, draw_scene
@@ -235,3 +236,9 @@ def test_colours_alone_do_not_carry_over_to_other_domains():
         scores[domain] = iou_scores(confusion)["mean_iou"]
     assert scores["game"] > 0.2, scores
     assert all(score < 0.5 * scores["game"] for domain, score in scores.items() if domain != "game"), scores
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_images_that_are_smaller_than_a_streak_of_rain(domain):
+    row = open_dataset(f"streets:{domain}?n=1&size=16x32", split="test")[0]
+    assert row["image"].size == row["label"].size == (32, 16)

@@ -201,7 +201,8 @@ def _streaks(image: np.ndarray, draws: Draws) -> None:
     """Falling drops, as short bright lines that all lean the same way."""
     _, height, width = image.shape
     count, length = height * width // 900, max(2, height // 20)
-    raw = np.array([(draws(0, height), draws(0, width), draws(0.3, 1)) for _ in range(count)], np.float32).T
+    raw = np.array([(draws(0, height), draws(0, width), draws(0.3, 1)) for _ in range(count)], np.float32)
+    raw = raw.reshape(count, 3).T  # also of none, in an image that is smaller than a drop has room for
     step = np.arange(length, dtype=np.float32)
     keep = step < raw[2][:, None] * length
     rows = (raw[0][:, None] + step).astype(np.int64) % height
