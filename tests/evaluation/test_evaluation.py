@@ -228,7 +228,7 @@ def test_a_domain_is_the_sum_of_its_images(scored):
 def test_batches_of_any_sizes_score_the_same(scored, batch_size):
     """Windows of images of three sizes go through the refine head together."""
     model, images = scored
-    model.config.window_batch_size = 100
+    model.config.window_batch_size = 8
     batches = []
     model.refine_head.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0][0])))
     expected = evaluate_domain(model, images, "noise")

@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,13 @@ from benchmarks.reference_loop import reference_inference
 from tests.support.numbers import disagreement, lively
 from tests.support.waits import CountWaits, count_copies
 from vfmseg_hf.model import inference as inference_vfmseg
-from vfmseg_hf.model.window_batches import choose_window_batch_size, inference_memory, run_windows, window_memory
+from vfmseg_hf.model.window_batches import (
+    choose_window_batch_size,
+    free_memory,
+    inference_memory,
+    run_windows,
+    window_memory,
+)
 from vfmseg_hf.model.windows import label_map
 
 
@@ -511,6 +518,13 @@ def test_window_batch_follows_the_free_memory(tiny_config, monkeypatch):
         monkeypatch.setattr("vfmseg_hf.model.window_batches.free_memory", lambda device, free=free: free)
         assert choose_window_batch_size(config, window) == expected
     assert choose_window_batch_size(tiny_config(window_batch_size=9), window) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").is_file(), reason="no /proc/meminfo to compare with")
+def test_what_the_cache_of_files_holds_is_free_memory():
+    """What is unused is little on a machine that has read many files: windows went one by one on it."""
+    known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    assert free_memory(torch.device("cpu")) == pytest.approx(1024 * int(known["MemAvailable"].split()[0]), rel=0.2)
 
 
 # ------------------------------------------------------------------------------------------------------------ compile

@@ -2,10 +2,10 @@
 """Windows through encoder and head in batches of one shape, whatever images they come from, as memory has it."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers.utils import logging
@@ -202,13 +202,14 @@ def inference_memory(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device, or `None` where that cannot be found out."""
+    """
+    Bytes that can still be allocated on a device, or `None` where that cannot be found out. What a machine's memory
+    holds of files is free: the system gives it up when it is asked for.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    if device.type == "cpu" and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
