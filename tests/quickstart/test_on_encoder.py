@@ -17,7 +17,8 @@ from vfmseg_hf.prediction.predict import find_images
 from vfmseg_hf.quickstart import FOUNDATION, QuickstartSettings, run, run_quickstart
 from vfmseg_hf.quickstart.conclusions import LINEAR, SOURCE, UNSEEN
 from vfmseg_hf.quickstart.linear import LinearHead
-from vfmseg_hf.quickstart.run import describe_encoder, draw_images, fast_products, make_trainer
+from vfmseg_hf.quickstart.run import describe_encoder, draw_images, has_fast_bfloat16, make_trainer
+from vfmseg_hf.quickstart.settings import rare_class_weights
 
 
 TINY = QuickstartSettings(
@@ -31,7 +32,7 @@ TINY = QuickstartSettings(
     batch_size=2,
     learning_rate=1e-2,
     encoder_learning_rate=1e-2,
-    linear_images=2,
+    rare_class_power=0.5,
 )
 
 
@@ -69,6 +70,7 @@ def test_all_is_scored_beside_the_frozen_encoder(finished, encoder):
     assert all(LINEAR in scores[domain] for domain in scores) and LINEAR in said
     assert results["encoder"] == describe_encoder(encoder) and str(encoder) in said
     assert 0 < results["parameters"]["trained"] < results["parameters"]["all"]
+    assert results["products"] == ("bfloat16" if has_fast_bfloat16() else "float32")
     assert set(results["seconds"]) >= {"drawing", "training", "scoring", "references"}
     for name in (SOURCE, *UNSEEN, "camvid-day", "camvid-dusk"):
         assert (output / "panels" / f"{name}.png").is_file()
@@ -152,7 +154,8 @@ def test_linear_head_learns_what_the_features_tell(encoder):
         rows.append({"image": Image.fromarray(image), "label": Image.fromarray(label)})
     model = VFMSegForSemanticSegmentation.from_backbone(str(encoder), window_size=64, window_stride=64)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    head = LinearHead(model, VFMSegImageProcessor(size={"shortest_edge": 128, "longest_edge": 200}), rows)
+    processor = VFMSegImageProcessor(size={"shortest_edge": 128, "longest_edge": 200})
+    head = LinearHead(model, processor, rows, windows_per_image=6)
     for row in rows:
         predicted, label = head.predict(row["image"]), np.array(row["label"])
         assert predicted.shape == label.shape and predicted.dtype == np.uint8
@@ -160,15 +163,19 @@ def test_linear_head_learns_what_the_features_tell(encoder):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_products_are_fast_only_inside_and_where_the_processor_can(monkeypatch):
-    before = torch.get_float32_matmul_precision()
+def test_rare_classes_weigh_more():
+    weights = rare_class_weights(np.array([9000, 900, 0, 100]), 0.5)
+    assert weights[2] == 0 and np.average(weights, weights=[9000, 900, 0, 100]) == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx(10**0.5) and weights[3] / weights[0] == pytest.approx(90**0.5)
+
+
+def test_products_are_in_bfloat16_where_the_processor_can(encoder, tmp_path, monkeypatch):
+    rows, _ = draw_images(TINY)
     for able in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda able=able: able, raising=False)
-        with pytest.raises(RuntimeError), fast_products():
-            assert torch.get_float32_matmul_precision() == ("medium" if able else before)
-            raise RuntimeError
-        assert torch.get_float32_matmul_precision() == before
+        assert make_trainer(rows, TINY, tmp_path, encoder).args.bf16 == able
+        assert not make_trainer(rows, TINY, tmp_path).args.bf16
 
 
 @pytest.mark.slow
@@ -184,5 +191,9 @@ def test_the_real_run_beats_its_references(shared, tmp_path):
 
 
 def test_images_are_drawn_at_the_size_of_the_settings():
-    (row,) = draw_images("night", "test", 1, TINY)
-    assert row["image"].size == (128, 64)
+    rows, tests = draw_images(TINY)
+    assert (len(rows), *map(len, tests.values())) == (4, 2, 2, 2, 2, 2)
+    assert all(row["image"].size == (128, 64) for row in (*rows, *tests["night"]))
+    labels = [np.array(tests[domain][0]["label"]) for domain in (SOURCE, *UNSEEN)]
+    assert all(np.array_equal(label, labels[0]) for label in labels), "the same scenes in all domains"
+    assert not np.array_equal(labels[0], np.array(rows[0]["label"]))

@@ -43,7 +43,7 @@ def test_results_are_written(finished):
     assert results["settings"]["steps"] == 8 and results["encoder"] is None and results["photographs"] == {}
     assert set(results["seconds"]) == {"drawing", "training", "scoring", "references"}
     assert LINEAR not in scores[SOURCE], "features of random weights are no reference"
-    labels = [np.array(row["label"]) for row in draw_images("night", "test", TINY.test_images, TINY)]
+    labels = [np.array(row["label"]) for row in draw_images(TINY)[1]["night"]]
     names = [CITYSCAPES_ID2LABEL[index] for index in np.unique(labels) if index != 255]
     ious = [results["domains"]["night"]["final"]["iou"][name] for name in names]
     assert np.mean(ious) == pytest.approx(scores["night"]["final"]["all classes"])

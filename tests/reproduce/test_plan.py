@@ -43,6 +43,7 @@ def test_every_row_is_told_the_same_but_for_what_it_adds():
     common = [{key: words[key] for key in words if key not in extra} for words, extra in zip(told, own, strict=True)]
     for key in ("window_size", "window_stride"):  # which a linear decoder knows nothing of
         assert key not in common[0] and {words.pop(key) for words in common[1:]} in ({"128"}, {"80"})
+    assert "scale_heads" not in common[0] and [words.pop("scale_heads") for words in common[1:]] == ["", "", ""]
     assert common[0] == common[1] == common[2] == common[3]
     assert common[0]["learning_rate"] == common[0]["encoder_learning_rate"] == "0.0003" and common[0]["seed"] == "1"
 
@@ -54,7 +55,8 @@ def test_small_and_large_have_the_geometry_of_the_paper():
     told = options(large.train_words(run, "gtav:/gtav", "OUT"))
     expected = {"coarse_size": "512", "window_size": "512", "window_stride": "320", "rare_class_min_pixels": "3000"}
     expected |= {"size": "1024 2048", "crop_size": "1024 1024", "max_steps": "40000", "encoder_learning_rate": "1e-05"}
-    assert expected.items() <= told.items() and "resize" not in told and told["save_strategy"] == "steps"
+    assert expected.items() <= told.items() and not {"resize", "scale_heads"} & set(told)
+    assert told["save_strategy"] == "steps"
     scored = options(large.score_words(run, ["cityscapes=cityscapes:/c"], "OUT", "FILE"))
     assert scored["protocol"] == "published" and "max_images" not in scored
     half = replace(PAPER, size=512)

@@ -84,6 +84,7 @@ GROUPS = {
         "num_train_epochs",
         "gradient_accumulation_steps",
         "ema_decay",
+        "scale_heads",
         "seed",
         "rare_class_sampling",
         "rare_class_temperature",

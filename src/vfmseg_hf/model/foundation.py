@@ -175,7 +175,9 @@ def build_on_backbone(
                 f"the foundation model {name!r} has {key}={found.get(key)!r}, but the encoder of this checkpoint has "
                 f"{expected!r}; pass backbone_name_or_path=... of the model it was made for"
             )
-    weights = family.resample(foundation.weights, config.backbone_config, config.position_interpolation)
+    # Under a caller's autocast, torch would not put together what is of a type that this does not know.
+    with torch.autocast("cpu", enabled=False):
+        weights = family.resample(foundation.weights, config.backbone_config, config.position_interpolation)
     with without_warnings():
         model, loading = model_class.from_pretrained(
             None,

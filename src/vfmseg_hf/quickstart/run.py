@@ -6,20 +6,23 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..convert import encoder_source
 from ..data import describe_dataset, open_dataset
+from ..data.parallel import read_in_parallel
 from ..evaluation import STAGES, confusion_matrix, evaluate_domain, iou_scores
 from ..evaluation.baselines import ColourLookup, PositionPrior
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
@@ -43,7 +46,7 @@ from .conclusions import (
     write_results,
 )
 from .linear import LinearHead
-from .settings import FOUNDATION, TOY, QuickstartSettings, load_frozen, make_model
+from .settings import FOUNDATION, TOY, QuickstartSettings, load_frozen, make_model, rare_class_weights
 
 
 Row = Mapping[str, object]
@@ -53,10 +56,16 @@ RESULTS = ("results.json", "domains.png", "panels", PREDICTIONS, "model", "train
 CAMVID = {"CamVid day": "source_val", "CamVid dusk": "target_dusk"}
 
 
-def draw_images(domain: str, split: str, count: int, settings: QuickstartSettings) -> list[Row]:
-    """Rows of a domain of `streets`, rendered once and kept: training reads each image many times."""
-    spec = f"streets:{domain}?n={count}&size={settings.height}x{settings.width}&seed=0"
-    return [dict(row) for row in tqdm(open_dataset(spec, split), desc=f"draw {domain}", unit="image")]
+def draw_images(settings: QuickstartSettings) -> tuple[list[Row], dict[str, list[Row]]]:
+    """Rows of `streets` to train on, and to test on by domain, rendered once and kept: each is read many times."""
+    # Not "validation": the settings were chosen by looking at that split.
+    wanted = [(SOURCE, "train", settings.train_images)]
+    wanted += [(domain, "test", settings.test_images) for domain in (SOURCE, *UNSEEN)]
+    size = f"{settings.height}x{settings.width}"
+    parts = [open_dataset(f"streets:{domain}?n={count}&size={size}&seed=0", split) for domain, split, count in wanted]
+    rows = map(dict, read_in_parallel(ConcatDataset(parts), None, "drawing streets"))
+    training, *tests = ([*islice(rows, len(part))] for part in parts)
+    return training, dict(zip((SOURCE, *UNSEEN), tests, strict=True))
 
 
 def make_trainer(
@@ -67,9 +76,16 @@ def make_trainer(
 ) -> VFMSegTrainer:
     """A trainer for a new model on the source, everything seeded; checkpoints at every quarter of the run."""
     set_seed(settings.seed)
-    model = make_model(settings, encoder)
     size = (settings.height * settings.enlarge, settings.width * settings.enlarge)
     processor = VFMSegImageProcessor(size={"shortest_edge": min(size), "longest_edge": max(size)})
+    crop = settings.crop or size[0]
+    pixels = np.stack([np.bincount(np.array(row["label"]).ravel(), minlength=256) for row in rows])
+    pixels = pixels[:, : len(CITYSCAPES_ID2LABEL)]
+    augmentation = Augmentation((crop, crop), resize=size)
+    images = TrainingImages(rows, processor, augmentation, settings.seed, class_pixels=pixels)
+    model = make_model(settings, encoder)
+    if settings.rare_class_power:
+        model.config.class_weights = rare_class_weights(pixels.sum(0), settings.rare_class_power)
     arguments = VFMSegTrainingArguments(
         output_dir=str(output_dir),
         max_steps=settings.steps,
@@ -84,24 +100,21 @@ def make_trainer(
         save_total_limit=1,
         seed=settings.seed,
         use_cpu=True,
+        bf16=encoder is not None and has_fast_bfloat16(),
+        scale_heads=encoder is not None,
+        max_grad_norm=1.0 if encoder is not None else 0.0,
+        rare_class_sampling=settings.rare_class_sampling,
+        rare_class_min_pixels=64,
+        rare_class_crop_ratio=1.0,
         report_to="none",
     )
-    crop = settings.crop or size[0]
-    images = TrainingImages(rows, processor, Augmentation((crop, crop), resize=size), settings.seed)
     return VFMSegTrainer(model, arguments, train_dataset=images, processing_class=processor)
 
 
-@contextmanager
-def fast_products() -> Iterator[None]:
-    """Products of matrices in bfloat16 where the processor has instructions for them; weights stay as they are."""
+def has_fast_bfloat16() -> bool:
+    """Whether the processor has instructions for products of matrices in bfloat16."""
     known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    before = torch.get_float32_matmul_precision()
-    if any(has is not None and has() for has in known):
-        torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    return any(has is not None and has() for has in known)
 
 
 def prepare_output(
@@ -212,8 +225,7 @@ def run_quickstart(
         TrainingStopped: on SIGTERM and Ctrl-C, after a checkpoint.
     """
     settings = settings or (TOY if encoder is None else FOUNDATION)
-    with nullcontext() if encoder is None else fast_products():
-        return Quickstart(Path(output), settings, say, encoder).run(resume, images or {}, camvid)
+    return Quickstart(Path(output), settings, say, encoder).run(resume, images or {}, camvid)
 
 
 class Quickstart:
@@ -228,6 +240,7 @@ class Quickstart:
     ):
         self.output, self.settings, self.say, self.encoder = output, settings, say, encoder
         self.origin = describe_encoder(encoder)
+        self.bfloat16 = encoder is not None and has_fast_bfloat16()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -237,13 +250,29 @@ class Quickstart:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def run(self, resume: bool, images: Mapping[Path, str], camvid: str | os.PathLike | None) -> Scores:
-        settings, output, say = self.settings, self.output, self.say
-        checkpoint = prepare_output(output, settings, resume, self.origin)
+        settings = self.settings
+        checkpoint = prepare_output(self.output, settings, resume, self.origin)
         with self.timed("drawing"):
-            rows = draw_images(SOURCE, "train", settings.train_images, settings)
-            tests = {name: draw_images(name, "test", settings.test_images, settings) for name in (SOURCE, *UNSEEN)}
+            rows, tests = draw_images(settings)
         with self.timed("training"):
             trained, parameters = self.train(rows, checkpoint)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            scores, model, processor = self.score(rows, tests, trained, parameters, checkpoint, camvid)
+            if images:
+                self.segment(images, model, processor)
+        return scores
+
+    def score(
+        self,
+        rows: Sequence[Row],
+        tests: Mapping[str, Sequence[Row]],
+        trained: VFMSegForSemanticSegmentation,
+        parameters: Mapping[str, int],
+        checkpoint: str | None,
+        camvid: str | os.PathLike | None,
+    ) -> tuple[Scores, VFMSegForSemanticSegmentation, VFMSegImageProcessorMixin]:
+        """Score the saved model and the references, say and write how they do; and what was saved, loaded."""
+        settings, output, say = self.settings, self.output, self.say
         with self.timed("scoring"):
             model, processor = reload_model(output / "model", trained, rows[0]["image"])
             say(f"Saved to {output / 'model'}; the Auto classes and pipeline give the trained model's labels.")
@@ -252,7 +281,6 @@ class Quickstart:
         domains, details, shown = {}, {}, {}
         for domain, test in tests.items():
             with self.timed("scoring"):
-                # Not "validation": the settings were chosen by looking at that split.
                 progress = partial(tqdm, desc=f"score {domain}", unit="image")
                 scored = EvaluationImages(test, processor)
                 domains[domain] = evaluate_domain(model, scored, domain, progress=progress)
@@ -272,7 +300,7 @@ class Quickstart:
         for line in draw_conclusions(scores):
             say(line)
         refined = ", ".join(f"{name} {100 * domain.refined:.0f} %" for name, domain in domains.items())
-        say(f"Windows refined: {refined}.")
+        say(f"Windows refined: {refined}." + " Matrix products are in bfloat16." * self.bfloat16)
         own_time = dict(self.seconds)
         parts = ", ".join(f"{part} {value:.0f} s" for part, value in own_time.items())
         since = " since the run went on" if checkpoint else ""
@@ -280,12 +308,18 @@ class Quickstart:
         photographs = self.score_camvid(camvid, model, processor, references) if camvid else {}
         time_taken = None if checkpoint else self.seconds
         write_results(
-            output / "results.json", settings, scores, details, parameters, time_taken, self.origin, photographs
+            output / "results.json",
+            settings,
+            scores,
+            details,
+            parameters,
+            time_taken,
+            self.origin,
+            self.bfloat16,
+            photographs,
         )
         say(f"Look at {output / 'domains.png'} and {output / 'panels'}; all figures are in {output / 'results.json'}.")
-        if images:
-            self.segment(images, model, processor)
-        return scores
+        return scores, model, processor
 
     def train(
         self, rows: Sequence[Row], checkpoint: str | None
@@ -313,6 +347,8 @@ class Quickstart:
             raise TrainingStopped(trainer.stopped_by)
         if self.encoder is not None:
             model.merge_and_unload()
+            model.set_attn_implementation("sdpa")  # as the saved model is loaded
+        model.config.class_weights = None  # they are those of these images
         trainer.save_model(str(self.output / "model"))
         return model, parameters
 
@@ -326,8 +362,7 @@ class Quickstart:
         }
         if self.encoder is not None:
             frozen = load_frozen(self.settings, self.encoder)
-            chosen = rows[: self.settings.linear_images]
-            progress = tqdm(chosen, desc="features of the frozen encoder", unit="image")
+            progress = tqdm(rows, desc="features of the frozen encoder", unit="image")
             references[LINEAR] = LinearHead(frozen, processor, progress, self.settings.seed)
         return references
 

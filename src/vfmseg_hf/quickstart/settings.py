@@ -4,9 +4,14 @@
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..model.adapters import lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+
+
+RAREST = 1e-4  # share of the pixels; what is rarer weighs no more
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class QuickstartSettings:
         batch_size: crops per step.
         learning_rate: of the heads.
         encoder_learning_rate: of the encoder or its LoRA.
-        linear_images: on how many of the training images the linear head on the frozen encoder is trained.
+        rare_class_power: classes weigh in the loss by their share of the pixels to the power of minus this.
+        rare_class_sampling: whether images and crops with rare classes are drawn more often.
 
     Raises:
         ValueError: on a number that is out of range.
@@ -47,11 +53,12 @@ class QuickstartSettings:
     batch_size: int = 8
     learning_rate: float = 3e-3
     encoder_learning_rate: float = 3e-3
-    linear_images: int = 40
+    rare_class_power: float = 0.0
+    rare_class_sampling: bool = False
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if value is not None and value < (0 if name == "seed" else 1) and not name.endswith("learning_rate"):
+            if type(value) is int and value < (0 if name == "seed" else 1):
                 raise ValueError(f"{name} must be a positive whole number, got {value}")
         for name in ("height", "width", "crop"):
             if (getattr(self, name) or 0) % 32:
@@ -59,7 +66,17 @@ class QuickstartSettings:
 
 
 TOY = QuickstartSettings()
-FOUNDATION = QuickstartSettings(steps=200, learning_rate=1e-3, encoder_learning_rate=5e-4)
+FOUNDATION = QuickstartSettings(
+    enlarge=2,
+    window_size=256,
+    window_stride=192,
+    steps=300,
+    batch_size=2,
+    learning_rate=1e-3,
+    encoder_learning_rate=1e-3,
+    rare_class_power=0.5,
+    rare_class_sampling=True,
+)
 
 
 def make_model(settings: QuickstartSettings, encoder: str | os.PathLike | None) -> VFMSegForSemanticSegmentation:
@@ -72,18 +89,35 @@ def make_model(settings: QuickstartSettings, encoder: str | os.PathLike | None) 
     if encoder is None:
         return VFMSegForSemanticSegmentation(toy_config(settings))
     model = load_frozen(settings, encoder)
-    model.add_adapter(lora_config(model.config, lora_dropout=0.0))  # a short training underfits
+    model.add_adapter(lora_config(model.config, lora_dropout=0.0))
+    # The fused kernel's backward pass is slow for few tokens on a CPU: with it a step takes half as long again.
+    model.set_attn_implementation("eager")
     return model
+
+
+def rare_class_weights(class_pixels: np.ndarray, power: float) -> list[float]:
+    """
+    Weights of the classes in the loss: their share of the pixels to the power of `-power`, 1 in the mean of all pixels.
+
+    Args:
+        class_pixels: how many pixels of each class there are `[K]`; a class without any has the weight 0.
+    """
+    shares = class_pixels / class_pixels.sum()
+    weights = np.where(shares > 0, np.maximum(shares, RAREST) ** -power, 0.0)
+    return (weights / (weights * shares).sum()).tolist()
 
 
 def load_frozen(settings: QuickstartSettings, encoder: str | os.PathLike) -> VFMSegForSemanticSegmentation:
     """New heads on a foundation model, as it is."""
-    return VFMSegForSemanticSegmentation.from_backbone(os.fspath(encoder), **window_fields(settings))
+    return VFMSegForSemanticSegmentation.from_backbone(os.fspath(encoder), **short_training_fields(settings))
 
 
-def window_fields(settings: QuickstartSettings) -> dict[str, int]:
+def short_training_fields(settings: QuickstartSettings) -> dict[str, float]:
+    """Fields of the configuration; a short training underfits, and dropout would only slow it down."""
     size = settings.window_size
     return {
+        "head_dropout": 0.0,
+        "refine_dropout": 0.0,
         "coarse_size": size,
         "window_size": size,
         "window_stride": settings.window_stride,
@@ -107,10 +141,7 @@ def toy_config(settings: QuickstartSettings) -> VFMSegConfig:
         refine_num_layers=2,
         refine_num_attention_heads=4,
         refine_head_dim=32,
-        # A short training from random weights underfits; dropout would only slow it down.
-        refine_dropout=0.0,
-        head_dropout=0.0,
         confidence_threshold=0.8,
         certainty_threshold=0.9,
-        **window_fields(settings),
+        **short_training_fields(settings),
     )

@@ -77,6 +77,8 @@ class Budget:
         train_images: of procedural sources.
         resolutions: shortest edges at which the last row is scored as well.
         protocol: of `vfmseg evaluate`.
+        scale_heads: whether VFMSeg's new heads start at the scales of the feature maps. The linear head has a batch
+            norm, which does so in every step; without, a short training compares starts and not decoders.
     """
 
     steps: int
@@ -89,6 +91,7 @@ class Budget:
     train_images: int
     resolutions: tuple[int, ...]
     protocol: str
+    scale_heads: bool
 
 
 SMALL = Budget(
@@ -102,6 +105,7 @@ SMALL = Budget(
     train_images=400,
     resolutions=(512,),
     protocol="default",
+    scale_heads=True,
 )
 PAPER = Budget(
     steps=40_000,
@@ -114,6 +118,7 @@ PAPER = Budget(
     train_images=400,
     resolutions=(),
     protocol="published",
+    scale_heads=False,
 )
 
 
@@ -289,6 +294,8 @@ class Plan:
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         words += ["--crop_size", str(size), str(size), "--size", str(size), str(2 * size)]
         saving = ["steps", "--save_steps", str(SAVE_STEPS), "--save_total_limit", "1"]
+        if budget.scale_heads and run.row.has_windows:
+            words.append("--scale_heads")
         words += ["--save_strategy", *(saving if budget.steps > SAVE_STEPS else ["no"])]
         return [*words, *run.setting.train, *run.row.train]
 

@@ -36,6 +36,9 @@ class VFMSegTrainingArguments(TrainingArguments):
         class_weights (`list[float]`, *optional*), label_smoothing_factor (`float`, *optional*):
             Of the cross entropy of both stages; the trainer writes them into the model's configuration, see
             [`VFMSegConfig`]. Left out, those of the model hold.
+        scale_heads (`bool`, defaults to `False`):
+            Before the first step, divide the first weights of new heads by the scales of the encoder's feature maps,
+            see [`scale_heads`]: for trainings of some hundred steps. The paper does not.
         ema_decay (`float`, *optional*):
             Keep an exponential moving average of the trained weights with this decay, such as 0.999; evaluations and
             saved models then have the average. The paper has none.
@@ -65,6 +68,10 @@ class VFMSegTrainingArguments(TrainingArguments):
     )
     rare_class_crop_ratio: float = field(
         default=2.0, metadata={"help": "Redraw crops without more than this times min_pixels of the class; 0 does not."}
+    )
+    scale_heads: bool = field(
+        default=False,
+        metadata={"help": "Start new heads at the scales of the feature maps: for trainings of some hundred steps."},
     )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Average the trained weights with this decay, e.g. 0.999, and use the average."}

@@ -34,6 +34,7 @@ from .matching import match_images
 from .recipes import Settings
 from .record import OF_OPTIMIZER, OF_SCHEDULER, record_training, training_settings
 from .sampling import RareClassSampler
+from .scaling import scale_new_heads
 from .scoring import ScoringTrainer
 from .trained_on import TrainedOn, read_trained_on
 
@@ -123,6 +124,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     def _check_arguments(self) -> None:
         args = self.args
+        if args.scale_heads and self.model_init is not None:
+            raise ValueError("scale_heads is not for models of model_init; leave it out")
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process cannot train on {args.n_gpu} GPUs: start one for each, torchrun --nproc_per_node "
@@ -176,7 +179,8 @@ class VFMSegTrainer(ScoringTrainer):
 
         Raises:
             ValueError: before the first step, if nobody could load the adapter that would be trained, the labels of
-                [`TrainingImages`] are such that no model can learn from them, or the model has a single class.
+                [`TrainingImages`] are such that no model can learn from them, the model has a single class, or
+                `scale_heads` is asked for and the heads are not new.
             KeyboardInterrupt: on a second Ctrl-C.
         """
         check_result_can_be_loaded(self.model)
@@ -184,6 +188,8 @@ class VFMSegTrainer(ScoringTrainer):
         self.best_loaded, self.stopped_by = False, None
         self._check_labels()
         self._remember_data()
+        if self.args.scale_heads and not (kwargs.get("resume_from_checkpoint") or any(args[:1])):
+            scale_new_heads(unwrap_peft_model(self.model), self.train_dataset)
         with self.termination.listening():
             output = super().train(*args, **kwargs)
             self.stopped_by = self.termination.agreed()  # also where it came after the last step
