@@ -96,7 +96,7 @@ def open_dataset(spec: str, split: str | None = None, held_out: bool = False) ->
               layout, as folders or as the zip archives that it comes in; `describe_dataset(name).usage` shows
               the settings;
             - `"folder:/path/to/dataset.yaml"`: own images and label maps with a file that explains them;
-            - `"streets:<domain>?n=200&size=512x1024&seed=0"`: procedural scenes, rendered when read;
+            - `"streets:<domain>?n=200&size=512x1024&seed=0&version=1"`: procedural scenes, rendered when read;
             - a Hub id, or a local folder: anything that `datasets.load_dataset` (or `load_from_disk`) opens and that
               has images in the columns `image` and `label`, the latter of final ids. Their names are those that the
               dataset has (of `label`, of a `ClassLabel` in a column such as `classes`, in an `id2label.json` beside

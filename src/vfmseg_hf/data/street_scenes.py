@@ -1,5 +1,5 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Procedural street scenes as a dataset: `streets:<domain>?n=200&size=512x1024&seed=0`. Nothing is stored but seeds."""
+"""Procedural street scenes as a dataset: `streets:<domain>?n=200&size=512x1024&seed=0&version=1`, stored as seeds."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,13 +20,14 @@ from .streets import geometry, look
 MAX_IMAGES = 1_000_000  # of one split and seed
 MAX_SEED = 10**9
 MAX_SIDE = 16384
-DEFAULTS = {"n": "200", "size": "512x1024", "seed": "0"}
+DEFAULTS = {"n": "200", "size": "512x1024", "seed": "0", "version": str(geometry.STREETS_VERSION)}
 
 INFO = DatasetDescription(
     name="streets",
     splits=("train", "validation", "test"),
     licence="made by this library, Apache-2.0",
-    usage="streets:<domain>?n=200&size=512x1024&seed=0, where size is height x width",
+    usage="streets:<domain>?n=200&size=512x1024&seed=0&version=1, where size is height x width and version 1 or 2 "
+    "(more varied)",
 )
 
 
@@ -48,15 +49,16 @@ class _OfScene(LazyImage):
     )
 
     def read(self, cell: dict[str, Any]) -> PIL.Image.Image:
-        if cell["version"] != geometry.STREETS_VERSION:
+        if cell["version"] not in geometry.VERSIONS:
             raise ValueError(
                 f"This dataset was stored with version {cell['version']} of the streets, this library draws version "
-                f"{geometry.STREETS_VERSION}: the same seeds now give other scenes. Make it again with "
+                f"{' and '.join(map(str, geometry.VERSIONS))}: the same seeds give other scenes. Make it again with "
                 "open_dataset, or install the library version that it was made with."
             )
-        return PIL.Image.fromarray(self.draw(cell["domain"], cell["seed"], cell["height"], cell["width"]))
+        scene = cell["seed"], cell["height"], cell["width"], cell["version"]
+        return PIL.Image.fromarray(self.draw(cell["domain"], *scene))
 
-    def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
+    def draw(self, domain: str, seed: int, height: int, width: int, version: int) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -67,9 +69,9 @@ class StreetsImage(_OfScene):
 
     _type: str = field(default="VfmsegStreetsPicture", init=False, repr=False)
 
-    def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
-        _labels(seed, height, width)  # most readers ask for the label map next
-        return look.render(_scene(seed, height, width), domain, seed)
+    def draw(self, domain: str, seed: int, height: int, width: int, version: int) -> np.ndarray:
+        _labels(seed, height, width, version)  # most readers ask for the label map next
+        return look.render(_scene(seed, height, width, version), domain, seed)
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[2]:  # as torch's formatter gives images
@@ -89,21 +91,21 @@ class StreetsLabels(_OfScene):
     names: list[str] | None = None  # of the ids, as in `LabelMap`
     _type: str = field(default="VfmsegStreetsLabels", init=False, repr=False)
 
-    def draw(self, domain: str, seed: int, height: int, width: int) -> np.ndarray:
-        return _labels(seed, height, width)
+    def draw(self, domain: str, seed: int, height: int, width: int, version: int) -> np.ndarray:
+        return _labels(seed, height, width, version)
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
         return as_ids(pixels)
 
 
 @lru_cache(maxsize=1)  # a scene of 512x1024 takes 8 MB
-def _scene(seed: int, height: int, width: int) -> Any:
-    return geometry.draw_scene(seed, height, width)
+def _scene(seed: int, height: int, width: int, version: int) -> Any:
+    return geometry.draw_scene(seed, height, width, version)
 
 
 @lru_cache(maxsize=16)  # datasets read a batch column by column
-def _labels(seed: int, height: int, width: int) -> np.ndarray:
-    return _scene(seed, height, width).labels
+def _labels(seed: int, height: int, width: int, version: int) -> np.ndarray:
+    return _scene(seed, height, width, version).labels
 
 
 # --- dataset -------------------------------------------------------------------------------------------------------
@@ -117,12 +119,12 @@ def scene_seed(split: str, seed: int, index: int) -> int:
 def load(rest: str, split: str) -> Dataset:
     """
     Images that are rendered when read. Splits of one seed, and equal splits of different seeds, share no scene;
-    domains share all: label maps are identical in all of them.
+    domains share all: label maps are identical in all of them. Versions of the generator share no scene.
     """
     domain, values = parse_query(rest, DEFAULTS, INFO)
     if domain not in look.DOMAINS:
         raise ValueError(f"streets has no domain {domain!r}, only {', '.join(look.DOMAINS)}. Usage: {INFO.usage}")
-    count, height, width, seed = _parse(values)
+    count, height, width, seed, version = _parse(values)
     seeds = [scene_seed(split, seed, index) for index in range(count)]
     cells = [
         {
@@ -130,7 +132,7 @@ def load(rest: str, split: str) -> Dataset:
             "seed": number,
             "height": height,
             "width": width,
-            "version": geometry.STREETS_VERSION,
+            "version": version,
             "data": None,
         }
         for number in seeds
@@ -141,13 +143,14 @@ def load(rest: str, split: str) -> Dataset:
     return make_dataset(columns, features, INFO, split)
 
 
-def _parse(values: dict[str, str]) -> tuple[int, int, int, int]:
-    """Number of images, height, width and seed of a query; `ValueError` names the key that is wrong."""
+def _parse(values: dict[str, str]) -> tuple[int, int, int, int, int]:
+    """Number of images, height, width, seed and version of a query; `ValueError` names the key that is wrong."""
     size = re.fullmatch(r"(\d+)x(\d+)", values["size"])
     if not size or not all(1 <= int(side) <= MAX_SIDE for side in size.groups()):
         raise ValueError(f"size={values['size']} is no height x width from 1x1 to {MAX_SIDE}x{MAX_SIDE}: {INFO.usage}")
     height, width = map(int, size.groups())
-    return _number(values, "n", 1, MAX_IMAGES), height, width, _number(values, "seed", 0, MAX_SEED)
+    seed, version = _number(values, "seed", 0, MAX_SEED), _number(values, "version", 1, max(geometry.VERSIONS))
+    return _number(values, "n", 1, MAX_IMAGES), height, width, seed, version
 
 
 def _number(values: dict[str, str], key: str, low: int, high: int) -> int:

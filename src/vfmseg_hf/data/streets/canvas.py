@@ -15,6 +15,7 @@ from enum import IntEnum
 import numpy as np
 
 from ...model.labels import CITYSCAPES_CLASSES
+from .noise import SMOOTH
 
 
 LABELS: dict[str, int] = {name: index for index, (name, _) in enumerate(CITYSCAPES_CLASSES)}
@@ -26,7 +27,8 @@ Part = IntEnum(
     "Part",
     "SKY ASPHALT MARKING PAVING CURB GRASS TRACK FACADE TRIM ROOF CONCRETE BRICK METAL RAILING WOOD FOLIAGE TRUNK "
     "PAINT CARGO COACH TRAM FRAME GLASS TYRE DARK PLATE HEADLIGHT TAILLIGHT TOP TROUSERS SKIN HAIR SIGN_RED "
-    "SIGN_BLUE SIGN_WHITE SIGN_YELLOW LAMP SIGNAL_RED SIGNAL_AMBER SIGNAL_GREEN SIGNAL_OFF SHADOW CLEAR",
+    "SIGN_BLUE SIGN_WHITE SIGN_YELLOW LAMP SIGNAL_RED SIGNAL_AMBER SIGNAL_GREEN SIGNAL_OFF SHADOW CLEAR "
+    "LEAVES TWIGS FRONT POSTER RED_LANE YELLOW_LINE",  # of version 2; at the end, so that version 1 stays as it is
     start=0,
 )
 
@@ -44,6 +46,7 @@ class Scene:
     surface across the street), lowest and highest y. `lights` float32 [M, 4]: x, y, z and `Part` of everything that
     shines at night.
     `focal`, `horizon` and `vanishing` are in pixels: the vanishing point of the street is (vanishing, horizon).
+    `varied`: whether each scene has a light, colours and wear of its own, within its look (version 2).
     """
 
     labels: np.ndarray
@@ -60,6 +63,7 @@ class Scene:
     focal: float
     horizon: float
     vanishing: float
+    varied: bool = False
 
 
 class Draws:
@@ -81,8 +85,8 @@ class Draws:
 class Canvas:
     """Paints polygons into label and surface maps; later ones cover earlier ones."""
 
-    def __init__(self, height: int, width: int, vanishing: float, horizon: float):
-        self.height, self.width, self.focal = height, width, FOCAL * height
+    def __init__(self, height: int, width: int, vanishing: float, horizon: float, focal: float = FOCAL):
+        self.height, self.width, self.focal = height, width, focal * height
         self.vanishing, self.horizon = width / 2 + vanishing * height, horizon * height
         self.labels = np.full((height, width), LABELS["sky"], np.uint8)
         self.faces = np.zeros((height, width), np.uint16)
@@ -99,7 +103,7 @@ class Canvas:
         if offset >= -1e-9:  # it shows its back
             return
         sides, span = abs(nx) > abs(nz), (0.0,) * 4
-        if part in (Part.FACADE, Part.RAILING):  # whose patterns begin and end with them
+        if part in (Part.FACADE, Part.RAILING, Part.FRONT):  # whose patterns begin and end with them
             along, heights = [p[2 if sides else 0] for p in points], [p[1] for p in points]
             span = min(along), max(along), min(heights), max(heights)
         if min([p[2] for p in points]) < NEAR:
@@ -117,8 +121,12 @@ class Canvas:
             for start, stop in rows:
                 self._shadow[start:stop] = True
             return
-        for start, stop in rows:
-            self._labels[start:stop] = label
+        ragged = part in (Part.LEAVES, Part.TWIGS)
+        if ragged:
+            self._crown(rows, points, label, part, tint)
+        else:
+            for start, stop in rows:
+                self._labels[start:stop] = label
         if part == Part.CLEAR:
             return
         scale = 1 / (offset * self.focal)
@@ -127,7 +135,7 @@ class Canvas:
         if part == Part.RAILING:
             for start, stop in rows:
                 self._faces[start:stop][self._bars(start, stop, plane, span, sides)] = index
-        else:
+        elif not ragged:
             for start, stop in rows:
                 self._faces[start:stop] = index
         nx, ny, nz = bend or (nx, ny, nz)
@@ -172,7 +180,35 @@ class Canvas:
         rails = (y > span[3] - 0.09) | ((y > span[2] + 0.15) & (y < span[2] + 0.22))
         return rails | (along * 6 % 1 < 0.25) | (along % 2.5 < 0.1)
 
-    def scene(self, lights: list[tuple[float, ...]]) -> Scene:
+    def _crown(self, rows: list[tuple[int, int]], points: list[Point], label: int, part: Part, tint: float) -> None:
+        """Leaves or twigs in a polygon across the view: a ragged outline, and gaps that show what is behind."""
+        first, width = rows[0][0] // self.width, self.width
+        bounds = np.array(rows) - np.arange(first, first + len(rows))[:, None] * width
+        left, right = int(bounds[:, 0].min()), int(bounds[:, 1].max())
+        columns, lines = np.arange(left, right), np.arange(first, first + len(rows))
+        xs, ys, z = [p[0] for p in points], [p[1] for p in points], points[0][2]
+        x = (columns + (0.5 - self.vanishing)) * (z / self.focal)
+        y = CAMERA_HEIGHT - (lines + (0.5 - self.horizon)) * (z / self.focal)
+        middle, half = (min(xs) + max(xs)) / 2, (max(xs) - min(xs)) / 2
+        centre, high = (min(ys) + max(ys)) / 2, (max(ys) - min(ys)) / 2
+        du, dv = (x - middle) / half, (y - centre) / high
+        rim = 1 - du * du - (dv * dv)[:, None]
+        tile, shift = SMOOTH.reshape(256, 256), tint * 4096
+
+        def noise(frequency: float) -> np.ndarray:
+            u, v = ((each * frequency + shift + 65536).astype(np.int64) & 255 for each in (x, y))
+            return tile[v[:, None], u]
+
+        inside = (columns >= bounds[:, :1]) & (columns < bounds[:, 1:]) & (rim * 1.3 + noise(14.0) > 0.1)
+        box = slice(first, first + len(rows)), slice(left, right)
+        self.labels[box][inside] = label
+        # Twigs are the lines along which the noise is about 0
+        full = (
+            np.abs(noise(110.0)) < 0.1 + 0.12 * (tint * 7 % 1) if part == Part.TWIGS else noise(52.0) > -0.9 * rim - 0.1
+        )
+        self.faces[box][inside & full] = len(self.table)
+
+    def scene(self, lights: list[tuple[float, ...]], varied: bool = False) -> Scene:
         part, tint, normal, planes, span = zip(*self.table, strict=True)
         planes = np.array(planes, np.float32)
         dx = (np.arange(self.width) + (0.5 - self.vanishing)).astype(np.float32)
@@ -184,7 +220,7 @@ class Canvas:
         tables = np.array(part, np.uint8), *(np.array(table, np.float32) for table in (tint, normal, span))
         lights = np.array(lights, np.float32).reshape(-1, 4)
         camera = self.focal, self.horizon, self.vanishing
-        return Scene(self.labels, self.faces, depth, x, y, self.shadow, *tables, lights, *camera)
+        return Scene(self.labels, self.faces, depth, x, y, self.shadow, *tables, lights, *camera, varied)
 
 
 def _clip(points: list[Point]) -> Iterator[Point]:

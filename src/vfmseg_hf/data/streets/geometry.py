@@ -4,11 +4,14 @@
 from collections.abc import Iterator
 
 from .canvas import Canvas, Part, Scene
+from .land import Land
 from .sides import Sides
 from .things import AWAY, KERB, LEFT, OBLIQUE, RIGHT, TOWARD
+from .variety import VariedThings
 
 
-# Part of what identifies a dataset: raise it with every change of any seed's label map.
+# The version that is drawn if none is asked for. A version is part of what identifies a dataset: a change of any
+# seed's label map makes a new one.
 STREETS_VERSION = 1
 
 
@@ -166,14 +169,40 @@ class _Street(Sides):
             self.person(x, first + draws(0.1, 0.9), draws.pick((LEFT, RIGHT)), 0.0)
 
 
-def draw_scene(seed: int, height: int, width: int) -> Scene:
+class _VariedStreet(VariedThings, _Street):
+    """Version 2: things of many shapes on land that bends and rises, seen by a camera of any height and lens."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        draws = self.draws
+        self.walks = {side: walk and walk * draws(0.7, 1.6) for side, walk in self.walks.items()}
+        self.horizon, self.vanishing, self.focal = draws(0.36, 0.56), draws(-0.3, 0.3), draws(1.0, 1.9)
+        self.land = Land(draws)
+
+    def ground(self) -> None:
+        super().ground()
+        self.markings()
+        for side in (-1, 1):
+            if self.walks[side]:
+                self.plots(side)
+            self.clutter(side)
+
+    def paint(self, canvas: Canvas) -> Scene:
+        return self.land.paint(self, canvas)
+
+
+VERSIONS = {1: _Street, 2: _VariedStreet}
+
+
+def draw_scene(seed: int, height: int, width: int, version: int = STREETS_VERSION) -> Scene:
     """
     The scene of a seed, seen at a size; another size of the same shape shows the same scene.
 
     Args:
         seed (`int`): not negative.
         height, width (`int`): in pixels. The field of view follows the height: a wider image shows more at its sides.
+        version (`int`): one of `VERSIONS`: 1, or 2 with more variety of shapes, layouts, textures and light.
     """
-    street = _Street(seed)
+    street = VERSIONS[version](seed)
     street.build()
-    return street.paint(Canvas(height, width, street.vanishing, street.horizon))
+    return street.paint(Canvas(height, width, street.vanishing, street.horizon, street.focal))

@@ -11,32 +11,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from .canvas import CAMERA_HEIGHT, Draws, Part, Scene
+from .noise import SMOOTH, WHITE, place
 from .palette import GRAIN, GROUND, JOINTS, LOOKS, SHINING, SIGNALS, Look
+from .varied_look import expose, fronts, vary, wear
 
 
 DOMAINS: tuple[str, ...] = tuple(LOOKS)
-
-
-def _noise_tiles() -> tuple[np.ndarray, np.ndarray]:
-    """Noise around 0 that repeats every 256 steps, both float32 [65536]: white, and with waves of 4 to 64 steps."""
-    raw = np.random.PCG64(19).random_raw(49152).astype("<u8").view(np.uint8).reshape(6, 256, 256)
-    white, *lattices = raw.astype(np.float32) / 128 - 1
-    smooth, place = np.zeros((256, 256), np.float32), np.arange(256)
-    for lattice, step in zip(lattices, (4, 8, 16, 32, 64), strict=True):
-        before, after = place // step * step, (place // step + 1) * step % 256
-        t = (place % step / step).astype(np.float32)
-        t = t * t * (3 - 2 * t)
-        rows = lattice[before] + (lattice[after] - lattice[before]) * t[:, None]
-        smooth += (rows[:, before] + (rows[:, after] - rows[:, before]) * t) * (0.1 + step / 180)
-    return white.reshape(-1), smooth.reshape(-1)
-
-
-WHITE, SMOOTH = _noise_tiles()
-
-
-def _place(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Where the places u, v of a plane are in a noise tile that covers it."""
-    return ((v.astype(np.int32) & 255) << 8) | (u.astype(np.int32) & 255)
 
 
 def _table(values: Mapping[Part, tuple[float, ...]], width: int) -> np.ndarray:
@@ -76,10 +56,10 @@ def _surfaces(scene: Scene, faces: np.ndarray, part: np.ndarray, look: Look) -> 
     u, v = np.where(ground, scene.x, scene.x + scene.depth), np.where(ground, scene.depth, scene.y)
     near = np.minimum(np.float32(16) / scene.depth, np.float32(1))  # grain fades where a pixel is larger than it
     # 65536, which the tile does not notice, keeps places left of the camera above 0, so that they are rounded down too
-    place = _place(u * 32 + 65536.0, v * 32)
+    spot = place(u * 32 + 65536.0, v * 32)
     fine, coarse = (np.take(row[scene.part], faces) for row in _table(GRAIN, 2))
-    blotches = np.take(SMOOTH, place)
-    light = 1 + np.take(WHITE, place) * fine * near + blotches * coarse
+    blotches = np.take(SMOOTH, spot)
+    light = 1 + np.take(WHITE, spot) * fine * near + blotches * coarse
 
     where = np.flatnonzero(np.take(_of_parts(JOINTS), part))
     along, up, wide, dark = np.take(_table(JOINTS, 4), part.reshape(-1)[where], axis=1)
@@ -107,7 +87,7 @@ def _facades(scene: Scene, where: np.ndarray, image: np.ndarray, look: Look) -> 
     half_u, half_v = np.where(shop, np.float32(0.44), 0.16 + tint * 5 % 1 * np.float32(0.14)), np.where(shop, 0.36, 0.3)
     frame = (du < half_u + np.float32(0.05)) & (dv < half_v + np.float32(0.05)) & (up > 0)
     pane = (du < half_u) & (dv < half_v) & (up > 0)
-    chance = np.take(WHITE, _place(column * 7 + tint * 997, floor * 13 + 64))
+    chance = np.take(WHITE, place(column * 7 + tint * 997, floor * 13 + 64))
     lit = pane & (chance * 0.5 + 0.5 < look.lit * np.where(shop, 1.6, 1.0))
     base = np.where(up < 0, np.float32(0.72), 0.8 + 0.2 * np.clip(up, 0, 1)).astype(np.float32)
     for channel, plane in enumerate(image):
@@ -129,8 +109,8 @@ def _sky(scene: Scene, where: np.ndarray, image: np.ndarray, look: Look, draws: 
     far = 1 / (np.maximum(up, 0) + np.float32(0.12))
     u, v = (column.astype(np.float32) - scene.vanishing) / height * far * 26, far * 30
     shift_u, shift_v = int(draws(0, 256)), int(draws(0, 256))
-    cloud = np.take(SMOOTH, _place(u + (shift_u + 65536.0), v + shift_v))
-    cloud += np.take(SMOOTH, _place(u * 3 + 65536.0, v * 3 + shift_u)) * np.float32(0.35)
+    cloud = np.take(SMOOTH, place(u + (shift_u + 65536.0), v + shift_v))
+    cloud += np.take(SMOOTH, place(u * 3 + 65536.0, v * 3 + shift_u)) * np.float32(0.35)
     cloud = np.clip(cloud * np.float32(1.6) + np.float32(look.cover * 2 - 1), 0, 1) * (
         np.float32(0.35) + rise * np.float32(0.5)
     )
@@ -255,10 +235,15 @@ def render(scene: Scene, domain: str, seed: int) -> np.ndarray:
     if domain not in LOOKS:
         raise ValueError(f"domain {domain!r} is none of {', '.join(DOMAINS)}")
     look, draws = LOOKS[domain], Draws(seed)
+    if scene.varied:
+        look = vary(look, draws)
     faces = scene.faces.astype(np.intp)
     part = np.take(scene.part, faces)
     image, ground, blotches = _surfaces(scene, faces, part, look)
     lit = _facades(scene, np.flatnonzero(part == Part.FACADE), image.reshape(3, -1), look)
+    if scene.varied:
+        lit = np.concatenate([lit, fronts(scene, np.flatnonzero(part == Part.FRONT), image.reshape(3, -1), look)])
+        wear(scene, image, ground, look, draws)
     haze = scene.depth / (scene.depth + np.float32(look.haze_distance))
     if look.dark:
         shining = np.take(_of_parts(SHINING), part)
@@ -275,4 +260,6 @@ def render(scene: Scene, domain: str, seed: int) -> np.ndarray:
         _streaks(image, draws)
     if look.lit:
         _glow(scene, image, 0.8 if look.dark else 0.3)
+    if scene.varied:
+        image = expose(image, look, draws)
     return _develop(image * np.float32(draws(0.95, 1.05)), look, draws)

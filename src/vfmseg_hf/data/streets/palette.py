@@ -9,7 +9,9 @@ from .canvas import Part
 
 Colour = tuple[float, float, float]
 
-GROUND = (Part.ASPHALT, Part.MARKING, Part.PAVING, Part.CURB, Part.GRASS, Part.TRACK)
+GROUND = (
+    Part.ASPHALT, Part.MARKING, Part.PAVING, Part.CURB, Part.GRASS, Part.TRACK, Part.RED_LANE, Part.YELLOW_LINE,
+)  # fmt: skip
 SIGNALS = {Part.SIGNAL_RED: (255, 60, 40), Part.SIGNAL_AMBER: (255, 190, 40), Part.SIGNAL_GREEN: (60, 240, 130)}
 SHINING = {**SIGNALS, Part.LAMP: (255, 226, 160), Part.HEADLIGHT: (255, 250, 226), Part.TAILLIGHT: (230, 30, 24)}
 # Surfaces with joints: their distance along and up (metres, 0 for none), their width and how dark they are.
@@ -22,7 +24,8 @@ GRAIN = {
     Part.ASPHALT: (0.1, 0.07), Part.GRASS: (0.16, 0.2), Part.FOLIAGE: (0.2, 0.4), Part.PAVING: (0.06, 0.08),
     Part.MARKING: (0.08, 0.08), Part.TRACK: (0.16, 0.1), Part.FACADE: (0.05, 0.06), Part.BRICK: (0.1, 0.1),
     Part.CONCRETE: (0.05, 0.12), Part.WOOD: (0.1, 0.1), Part.ROOF: (0.12, 0.1), Part.TRUNK: (0.2, 0.1),
-    Part.TOP: (0.08, 0.0), Part.TROUSERS: (0.08, 0.0),
+    Part.TOP: (0.08, 0.0), Part.TROUSERS: (0.08, 0.0), Part.LEAVES: (0.3, 0.5), Part.TWIGS: (0.25, 0.2),
+    Part.FRONT: (0.06, 0.08), Part.POSTER: (0.05, 0.5), Part.RED_LANE: (0.1, 0.1), Part.YELLOW_LINE: (0.12, 0.1),
 }  # fmt: skip
 # The colours that a surface can have; each object takes one of them, a little brighter or darker.
 CLEAN: dict[Part, Sequence[Colour]] = {

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from .canvas import Part
+from .canvas import FOCAL, Part
 from .things import AWAY, KERB, LEFT, OBLIQUE, RIGHT, TOWARD
 from .traffic import Traffic
 
@@ -19,10 +19,12 @@ class Sides(Traffic):
     The camera is over the middle of one of the lanes (x = 0); traffic keeps to the right. Sides are -1 and 1.
     """
 
+    layouts, focal = LAYOUTS, FOCAL
+
     def __init__(self, seed: int):
         super().__init__(seed)
         draws = self.draws
-        self.layout = draws.pick(LAYOUTS)
+        self.layout = draws.pick(self.layouts)
         highway = self.layout == "highway"
         self.density = draws.pick((0.25, 0.5, 0.8))
         self.end = draws(260, 400) if highway else draws(75, 190)
