@@ -61,8 +61,8 @@ def draw_images(settings: QuickstartSettings) -> tuple[list[Row], dict[str, list
     # Not "validation": the settings were chosen by looking at that split.
     wanted = [(SOURCE, "train", settings.train_images)]
     wanted += [(domain, "test", settings.test_images) for domain in (SOURCE, *UNSEEN)]
-    size = f"{settings.height}x{settings.width}"
-    parts = [open_dataset(f"streets:{domain}?n={count}&size={size}&seed=0", split) for domain, split, count in wanted]
+    options = f"size={settings.height}x{settings.width}&seed=0&version={settings.version}"
+    parts = [open_dataset(f"streets:{domain}?n={count}&{options}", split) for domain, split, count in wanted]
     rows = map(dict, read_in_parallel(ConcatDataset(parts), None, "drawing streets"))
     training, *tests = ([*islice(rows, len(part))] for part in parts)
     return training, dict(zip((SOURCE, *UNSEEN), tests, strict=True))
@@ -76,7 +76,7 @@ def make_trainer(
 ) -> VFMSegTrainer:
     """A trainer for a new model on the source, everything seeded; checkpoints at every quarter of the run."""
     set_seed(settings.seed)
-    size = (settings.height * settings.enlarge, settings.width * settings.enlarge)
+    size = settings.size
     processor = VFMSegImageProcessor(size={"shortest_edge": min(size), "longest_edge": max(size)})
     crop = settings.crop or size[0]
     pixels = np.stack([np.bincount(np.array(row["label"]).ravel(), minlength=256) for row in rows])

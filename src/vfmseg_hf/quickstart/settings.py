@@ -21,7 +21,8 @@ class QuickstartSettings:
 
     Args:
         seed: of the weights, the order and the augmentation. The images are the same for every seed.
-        height, width: of all images, multiples of 32.
+        height, width: of all images; enlarged, they are multiples of 32.
+        version: of the streets that are drawn.
         train_images: how many images of the source there are to train on.
         test_images: how many images of each domain are scored; the same scenes in all of them.
         enlarge: so many times larger the model sees the images, for things that are thinner than a patch.
@@ -43,9 +44,10 @@ class QuickstartSettings:
     seed: int = 0
     height: int = 256
     width: int = 512
+    version: int = 1
     train_images: int = 200
     test_images: int = 20
-    enlarge: int = 1
+    enlarge: float = 1.0
     crop: int | None = None
     window_size: int = 128
     window_stride: int = 80
@@ -60,17 +62,25 @@ class QuickstartSettings:
         for name, value in vars(self).items():
             if type(value) is int and value < (0 if name == "seed" else 1):
                 raise ValueError(f"{name} must be a positive whole number, got {value}")
-        for name in ("height", "width", "crop"):
-            if (getattr(self, name) or 0) % 32:
-                raise ValueError(f"{name} must be a multiple of 32, got {getattr(self, name)}")
+        if self.enlarge <= 0:
+            raise ValueError(f"enlarge must be positive, got {self.enlarge}")
+        for name, edge in (("height", self.size[0]), ("width", self.size[1]), ("crop", self.crop)):
+            if edge is not None and edge % 32:
+                raise ValueError(f"{name} must be a multiple of 32 as the model sees it, got {edge:g}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image as the model sees it."""
+        return round(self.height * self.enlarge), round(self.width * self.enlarge)
 
 
 TOY = QuickstartSettings()
 FOUNDATION = QuickstartSettings(
-    enlarge=2,
-    window_size=256,
-    window_stride=192,
-    steps=300,
+    version=2,
+    enlarge=1.5,
+    window_size=192,
+    window_stride=144,
+    steps=260,
     batch_size=2,
     learning_rate=1e-3,
     encoder_learning_rate=1e-3,
