@@ -186,7 +186,7 @@ def test_the_real_run_beats_its_references(shared, tmp_path):
     torch.set_num_threads(2)
     scores = run_quickstart(tmp_path, FOUNDATION, encoder=encoder)
     means = {method: np.mean([scores[domain][method]["all classes"] for domain in UNSEEN]) for method in scores[SOURCE]}
-    assert means["final"] > 0.33 and means["final"] > means["coarse"]
+    assert means["final"] > 0.28 and means["final"] > means["coarse"]
     assert means["final"] > max(value for method, value in means.items() if method not in ("coarse", "final"))
 
 

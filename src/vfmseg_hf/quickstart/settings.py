@@ -77,10 +77,10 @@ class QuickstartSettings:
 TOY = QuickstartSettings()
 FOUNDATION = QuickstartSettings(
     version=2,
-    enlarge=1.5,
-    window_size=192,
-    window_stride=144,
-    steps=260,
+    enlarge=2.0,
+    window_size=256,
+    window_stride=192,
+    steps=300,
     batch_size=2,
     learning_rate=1e-3,
     encoder_learning_rate=1e-3,
