@@ -771,3 +771,15 @@ def test_what_register_encoder_refuses():
         register_encoder("other", type(family))
     register_encoder("dinov2", family, exist_ok=True)
     assert encoders.ENCODER_FAMILIES["dinov2"] is family
+
+
+def test_half_precision_under_autocast(tmp_path):
+    """Positions are resized for another grid, and torch.cat refuses float16 where bfloat16 is asked for."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 14, "image_size": 56}
+    torch.manual_seed(0)
+    Dinov2Model(Dinov2Config(**sizes)).half().save_pretrained(tmp_path)
+    expected = VFMSegForSemanticSegmentation.from_backbone(tmp_path, **SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        model = VFMSegForSemanticSegmentation.from_backbone(tmp_path, **SMALL)
+    wanted = expected.model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in model.model.state_dict().items())

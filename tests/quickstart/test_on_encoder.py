@@ -1,6 +1,8 @@
 """The quickstart on a foundation model, with a tiny random one in its place: what trains, what is saved and scored."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from vfmseg_hf.prediction.predict import find_images
 from vfmseg_hf.quickstart import FOUNDATION, QuickstartSettings, run, run_quickstart
 from vfmseg_hf.quickstart.conclusions import LINEAR, SOURCE, UNSEEN
 from vfmseg_hf.quickstart.linear import LinearHead
-from vfmseg_hf.quickstart.run import describe_encoder, draw_images, has_fast_bfloat16, make_trainer
+from vfmseg_hf.quickstart.run import choose_products, describe_encoder, draw_images, make_trainer
 from vfmseg_hf.quickstart.settings import rare_class_weights
 
 
@@ -70,7 +72,7 @@ def test_all_is_scored_beside_the_frozen_encoder(finished, encoder):
     assert all(LINEAR in scores[domain] for domain in scores) and LINEAR in said
     assert results["encoder"] == describe_encoder(encoder) and str(encoder) in said
     assert 0 < results["parameters"]["trained"] < results["parameters"]["all"]
-    assert results["products"] == ("bfloat16" if has_fast_bfloat16() else "float32")
+    assert results["products"] == choose_products(encoder)
     assert set(results["seconds"]) >= {"drawing", "training", "scoring", "references"}
     for name in (SOURCE, *UNSEEN, "camvid-day", "camvid-dusk"):
         assert (output / "panels" / f"{name}.png").is_file()
@@ -106,6 +108,31 @@ def test_the_saved_model_is_merged_and_only_lora_has_changed_the_encoder(finishe
         "shortest_edge": 128,
         "longest_edge": 256,
     }
+
+
+def test_the_record_has_the_class_weights_and_the_model_has_none(finished):
+    """They are those of the training images: whoever trains the model further would have them without knowing."""
+    model = finished[0] / "model"
+    assert json.loads((model / "config.json").read_text())["class_weights"] is None
+    weights = json.loads((model / "recipe.json").read_text())["settings"]["model"]["class_weights"]
+    assert len(weights) == 19 and max(weights) > 1
+
+
+def test_scores_and_references_are_computed_as_it_is_said(encoder, tmp_path, monkeypatch):
+    seen = []
+    for name in ("evaluate_domain", "score_references"):
+
+        def looked_at(real, *args, **kwargs):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(run, name, partial(looked_at, getattr(run, name)))
+    for instructions in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=instructions: able, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda able=instructions: able, raising=False)
+        run_quickstart(tmp_path, replace(TINY, steps=1), say=lambda line: None, encoder=encoder)
+        assert len(seen) == 10 and set(seen) == {instructions}
+        seen.clear()
 
 
 def test_the_saved_model_loads_without_peft(finished):

@@ -266,6 +266,8 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
             f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
             "everything (--tune full)"
         )
+    if own.decoder and arguments.scale_heads:
+        raise ValueError(f"--scale_heads is for VFMSeg's heads, and --decoder {own.decoder} has another; leave it out")
     check_output_folder(arguments.output_dir)
     check_fields(own.model, own.recipe, own.fields, own.decoder)
     if own.decoder and own.tune == "lora" and os.path.isdir(arguments.output_dir):

@@ -175,7 +175,7 @@ def build_on_backbone(
                 f"the foundation model {name!r} has {key}={found.get(key)!r}, but the encoder of this checkpoint has "
                 f"{expected!r}; pass backbone_name_or_path=... of the model it was made for"
             )
-    # Under a caller's autocast, torch would not put together what is of a type that this does not know.
+    # torch.cat refuses float16 under an autocast to bfloat16, which a caller may be in.
     with torch.autocast("cpu", enabled=False):
         weights = family.resample(foundation.weights, config.backbone_config, config.position_interpolation)
     with without_warnings():

@@ -97,7 +97,7 @@ def write_results(
     parameters: Mapping[str, int],
     seconds: Mapping[str, float] | None,
     encoder: Mapping[str, str] | None,
-    bfloat16: bool,
+    products: str,
     photographs: Mapping[str, object],
 ) -> None:
     """
@@ -106,7 +106,7 @@ def write_results(
     Args:
         seconds: of the parts of the run; `None` of one that went on after a stop.
         encoder: where the foundation model comes from; `None` of the toy.
-        bfloat16: whether matrices were multiplied in it, in training and scoring.
+        products: what matrices were multiplied in, in training and scoring.
         photographs: scores on real images, by name.
     """
     names = tuple(CITYSCAPES_ID2LABEL.values())
@@ -118,7 +118,7 @@ def write_results(
         "resumed": seconds is None,
         "seconds": None if seconds is None else {part: round(value, 1) for part, value in seconds.items()},
         "threads": torch.get_num_threads(),
-        "products": "bfloat16" if bfloat16 else "float32",
+        "products": products,
         "groups": {group: list(members) for group, members in GROUPS.items()},
         "mean_iou": scores,
         "unseen_mean_iou": {

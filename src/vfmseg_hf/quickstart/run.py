@@ -100,7 +100,7 @@ def make_trainer(
         save_total_limit=1,
         seed=settings.seed,
         use_cpu=True,
-        bf16=encoder is not None and has_fast_bfloat16(),
+        bf16=choose_products(encoder) == "bfloat16",
         scale_heads=encoder is not None,
         max_grad_norm=1.0 if encoder is not None else 0.0,
         rare_class_sampling=settings.rare_class_sampling,
@@ -111,14 +111,19 @@ def make_trainer(
     return VFMSegTrainer(model, arguments, train_dataset=images, processing_class=processor)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether the processor has instructions for products of matrices in bfloat16."""
+def choose_products(encoder: str | os.PathLike | None) -> str:
+    """`"bfloat16"` on a foundation model where the processor multiplies matrices in it, otherwise `"float32"`."""
     known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(has is not None and has() for has in known)
+    fast = encoder is not None and any(has is not None and has() for has in known)
+    return "bfloat16" if fast else "float32"
 
 
 def prepare_output(
-    output: Path, settings: QuickstartSettings, resume: bool, encoder: Mapping[str, str] | None = None
+    output: Path,
+    settings: QuickstartSettings,
+    resume: bool,
+    encoder: Mapping[str, str] | None = None,
+    products: str = "float32",
 ) -> str | None:
     """
     Clear the folder of an earlier run, or find what a run in it can go on from.
@@ -129,14 +134,15 @@ def prepare_output(
     Raises:
         ValueError: if the folder holds a run with other settings, or files that no quickstart has written.
     """
-    record, now = output / "training" / "settings.json", {**asdict(settings), "encoder": encoder}
+    record = output / "training" / "settings.json"
+    now = {**asdict(settings), "encoder": encoder, "products": products}
     found = [name for name in RESULTS if (output / name).exists()]
     if found and not record.is_file():
         raise ValueError(f"{output} holds {', '.join(found)}, which no quickstart wrote; choose another folder")
     if resume and record.is_file():
         earlier = json.loads(record.read_text())
         if earlier != now:
-            differing = {key: value for key, value in earlier.items() if now.get(key) != value}
+            differing = {key: earlier.get(key) for key in {**earlier, **now} if earlier.get(key) != now.get(key)}
             raise ValueError(
                 f"{output} holds a run with {differing}, which is not what was asked for; resume with the same, or "
                 "choose another folder"
@@ -240,7 +246,7 @@ class Quickstart:
     ):
         self.output, self.settings, self.say, self.encoder = output, settings, say, encoder
         self.origin = describe_encoder(encoder)
-        self.bfloat16 = encoder is not None and has_fast_bfloat16()
+        self.products = choose_products(encoder)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -251,12 +257,12 @@ class Quickstart:
 
     def run(self, resume: bool, images: Mapping[Path, str], camvid: str | os.PathLike | None) -> Scores:
         settings = self.settings
-        checkpoint = prepare_output(self.output, settings, resume, self.origin)
+        checkpoint = prepare_output(self.output, settings, resume, self.origin, self.products)
         with self.timed("drawing"):
             rows, tests = draw_images(settings)
         with self.timed("training"):
             trained, parameters = self.train(rows, checkpoint)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.products == "bfloat16"):
             scores, model, processor = self.score(rows, tests, trained, parameters, checkpoint, camvid)
             if images:
                 self.segment(images, model, processor)
@@ -300,7 +306,7 @@ class Quickstart:
         for line in draw_conclusions(scores):
             say(line)
         refined = ", ".join(f"{name} {100 * domain.refined:.0f} %" for name, domain in domains.items())
-        say(f"Windows refined: {refined}." + " Matrix products are in bfloat16." * self.bfloat16)
+        say(f"Windows refined: {refined}. Products of matrices are in {self.products}.")
         own_time = dict(self.seconds)
         parts = ", ".join(f"{part} {value:.0f} s" for part, value in own_time.items())
         since = " since the run went on" if checkpoint else ""
@@ -315,7 +321,7 @@ class Quickstart:
             parameters,
             time_taken,
             self.origin,
-            self.bfloat16,
+            self.products,
             photographs,
         )
         say(f"Look at {output / 'domains.png'} and {output / 'panels'}; all figures are in {output / 'results.json'}.")
@@ -348,8 +354,9 @@ class Quickstart:
         if self.encoder is not None:
             model.merge_and_unload()
             model.set_attn_implementation("sdpa")  # as the saved model is loaded
-        model.config.class_weights = None  # they are those of these images
         trainer.save_model(str(self.output / "model"))
+        model.config.class_weights = None  # they are those of these images, and not for whoever trains it further
+        model.config.save_pretrained(self.output / "model")
         return model, parameters
 
     def fit_references(self, rows: Sequence[Row], processor: VFMSegImageProcessorMixin) -> dict[str, object]:

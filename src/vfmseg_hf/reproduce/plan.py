@@ -12,7 +12,7 @@ from ..training.recipes import get_recipe
 
 WINDOW_STRIDE = 5 / 16  # of the shortest edge of an image: the paper's 320 of 1024
 RARE_CLASS_PIXELS = 3000 / 1024**2  # of a crop: the recipe's 3000 pixels of 1024 x 1024
-STREETS_VERSION = 2
+SCENES_VERSION = 2
 SAVE_STEPS = 1000  # between checkpoints of long trainings
 # How long things take on a CPU, see `Plan.minutes`.
 SCORE_SECONDS = 1.2  # of a core, for an image of 256 x 512, in the mean of the rows
@@ -156,7 +156,7 @@ def small_settings(
     Returns:
         The settings, and what is left out, in words.
     """
-    drawn = f"n={budget.max_images or 20}&size={2 * budget.size}x{4 * budget.size}&version={STREETS_VERSION}"
+    drawn = f"n={budget.max_images or 20}&size={2 * budget.size}x{4 * budget.size}&version={SCENES_VERSION}"
     targets = [f"{look}=streets:{look}?{drawn}@test" for look in ("day", "night", "rain", "camera")]
     left_out = []
     if carla is None:
@@ -186,7 +186,7 @@ def small_settings(
     streets = Setting(
         "streets",
         "procedural game → everything else",
-        f"streets:game?n={budget.train_images}&size={budget.size}x{2 * budget.size}&version={STREETS_VERSION}@train",
+        f"streets:game?n={budget.train_images}&size={budget.size}x{2 * budget.size}&version={SCENES_VERSION}@train",
         f"source=streets:game?{drawn}@validation",
         tuple(targets),
         scaled,

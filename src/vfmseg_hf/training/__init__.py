@@ -24,6 +24,7 @@ __all__ = [
     "VFMSegTrainingArguments",
     "get_recipe",
     "rare_class_probabilities",
+    "scale_heads",
 ]
 
 __getattr__ = old_names(

@@ -83,6 +83,7 @@ _TRAINING = {
     "rare_class_min_pixels": 3000,
     "rare_class_crop_ratio": 2.0,
     "ema_decay": None,
+    "scale_heads": False,
 }
 _AUGMENTATION = {
     "crop_size": (1024, 1024),

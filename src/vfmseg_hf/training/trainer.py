@@ -124,8 +124,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     def _check_arguments(self) -> None:
         args = self.args
-        if args.scale_heads and self.model_init is not None:
-            raise ValueError("scale_heads is not for models of model_init; leave it out")
+        if args.scale_heads and (self.model_init is not None or self.is_deepspeed_enabled):
+            raise ValueError("scale_heads does not work with model_init or DeepSpeed; leave it out")
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process cannot train on {args.n_gpu} GPUs: start one for each, torchrun --nproc_per_node "

@@ -197,9 +197,10 @@ def _develop(image: np.ndarray, look: Look, draws: Draws) -> np.ndarray:
     if look.tinted:
         soft = image.copy()
         soft[:, 1:-1] = (image[:, :-2] + 2 * image[:, 1:-1] + image[:, 2:]) * np.float32(0.25)
-        red, green, blue = soft[:, :, 1:-1] * np.float32(0.5) + (soft[:, :, :-2] + soft[:, :, 2:]) * np.float32(0.25)
-        pad = [(0, 0), (1, 1)]
-        red, green, blue = (np.pad(plane, pad, mode="edge") for plane in (red, green, blue))
+        if width > 2:
+            soft = soft[:, :, 1:-1] * np.float32(0.5) + (soft[:, :, :-2] + soft[:, :, 2:]) * np.float32(0.25)
+            soft = np.pad(soft, [(0, 0), (0, 0), (1, 1)], mode="edge")
+        red, green, blue = soft
         dy = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / height
         dx = (np.arange(width, dtype=np.float32) - width / 2) / width
         vignette = (1 - (dx * dx + dy * dy) * np.float32(0.9)) * np.float32(draws(0.66, 0.74))
