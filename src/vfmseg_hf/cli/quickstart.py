@@ -1,8 +1,8 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Adapt a foundation model to one look of a street, and hold it on other looks and on your photographs.
 
-In about nine minutes on two CPU cores LoRA and both heads are trained on a frozen DINOv2 ViT-S, on drawn streets of a
-clean, game-like look only. The model is scored on streets by day, at night, in rain and through another camera, beside
+In eight to nine minutes on two CPU cores LoRA and both heads are trained on a frozen DINOv2 ViT-S, on drawn streets of
+one look only. The model is scored on streets by day, at night, in rain and through another camera, beside
 references; model, panels and results.json are written, and your own IMAGEs segmented. Without a network, where the
 encoder is not on this machine yet, a toy from random weights takes its place.
 
