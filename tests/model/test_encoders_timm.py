@@ -366,6 +366,16 @@ def test_a_hub_directory_of_timm(kind, tmp_path, loading_log):
         torch.testing.assert_close(ours["pos_embed"], torch.cat([stored["pos_embed"][:, :prefix], table], dim=1))
 
 
+def test_what_timm_saves_itself(tmp_path):
+    """It writes the number of its classes among the arguments that models are built with."""
+    arguments = {**TINY, "img_size": [80, 80], "num_classes": 10, "in_chans": 3, "global_pool": "token"}
+    native = timm.create_model("vit_base_patch16_224", **arguments)
+    timm.models.save_for_hf(native, tmp_path, model_args=arguments, safe_serialization=True)
+    model = VFMSegForSemanticSegmentation.from_backbone(tmp_path, window_size=64, window_stride=64, coarse_size=64)
+    blocks = model.model.encoder.timm_model.blocks.state_dict()
+    assert all(torch.equal(value, blocks[name]) for name, value in native.blocks.state_dict().items())
+
+
 def test_weights_of_masked_image_modelling(tmp_path, loading_log):
     """They come with the norm before their decoder instead of a classifier's, which the encoder does not have."""
     directory = write_hub_layout(tmp_path / "timm", "eva02")

@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForSemanticSegmentation, Dinov2Config, Dinov2Model, TrainerCallback
+from transformers import (
+    AutoModelForSemanticSegmentation,
+    Dinov2Config,
+    Dinov2Model,
+    SamVisionConfig,
+    SamVisionModel,
+    TrainerCallback,
+)
 
 from tests.support.blockers import run_without
 from tests.support.dataset_copies import camvid_tree
@@ -143,6 +150,17 @@ def test_the_saved_model_loads_without_peft(finished):
     """
     done = run_without(["peft"], code)
     assert done.stdout.strip() == "19", done.stderr
+
+
+def test_an_encoder_whose_attention_is_fixed(tmp_path):
+    """Training is faster without the fused attention, and SAM's encoder cannot go without it once it is built."""
+    sizes = {"hidden_size": 32, "output_channels": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_dim": 64}
+    SamVisionModel(SamVisionConfig(**sizes, patch_size=16, image_size=64, global_attn_indexes=[1])).save_pretrained(
+        tmp_path / "sam"
+    )
+    settings = replace(TINY, steps=1, train_images=2, test_images=1)
+    scores = run_quickstart(tmp_path / "out", settings, say=lambda line: None, encoder=tmp_path / "sam")
+    assert set(scores) == {SOURCE, *UNSEEN}
 
 
 @pytest.mark.slow

@@ -208,7 +208,8 @@ def create_timm_model(architecture: str, model_args: dict[str, object]) -> nn.Mo
     if not timm.is_model(architecture):
         raise ValueError(f"timm {timm.__version__} has no architecture {architecture!r}; timm.list_models() names them")
     try:
-        return timm.create_model(architecture, pretrained=False, num_classes=0, **model_args)
+        # timm writes `num_classes` among the arguments of the models that it saves.
+        return timm.create_model(architecture, pretrained=False, **{**model_args, "num_classes": 0})
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"timm's {architecture} cannot be built with model_args={model_args}: {error}") from error
 

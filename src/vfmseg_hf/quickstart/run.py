@@ -25,6 +25,7 @@ from ..data import describe_dataset, open_dataset
 from ..data.parallel import read_in_parallel
 from ..evaluation import STAGES, confusion_matrix, evaluate_domain, iou_scores
 from ..evaluation.baselines import ColourLookup, PositionPrior
+from ..model.encoders import get_encoder_family
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..model.labels import CITYSCAPES_ID2LABEL
@@ -79,8 +80,8 @@ def make_trainer(
     size = settings.size
     processor = VFMSegImageProcessor(size={"shortest_edge": min(size), "longest_edge": max(size)})
     crop = settings.crop or size[0]
-    pixels = np.stack([np.bincount(np.array(row["label"]).ravel(), minlength=256) for row in rows])
-    pixels = pixels[:, : len(CITYSCAPES_ID2LABEL)]
+    count = len(CITYSCAPES_ID2LABEL)
+    pixels = np.stack([np.bincount(np.array(row["label"]).ravel(), minlength=count)[:count] for row in rows])
     augmentation = Augmentation((crop, crop), resize=size)
     images = TrainingImages(rows, processor, augmentation, settings.seed, class_pixels=pixels)
     model = make_model(settings, encoder)
@@ -348,11 +349,16 @@ class Quickstart:
             )
         if checkpoint:
             self.say(f"Going on from {checkpoint}.")
+        # The fused kernel's backward pass is slow for few tokens on a CPU: with it a step takes half as long again.
+        plain = self.encoder is not None and not get_encoder_family(model.config.backbone_config).fixed_attentions
+        if plain:
+            model.set_attn_implementation("eager")
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.stopped_by:
             raise TrainingStopped(trainer.stopped_by)
         if self.encoder is not None:
             model.merge_and_unload()
+        if plain:
             model.set_attn_implementation("sdpa")  # as the saved model is loaded
         trainer.save_model(str(self.output / "model"))
         model.config.class_weights = None  # they are those of these images, and not for whoever trains it further

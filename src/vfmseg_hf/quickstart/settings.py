@@ -100,8 +100,6 @@ def make_model(settings: QuickstartSettings, encoder: str | os.PathLike | None) 
         return VFMSegForSemanticSegmentation(toy_config(settings))
     model = load_frozen(settings, encoder)
     model.add_adapter(lora_config(model.config, lora_dropout=0.0))
-    # The fused kernel's backward pass is slow for few tokens on a CPU: with it a step takes half as long again.
-    model.set_attn_implementation("eager")
     return model
 
 
