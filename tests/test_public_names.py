@@ -31,7 +31,7 @@ OLD_NAMES = {
     ),
     "metrics": (
         "vfmseg_hf.evaluation",
-        {name: name for name in ("confusion_matrix", "iou_scores", "load_mean_iou", "merge_classes")},
+        {name: name for name in ("confusion_matrix", "iou_scores", "load_mean_iou", "mean_iou", "merge_classes")},
     ),
 }
 

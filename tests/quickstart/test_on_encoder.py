@@ -36,7 +36,6 @@ TINY = QuickstartSettings(
     train_images=4,
     test_images=2,
     enlarge=2,
-    crop=64,
     steps=4,
     batch_size=2,
     learning_rate=1e-2,

@@ -114,7 +114,7 @@ def test_a_new_run_removes_the_results_of_the_last(tmp_path):
     assert run.prepare_output(tmp_path, TINY, resume=True) is None, "no checkpoint yet: from the start"
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"steps": 0}, {"height": 100}, {"crop": 100}, {"enlarge": 0}])
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"steps": 0}, {"height": 100}, {"width": 100}, {"enlarge": 0}])
 def test_settings_are_checked(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name):

@@ -79,10 +79,9 @@ def make_trainer(
     set_seed(settings.seed)
     size = settings.size
     processor = VFMSegImageProcessor(size={"shortest_edge": min(size), "longest_edge": max(size)})
-    crop = settings.crop or size[0]
     count = len(CITYSCAPES_ID2LABEL)
     pixels = np.stack([np.bincount(np.array(row["label"]).ravel(), minlength=count)[:count] for row in rows])
-    augmentation = Augmentation((crop, crop), resize=size)
+    augmentation = Augmentation((min(size), min(size)), resize=size)
     images = TrainingImages(rows, processor, augmentation, settings.seed, class_pixels=pixels)
     model = make_model(settings, encoder)
     if settings.rare_class_power:

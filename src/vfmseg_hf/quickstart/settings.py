@@ -26,8 +26,6 @@ class QuickstartSettings:
         train_images: how many images of the source there are to train on.
         test_images: how many images of each domain are scored; the same scenes in all of them.
         enlarge: so many times larger the model sees the images, for things that are thinner than a patch.
-        crop: height and width of what is trained on, of the enlarged image; a multiple of 32, `None` for all its
-            height.
         window_size, window_stride: of the refinement, in pixels of the enlarged image; the coarse pass has this size
             as well.
         steps: optimizer steps.
@@ -48,7 +46,6 @@ class QuickstartSettings:
     train_images: int = 200
     test_images: int = 20
     enlarge: float = 1.0
-    crop: int | None = None
     window_size: int = 128
     window_stride: int = 80
     steps: int = 1100
@@ -64,9 +61,9 @@ class QuickstartSettings:
                 raise ValueError(f"{name} must be a positive whole number, got {value}")
         if self.enlarge <= 0:
             raise ValueError(f"enlarge must be positive, got {self.enlarge}")
-        for name, edge in (("height", self.size[0]), ("width", self.size[1]), ("crop", self.crop)):
-            if edge is not None and edge % 32:
-                raise ValueError(f"{name} must be a multiple of 32 as the model sees it, got {edge:g}")
+        for name, edge in zip(("height", "width"), self.size, strict=True):
+            if edge % 32:
+                raise ValueError(f"{name} must be a multiple of 32 as the model sees it, got {edge}")
 
     @property
     def size(self) -> tuple[int, int]:
