@@ -58,7 +58,10 @@ def fork_command(words: list[str], log: Path, environment: dict[str, str]) -> Fo
         output = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        tqdm.set_lock(threading.RLock())  # another thread may have held it at the fork
+        tqdm.set_lock(threading.RLock())
         return call(*words)
 
-    return Fork(run, environment)
+    # The other threads do not live on in a fork, and what they hold stays locked there for ever. The one that draws a
+    # bar or writes beside it holds the locks of tqdm and of a stream, so it is not forked meanwhile.
+    with tqdm.get_lock():
+        return Fork(run, environment)
