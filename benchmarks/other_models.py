@@ -105,7 +105,7 @@ def import_scipy() -> None:
     try:
         import scipy  # noqa: F401
     except ImportError as error:
-        raise ImportError("Mask2Former and EoMT need scipy: pip install 'vfmseg-hf[benchmarks]'") from error
+        raise ImportError("Mask2Former and EoMT need scipy: pip install 'vfmseg-hf[methods]'") from error
 
 
 def segment_with(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:

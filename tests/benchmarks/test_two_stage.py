@@ -152,10 +152,10 @@ def test_other_models_take_their_turns(arguments, small_others, tmp_path, monkey
 def test_without_scipy_the_extra_is_named(arguments, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     for name in ("Mask2Former Swin-L", "EoMT-L"):
-        with pytest.raises(ImportError, match=r"vfmseg-hf\[benchmarks\]"):
+        with pytest.raises(ImportError, match=r"vfmseg-hf\[methods\]"):
             build_model(small_config(name, 7))
     monkeypatch.setattr(two_stage_modes, "OTHER_MODELS", {"EoMT-L": partial(small_config, "EoMT-L")})
-    with pytest.raises(ImportError, match=r"vfmseg-hf\[benchmarks\]"):
+    with pytest.raises(ImportError, match=r"vfmseg-hf\[methods\]"):
         BENCHMARKS["two-stage"].run(arguments("--others"))
 
 

@@ -17,20 +17,17 @@ from transformers import (
     pipeline,
 )
 
+from tests.methods.runs import ABC, trainer
 from tests.support.blocks import rows
 from tests.support.commands import call, error_of
 from tests.support.tiny import BACKBONE
 from vfmseg_hf import VFMSegImageProcessor, lora_config
 from vfmseg_hf.evaluation import count_images
 from vfmseg_hf.evaluation.counting import predict_together
-from vfmseg_hf.methods import METHODS, VFMSegLinearConfig, VFMSegLinearForSemanticSegmentation
+from vfmseg_hf.methods import VFMSegLinearConfig, VFMSegLinearForSemanticSegmentation
 from vfmseg_hf.model.windows import resize_bilinear
-from vfmseg_hf.training import Augmentation, EvaluationImages, TrainingImages, VFMSegTrainer, VFMSegTrainingArguments
 from vfmseg_hf.training.model import change_classes, choose_trained_part, start_model
 from vfmseg_hf.training.trained_on import weights_digest
-
-
-ABC = {0: "road", 1: "sky", 2: "person"}
 
 
 @pytest.fixture
@@ -138,20 +135,9 @@ def test_counts_are_one_result_twice(make):
     assert counts.matrices[0, 0].sum() == 80 * 112
 
 
-def trainer(model, tmp_path, **settings):
-    processor = VFMSegImageProcessor(do_resize=False)
-    usual = {"max_steps": 2, "use_cpu": True, "report_to": "none", "logging_steps": 1, "save_steps": 1}
-    arguments = VFMSegTrainingArguments(str(tmp_path), **usual | settings)
-    train = TrainingImages(rows(4, classes=3), processor, Augmentation(crop_size=(64, 64)), id2label=ABC)
-    watched = EvaluationImages(rows(2, seed=1, classes=3), processor, id2label=ABC)
-    return VFMSegTrainer(
-        model, arguments, train_dataset=train, eval_dataset={"own": watched}, processing_class=processor
-    )
-
-
 @pytest.mark.parametrize("tune", ["none", "lora", "full"])
 def test_it_trains_as_vfmseg_does(tune, places):
-    model = start_model(str(places / "foundation"), decoder="linear", id2label=ABC, coarse_size=64)
+    model = start_model(str(places / "foundation"), method="linear", id2label=ABC, coarse_size=64)
     assert isinstance(model, VFMSegLinearForSemanticSegmentation) and model.config.id2label == ABC
     choose_trained_part(model, tune, r=2)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -175,7 +161,7 @@ def test_it_trains_as_vfmseg_does(tune, places):
     assert record["run"]["model_type"] == "vfmseg_linear"
     assert record["run"]["tune"] == {"none": "heads"}.get(tune, tune)
     assert record["trained_on"]["weights"] == weights_digest(places / "saved")
-    resumed = start_model(str(places / "foundation"), decoder="linear", id2label=ABC, coarse_size=64)
+    resumed = start_model(str(places / "foundation"), method="linear", id2label=ABC, coarse_size=64)
     choose_trained_part(resumed, tune, r=2)
     again = trainer(resumed, places / "run", learning_rate=1e-2, encoder_learning_rate=1e-3)
     if tune == "lora":
@@ -210,11 +196,11 @@ def test_classes_follow_their_names(make):
         (
             "foundation",
             ["--decoder", "linear", "--feature_mask_ratio", 0],
-            "--decoder linear has no feature_mask_ratio",
+            "--method linear has no feature_mask_ratio",
         ),
-        ("vfmseg", ["--decoder", "linear"], "is a vfmseg model, whose decoder stays; leave --decoder linear out"),
+        ("vfmseg", ["--decoder", "linear"], "is a vfmseg model and stays one; leave --method linear out"),
         ("linear", ["--detail_loss_weight", 1], "is a vfmseg_linear, which has no detail_loss_weight; leave it out"),
-        ("foundation", ["--decoder", "liner"], "--decoder: invalid choice: 'liner'"),
+        ("foundation", ["--decoder", "liner"], "--method: invalid choice: 'liner'"),
     ],
 )
 def test_what_does_not_go_together(model, words, message, places):
@@ -254,15 +240,15 @@ def test_the_commands(places, capsys):
 def test_the_encoder_is_that_of_vfmseg(places):
     """Same foundation model, same maps: nothing but the head differs."""
     ours = start_model(str(places / "foundation"), refine_hidden_size=128).eval()
-    linear = start_model(str(places / "foundation"), decoder="linear").eval()
-    assert set(METHODS) == {"linear"} and linear.config.out_indices == ours.config.out_indices
+    linear = start_model(str(places / "foundation"), method="linear").eval()
+    assert linear.config.out_indices == ours.config.out_indices
     images = torch.randn(1, 3, 64, 96)
     for one, other in zip(ours.model(images).feature_maps, linear.model(images).feature_maps, strict=True):
         assert torch.equal(one, other)
 
 
 def test_lora_trains_its_own_head(places):
-    model = start_model(str(places / "foundation"), decoder="linear")
+    model = start_model(str(places / "foundation"), method="linear")
     model.add_adapter(lora_config(model.config))
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert any("linear_head" in name for name in trained) and any(".lora_A." in name for name in trained)
@@ -279,7 +265,7 @@ def test_pixels_that_are_no_numbers_are_not_scored(checks_raise, make):
 
 
 def test_an_unknown_decoder_or_kind_of_refinement(make, places):
-    with pytest.raises(ValueError, match="decoder must be one of"):
-        start_model(str(places / "foundation"), decoder="bogus")
+    with pytest.raises(ValueError, match="method must be one of"):
+        start_model(str(places / "foundation"), method="bogus")
     with pytest.raises(ValueError, match="looks at an image once"):
         list(predict_together(make().eval(), [torch.zeros(3, 64, 64)], [torch.zeros(64, 64)], "all"))

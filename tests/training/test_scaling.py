@@ -148,7 +148,7 @@ def test_the_record_says_so(tiny_model, tmp_path):
 
 def test_what_cannot_be_scaled_is_refused(tiny_model, tmp_path):
     tiny_model().model.encoder.save_pretrained(tmp_path / "foundation")
-    linear = start_model(str(tmp_path / "foundation"), decoder="linear")
+    linear = start_model(str(tmp_path / "foundation"), method="linear")
     with pytest.raises(ValueError, match=r"for the heads of VFMSeg, and VFMSegLinear\w+ has others"):
         make_trainer(linear, tmp_path, scale_heads=True).train()
 

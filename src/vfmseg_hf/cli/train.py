@@ -52,7 +52,7 @@ from .options import Parser, check_counts, check_output_folder
 
 
 MODEL_FIELDS = (
-    "decoder",
+    "method",
     "feature_mask_ratio",
     "detail_loss_weight",
     "detail_crop_size",
@@ -135,18 +135,20 @@ class TrainArguments:
         default="paper",
         metadata={"help": "Where settings come from that are not given.", "choices": list(RECIPES)},
     )
-    decoder: str | None = field(
+    method: str | None = field(
         default=None,
         metadata={
-            "help": "What a foundation model gets instead of VFMSeg's two stages: linear is one linear layer, and "
-            "one look at the image.",
+            "help": "What a foundation model gets instead of VFMSeg's two stages; they look at an image once. linear: "
+            "one linear layer; segformer, mask2former: their decoders; rein: its adapter and Mask2Former's decoder.",
             "choices": list(METHODS),
+            "aliases": ["--decoder"],
         },
     )
-    tune: str = field(
-        default="lora",
+    tune: str | None = field(
+        default=None,
         metadata={
-            "help": "What trains: LoRA and heads, everything, or heads alone (heads, none: nothing of the encoder).",
+            "help": "What trains: LoRA and heads, everything, or heads alone (heads, none: nothing of the encoder). "
+            "Default: lora; of a method with an adapter of its own (rein) that adapter and the head.",
             "choices": list(TUNES),
         },
     )
@@ -261,16 +263,20 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         dataloader_num_workers=0,
         seed=0,
     )
-    if own.tune == "lora" and own.model.endswith(".json"):
+    adapted = own.method is not None and METHODS[own.method].own_adapter is not None
+    own.tune = own.tune or ("heads" if adapted else None)
+    if adapted and own.tune == "lora":
+        raise ValueError(f"--method {own.method} adapts the encoder by itself; leave --tune lora out")
+    if own.tune in (None, "lora") and own.model.endswith(".json"):
         raise ValueError(
             f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
             "everything (--tune full)"
         )
-    if own.decoder and arguments.scale_heads:
-        raise ValueError(f"--scale_heads is for VFMSeg's heads, and --decoder {own.decoder} has another; leave it out")
+    if own.method and arguments.scale_heads:
+        raise ValueError(f"--scale_heads is for VFMSeg's heads, and --method {own.method} has another; leave it out")
     check_output_folder(arguments.output_dir)
-    check_fields(own.model, own.recipe, own.fields, own.decoder)
-    if own.decoder and own.tune == "lora" and os.path.isdir(arguments.output_dir):
+    check_fields(own.model, own.recipe, own.fields, own.method)
+    if own.method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):
         if last := get_last_checkpoint(arguments.output_dir):
             raise ValueError(
                 f"{last} is of an earlier run and has LoRA folded in, so that no run can go on from it; "
@@ -319,7 +325,7 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
         with arguments.main_process_first(desc="counting pixels per class"):  # the others find its counts
             class_pixels = [count_class_pixels(*each) for each in zip(datasets, map(len, classes), strict=True)]
     named = {"id2label": classes[0]} if follows else {}
-    model = start_model(own.model, own.recipe, own.decoder, **own.fields, **named)
+    model = start_model(own.model, own.recipe, own.method, **own.fields, **named)
     processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
     parts = [
         TrainingImages(dataset, processor, augmentation, arguments.seed, pixels, class_map=maps[title])

@@ -5,11 +5,20 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
+from .configuration import MethodConfig
 from .linear import VFMSegLinearConfig, VFMSegLinearForSemanticSegmentation
+from .mask2former import VFMSegMask2FormerConfig, VFMSegMask2FormerForSemanticSegmentation, VFMSegMask2FormerHead
+from .rein import VFMSegReinConfig, VFMSegReinForSemanticSegmentation
+from .segformer import VFMSegSegformerConfig, VFMSegSegformerForSemanticSegmentation
 from .single_stage import SingleStageModel
 
 
-METHODS: dict[str, type[SingleStageModel]] = {"linear": VFMSegLinearForSemanticSegmentation}  # by name
+METHODS: dict[str, type[SingleStageModel]] = {  # by name
+    "linear": VFMSegLinearForSemanticSegmentation,
+    "segformer": VFMSegSegformerForSemanticSegmentation,
+    "mask2former": VFMSegMask2FormerForSemanticSegmentation,
+    "rein": VFMSegReinForSemanticSegmentation,
+}
 
 
 def model_class_of(config: PreTrainedConfig) -> "type[VFMSegForSemanticSegmentation | SingleStageModel] | None":
@@ -21,8 +30,16 @@ def model_class_of(config: PreTrainedConfig) -> "type[VFMSegForSemanticSegmentat
 
 __all__ = [
     "METHODS",
+    "MethodConfig",
     "SingleStageModel",
     "VFMSegLinearConfig",
     "VFMSegLinearForSemanticSegmentation",
+    "VFMSegMask2FormerConfig",
+    "VFMSegMask2FormerForSemanticSegmentation",
+    "VFMSegMask2FormerHead",
+    "VFMSegReinConfig",
+    "VFMSegReinForSemanticSegmentation",
+    "VFMSegSegformerConfig",
+    "VFMSegSegformerForSemanticSegmentation",
     "model_class_of",
 ]

@@ -4,7 +4,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -13,12 +13,14 @@ from transformers.utils.generic import can_return_tuple
 from ..model.adapters import HEADS, merge_lora
 from ..model.arguments import as_target_sizes
 from ..model.checks import check_labels, check_pixel_values, check_unusable_pixels, unusable_pixels
-from ..model.configuration_vfmseg import nearest_multiple
+from ..model.configuration_vfmseg import VFMSegConfig, nearest_multiple
+from ..model.encoders import get_encoder_family
 from ..model.foundation import build_on_backbone, checkpoint_place
-from ..model.modeling_vfmseg import VFMSegPreTrainedModel
+from ..model.modeling_vfmseg import VFMSegModel, VFMSegPreTrainedModel
 from ..model.objective import spoil_unless, stage_loss, usable_labels
 from ..model.outputs import VFMSegLabelMap
 from ..model.windows import coarse_size, label_map, resize_bilinear
+from .configuration import MethodConfig
 
 
 class SingleStageModel(VFMSegPreTrainedModel):
@@ -26,29 +28,61 @@ class SingleStageModel(VFMSegPreTrainedModel):
     An encoder in `model`, heads, and one look at an image: no windows, no second stage.
 
     `forward` gives raw `logits` of any size, and nothing else; by this it is told from VFMSeg's, and its coarse and its
-    final result are the same. A subclass says how feature maps become logits, or has a `forward` of its own. With LoRA
-    of peft on the encoder (`add_adapter`) it is saved with LoRA folded in, as a whole model.
+    final result are the same. A subclass makes its heads, says how feature maps become logits, and ends its
+    constructor with `post_init`. With LoRA of peft on the encoder (`add_adapter`) it is saved with LoRA folded in, as a
+    whole model.
 
     Attributes:
         heads: names of the modules that train in full beside LoRA.
+        own_adapter: name of a module in `model`, beside the encoder's own, that a method adapts it with; it trains
+            wherever heads do, and takes LoRA's place.
+        undecayed: ends of the names of parameters, beside those of norms, that have no weight decay.
+        width: channels of the encoder's feature maps.
     """
 
     heads: ClassVar[tuple[str, ...]]
+    own_adapter: ClassVar[str | None] = None
+    undecayed: ClassVar[tuple[str, ...]] = ()
     accepts_loss_kwargs = False  # as VFMSeg's: the loss is a mean over labelled pixels
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     checks_raise: bool = True  # as VFMSeg's
 
-    def decode(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Logits `[B, num_labels, *, *]` of the encoder's four maps `[B, C, H / 16, W / 16]`."""
+    def __init__(self, config: MethodConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        encoder = config.as_vfmseg()
+        encoder.backbone_config = config.backbone_config
+        self.model = self.make_encoder(encoder)
+        self.width = get_encoder_family(config.backbone_config).hidden_size(config.backbone_config)
+
+    def make_encoder(self, config: VFMSegConfig) -> VFMSegModel:
+        """The encoder of such a configuration: VFMSeg's, if a method has no other."""
+        return VFMSegModel(config)
+
+    def decode(self, feature_maps: tuple[torch.Tensor, ...]) -> Any:
+        """What the head makes of the encoder's four maps `[B, C, H / 16, W / 16]`; by default it is the logits."""
         raise NotImplementedError
+
+    def logits_of(self, decoded: Any) -> torch.Tensor:
+        """Logits `[B, num_labels, *, *]` of what [`decode`] gives."""
+        return decoded
+
+    def loss_of(self, decoded: Any, labels: torch.Tensor) -> torch.Tensor:
+        """A loss of what [`decode`] gives at the size of labels `[B, H, W]`; by default VFMSeg's of a stage."""
+        return stage_loss(self, decoded, labels, training=self.training)
 
     def add_adapter(self, adapter_config, adapter_name: str | None = None) -> None:
         """
         As everywhere in transformers, but that the heads, which are new, train in full beside LoRA.
 
         Raises:
-            ValueError: if heads of another model are to train.
+            ValueError: if heads of another model are to train, or the method has an adapter of its own.
         """
+        if self.own_adapter:
+            raise ValueError(
+                f"a {self.config.model_type} model adapts its encoder by itself, so that LoRA has no place in it; "
+                "leave --tune out"
+            )
         if set(adapter_config.modules_to_save or ()) <= {*HEADS, *self.heads}:
             adapter_config.modules_to_save = list(self.heads)
         else:
@@ -102,10 +136,10 @@ class SingleStageModel(VFMSegPreTrainedModel):
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         asked = {name: value for name, value in asked.items() if value is not None}
         outputs = self.model(resize_bilinear(pixel_values, size), return_dict=True, **asked)
-        logits, loss = self.decode(outputs.feature_maps), None
+        decoded, loss = self.decode(outputs.feature_maps), None
+        logits = self.logits_of(decoded)
         if labels is not None:
-            seen = labels[:, ::2, ::2] if self.training else labels
-            loss = stage_loss(self, logits, seen, training=self.training)
+            loss = self.loss_of(decoded, labels[:, ::2, ::2] if self.training else labels)
             loss = spoil_unless(usable, loss, logits)
         return SemanticSegmenterOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 

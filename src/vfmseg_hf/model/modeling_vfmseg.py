@@ -155,7 +155,7 @@ class VFMSegModel(VFMSegPreTrainedModel):
             hidden.requires_grad_()
         hidden_states, feature_maps = [hidden], []
         for number, block in enumerate(blocks):
-            hidden = self._run_block(block, hidden, block_arguments)
+            hidden = self.run_block(number, block, hidden, block_arguments)
             hidden_states.append(hidden)
             if number in self.config.out_indices:
                 feature_maps.append(
@@ -167,7 +167,10 @@ class VFMSegModel(VFMSegPreTrainedModel):
             feature_maps=tuple(feature_maps), hidden_states=tuple(hidden_states) if output_hidden_states else None
         )
 
-    def _run_block(self, block: nn.Module, hidden: torch.Tensor, arguments: dict[str, object]) -> torch.Tensor:
+    def run_block(
+        self, number: int, block: nn.Module, hidden: torch.Tensor, arguments: dict[str, object]
+    ) -> torch.Tensor:
+        """What the block of this number gives; a method that changes features between blocks does it here."""
         if self.gradient_checkpointing and self.training and not isinstance(block, GradientCheckpointingLayer):
             return self._gradient_checkpointing_func(partial(block, **arguments), hidden)
         return block(hidden, **arguments)

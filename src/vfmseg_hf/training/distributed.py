@@ -29,17 +29,19 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
 def has_unused_parameters(model: nn.Module) -> bool:
     """
     Whether weights train that no loss reaches, so that DDP has to look for them: a foundation model's last norm, the
-    mask token where no feature is masked, or the refine head where its loss does not count. With LoRA, or heads only,
-    every other trained weight gets its gradient.
+    mask token where no feature is masked, the refine head where its loss does not count, or Rein's map to queries that
+    are not linked. With LoRA, or heads only, every other trained weight gets its gradient.
     """
     unmasked = getattr(model.config, "feature_mask_ratio", None) == 0
     unrefined = getattr(model.config, "detail_loss_weight", None) == 0
+    unlinked = getattr(model.config, "link_queries", None) is False
     return any(
         parameter.requires_grad
         and (
             ("model.encoder." in name and ".lora_" not in name)
             or (unmasked and name.endswith("mask_token"))
             or (unrefined and "refine_head." in name)
+            or (unlinked and ("reins.transform." in name or "reins.merge." in name))
         )
         for name, parameter in model.named_parameters()
     )

@@ -24,6 +24,8 @@ def set_loss_options(model: nn.Module, args: VFMSegTrainingArguments) -> None:
     """
     given = {"class_weights": args.class_weights, "label_smoothing_factor": args.label_smoothing_factor}
     given = {name: value for name, value in given.items() if value is not None}
+    if unknown := [name for name in given if not hasattr(model.config, name)]:
+        raise ValueError(f"the loss of a {model.config.model_type} model has no {unknown[0]}; leave it out")
     checked = copy.deepcopy(model.config)
     try:
         for name, value in given.items():

@@ -12,7 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from ..evaluation.classes import by_number, is_generic, listed, same_classes
-from ..methods import METHODS, SingleStageModel, model_class_of
+from ..methods import METHODS, SingleStageModel, VFMSegMask2FormerHead, model_class_of
 from ..model.adapters import holds_adapter_only, lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import get_encoder_family
@@ -39,7 +39,7 @@ OF_WEIGHTS = (
 
 
 def start_model(
-    name_or_path: str, recipe: str = "paper", decoder: str | None = None, **overrides
+    name_or_path: str, recipe: str = "paper", method: str | None = None, **overrides
 ) -> VFMSegForSemanticSegmentation | SingleStageModel:
     """
     A model to train.
@@ -50,22 +50,22 @@ def start_model(
             for random weights.
         recipe: `"published-code"` builds on foundation models with the authors' options ([`published_options`], and for
             presets their blocks). Checkpoints and JSON files keep their own.
-        decoder: what a new model has on its foundation model: VFMSeg's two heads, or by one of the names of
+        method: what a new model has on its foundation model: VFMSeg's two heads, or by one of the names of
             `methods.METHODS` what others have. A checkpoint keeps its own.
-        overrides: fields of `VFMSegConfig`. With `id2label` a checkpoint keeps what belongs to classes of the same
-            name, as [`change_classes`] does.
+        overrides: fields of `VFMSegConfig`, or of the method's configuration. With `id2label` a checkpoint keeps what
+            belongs to classes of the same name, as [`change_classes`] does.
 
     Raises:
         ValueError: if it is neither a directory nor a preset, and cannot be a Hub id (user/name), or the published code
             has no configuration of a preset; as [`check_fields`].
         FileNotFoundError: if there is no such JSON file.
     """
-    if decoder is not None and decoder not in METHODS:
-        raise ValueError(f"decoder must be one of {list(METHODS)}, or None for VFMSeg's, got {decoder!r}")
+    if method is not None and method not in METHODS:
+        raise ValueError(f"method must be one of {list(METHODS)}, or None for VFMSeg, got {method!r}")
     fields = {name: value for name, value in overrides.items() if name != "id2label"}
-    base = check_fields(name_or_path, recipe, fields, decoder)
-    if decoder is not None and isinstance(base, VFMSegConfig):
-        return _start_method(METHODS[decoder], name_or_path, base, overrides.get("id2label"))
+    base = check_fields(name_or_path, recipe, fields, method)
+    if method is not None and isinstance(base, VFMSegConfig):
+        return _start_method(METHODS[method], name_or_path, base, fields, overrides.get("id2label"))
     if name_or_path.endswith(".json"):
         config = VFMSegConfig.from_dict(read_settings(name_or_path), **overrides)
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
@@ -84,27 +84,41 @@ def start_model(
 
 
 def _start_method(
-    model_class: type[SingleStageModel], name_or_path: str, base: VFMSegConfig, id2label: Mapping[int, str] | None
+    model_class: type[SingleStageModel],
+    name_or_path: str,
+    base: VFMSegConfig,
+    fields: Mapping[str, object],
+    id2label: Mapping[int, str] | None,
 ) -> SingleStageModel:
     """A new model of a method on the encoder that VFMSeg would have."""
     if id2label is not None:
         base.id2label, base.label2id = dict(id2label), {name: index for index, name in id2label.items()}
-    config = model_class.config_class.of(base)
+    config = model_class.config_class.of(base, **_of_method_alone(model_class, fields))
     if name_or_path.endswith(".json"):
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return model_class(config)
     return model_class.from_backbone(config.backbone_name_or_path, config)
 
 
+def _of_method_alone(model_class: type[SingleStageModel] | None, fields: Mapping[str, object]) -> dict[str, object]:
+    """Those fields that a method's configuration has and VFMSeg's has not."""
+    if model_class is None:
+        return {}
+    shared = model_class.config_class.shared_fields()
+    return {
+        name: fields[name] for name in model_class.config_class.own_fields() if name in fields and name not in shared
+    }
+
+
 def check_fields(
-    name_or_path: str, recipe: str, fields: Mapping[str, object], decoder: str | None = None
+    name_or_path: str, recipe: str, fields: Mapping[str, object], method: str | None = None
 ) -> PreTrainedConfig | None:
     """
     Looks at what a model is to start from, and at fields of its configuration, before weights and data are read.
 
     Args:
-        name_or_path, recipe, decoder: as for [`start_model`].
-        fields: of `VFMSegConfig`, without its classes.
+        name_or_path, recipe, method: as for [`start_model`].
+        fields: of `VFMSegConfig`, or of the method's configuration, without its classes.
 
     Returns:
         What VFMSeg's configuration would be on a foundation model, if it had to be looked up, or that of a checkpoint.
@@ -114,19 +128,23 @@ def check_fields(
             another value of it.
     """
     try:
-        base = _check_fields(name_or_path, recipe, fields, decoder)
-        if decoder is None or not isinstance(base, VFMSegConfig):
+        model_class = METHODS[method] if method is not None else None
+        alone = _of_method_alone(model_class, fields)
+        shared = {name: value for name, value in fields.items() if name not in alone}
+        base = _check_fields(name_or_path, recipe, shared, method)
+        if model_class is None or not isinstance(base, VFMSegConfig):
             return base
-        names = METHODS[decoder].config_class.__annotations__
-        if unknown := [name for name in fields if name not in names]:
-            raise ValueError(f"--decoder {decoder} has no {unknown[0]}; leave it out")
+        names = model_class.config_class.shared_fields()
+        if unknown := [name for name in shared if name not in names]:
+            raise ValueError(f"--method {method} has no {unknown[0]}; leave it out")
+        model_class.config_class.of(base, **alone)
         return base
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
 
 
 def _check_fields(
-    name_or_path: str, recipe: str, fields: Mapping[str, object], decoder: str | None
+    name_or_path: str, recipe: str, fields: Mapping[str, object], method: str | None
 ) -> PreTrainedConfig | None:
     config = None
     given, base = dict(fields), fields.get("backbone_name_or_path")
@@ -139,13 +157,13 @@ def _check_fields(
         if name_or_path not in PRESETS:
             raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
         return VFMSegConfig.from_preset(name_or_path, recipe, **given)
-    elif fields or decoder:
+    elif fields or method:
         config = read_config(name_or_path, {})
         if model_class := model_class_of(config):
-            if decoder is not None and model_class is not METHODS[decoder]:
+            if method is not None and model_class is not METHODS[method]:
                 raise ValueError(
-                    f"{name_or_path} is a {config.model_type} model, whose decoder stays; leave --decoder {decoder} "
-                    "out, or start from a foundation model"
+                    f"{name_or_path} is a {config.model_type} model and stays one; leave --method {method} out, or "
+                    "start from a foundation model"
                 )
             _check_weights(name_or_path, config, given)
             if unknown := [name for name in given if name not in type(config).__dataclass_fields__]:
@@ -186,11 +204,11 @@ def _options_of(config: PreTrainedConfig, recipe: str) -> Mapping[str, object]:
     return published_options("eva02" if of_timm else config.model_type)
 
 
-def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, str]) -> None:
+def change_classes(model: VFMSegForSemanticSegmentation | SingleStageModel, id2label: Mapping[int, str]) -> None:
     """
     Give a model other classes, in place: what belongs to a class of the same name is kept, all else of classes is new.
 
-    That is a row of both classifiers and an input channel of the refine head's mask embedding for every class. Classes
+    That is a row of the classifiers and an input channel of the refine head's mask embedding for every class. Classes
     in another order are put into the new one. What was kept and what is new is said in a warning.
 
     Args:
@@ -212,6 +230,9 @@ def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, 
                 _choose_classes(model, module, origins, 0)
             if isinstance(module, VFMSegRefineHead):
                 _choose_classes(model, module.mask_embedding.conv1, origins, 1)
+            if isinstance(module, VFMSegMask2FormerHead):
+                _choose_classes(model, module.class_predictor, [*origins, len(before)], 0)  # the last is no class
+                module.config.num_labels = len(id2label)
     model.config.id2label, model.config.label2id = id2label, {name: index for index, name in id2label.items()}
     model.num_labels = len(id2label)
     said_of_weights = _follow_classes(model.config, origins, len(before))
@@ -222,7 +243,7 @@ def change_classes(model: VFMSegForSemanticSegmentation, id2label: Mapping[int, 
 
 def _follow_classes(config: VFMSegConfig, origins: list[int | None], before: int) -> str:
     """The weights of the classes in the loss go along with them, or go, which is said."""
-    if config.class_weights is None or origins == list(range(before)):
+    if getattr(config, "class_weights", None) is None or origins == list(range(before)):
         return ""
     if None in origins or len(origins) != before:
         config.class_weights = None
@@ -233,7 +254,10 @@ def _follow_classes(config: VFMSegConfig, origins: list[int | None], before: int
 
 @torch.no_grad()
 def _choose_classes(
-    model: VFMSegForSemanticSegmentation, layer: nn.Conv2d, origins: list[int | None], axis: int
+    model: VFMSegForSemanticSegmentation | SingleStageModel,
+    layer: nn.Conv2d | nn.Linear,
+    origins: list[int | None],
+    axis: int,
 ) -> None:
     """New weights, but for classes that it had, for a layer with an output (`axis` 0) or input (1) for each class."""
     kept = [index for index, origin in enumerate(origins) if origin is not None]
@@ -241,7 +265,10 @@ def _choose_classes(
     sizes[axis] = len(origins)
     layer.weight = nn.Parameter(weight.new_empty(sizes), weight.requires_grad)
     layer.bias = nn.Parameter(bias.new_empty(sizes[0]), bias.requires_grad)
-    layer.out_channels, layer.in_channels = sizes[:2]
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = sizes
+    else:
+        layer.out_channels, layer.in_channels = sizes[:2]
     model._init_weights(layer)
     old = [origins[index] for index in kept]
     if axis == 0:
@@ -265,21 +292,32 @@ def _describe_change(
     return f"kept {len(kept)} of its {len(before)} classes: {listed(kept) or 'none'}; new: {listed(new) or 'none'}"
 
 
-def choose_trained_part(model: VFMSegForSemanticSegmentation, tune: Tune, **lora) -> None:
+def choose_trained_part(
+    model: VFMSegForSemanticSegmentation | SingleStageModel, tune: Tune | None = None, **lora
+) -> None:
     """
     Freeze what does not train, in place.
 
     Args:
         tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`, or by another
-            name `"none"` (nothing of the encoder): both heads. The refine head does not train where its loss does not
-            count (`detail_loss_weight` 0).
+            name `"none"` (nothing of the encoder): all heads, and what a method has beside the encoder's own weights
+            (Rein's tokens). None: `"heads"` for a method that has such, else `"lora"`. The refine head does not train
+            where its loss does not count (`detail_loss_weight` 0).
         lora: arguments of [`lora_config`].
+
+    Raises:
+        ValueError: there is no such `tune`, or LoRA is asked for on top of a method's own adapter.
     """
+    own_adapter = getattr(model, "own_adapter", None)
+    if tune is None:
+        tune = "heads" if own_adapter else "lora"
     if tune == "lora":
         if not model._hf_peft_config_loaded:
             model.add_adapter(lora_config(model.config, **lora))
     elif tune in ("heads", "none"):
         model.model.requires_grad_(False)
+        if own_adapter:
+            getattr(model.model, own_adapter).requires_grad_(True)
     elif tune == "full":
         model.requires_grad_(True)
     else:

@@ -258,9 +258,17 @@ class VFMSegTrainer(ScoringTrainer):
     # --- recipe
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters but weights and biases of normalisations (other biases and the mask token decay)."""
+        """
+        All parameters but weights and biases of normalisations (other biases and the mask token decay), and what a
+        method's authors leave out.
+        """
         norms = {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
-        return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in norms]
+        undecayed = getattr(unwrap_peft_model(self.model), "undecayed", ())
+        return [
+            name
+            for name, _ in model.named_parameters()
+            if name.rpartition(".")[0] not in norms and not name.endswith(undecayed or ".")
+        ]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over four groups: heads and encoder, with and without weight decay."""

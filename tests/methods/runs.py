@@ -1,0 +1,25 @@
+# Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
+"""Trainings of two steps, for models of all methods."""
+
+from tests.support.blocks import rows
+from vfmseg_hf import VFMSegImageProcessor
+from vfmseg_hf.training import Augmentation, EvaluationImages, TrainingImages, VFMSegTrainer, VFMSegTrainingArguments
+
+
+ABC = {0: "road", 1: "sky", 2: "person"}
+
+
+def trainer(model, tmp_path, compute_loss_func=None, **settings) -> VFMSegTrainer:
+    processor = VFMSegImageProcessor(do_resize=False)
+    usual = {"max_steps": 2, "use_cpu": True, "report_to": "none", "logging_steps": 1, "save_steps": 1}
+    arguments = VFMSegTrainingArguments(str(tmp_path), **usual | settings)
+    train = TrainingImages(rows(4, classes=3), processor, Augmentation(crop_size=(64, 64)), id2label=ABC)
+    watched = EvaluationImages(rows(2, seed=1, classes=3), processor, id2label=ABC)
+    return VFMSegTrainer(
+        model,
+        arguments,
+        train_dataset=train,
+        eval_dataset={"own": watched},
+        processing_class=processor,
+        compute_loss_func=compute_loss_func,
+    )
