@@ -8,7 +8,9 @@ import torch
 
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP
 from ..evaluation.counting import looks_twice
-from ..prediction.predict import DTYPES, REFINE_MODES, load_model
+from ..methods import OtherModel, model_class_of
+from ..model.foundation import read_config
+from ..prediction.predict import DTYPES, REFINE_MODES, choose_device, load_model
 from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP
 from .options import fraction, whole_number
 
@@ -117,3 +119,36 @@ def load(arguments: argparse.Namespace, device: str):
             f"{arguments.refine} out"
         )
     return model, processor
+
+
+def is_other_model(arguments: argparse.Namespace) -> bool:
+    """Whether `--model` can be read, and is neither VFMSeg's nor a method's."""
+    hub = {} if arguments.revision is None else {"revision": arguments.revision}
+    try:
+        return model_class_of(read_config(arguments.model, hub)) is None
+    except (OSError, ValueError):
+        return False  # loading says why
+
+
+def load_other(arguments: argparse.Namespace, device: str) -> OtherModel:
+    """
+    A segmentation model of transformers, as the options of [`add_model_options`] and [`add_inference_options`] say.
+
+    Raises:
+        ValueError: there is none, or an option is for VFMSeg's models alone.
+    """
+    of_vfmseg = ("size", "max_windows", "max_window_share", "backbone_name_or_path")
+    given = [name for name in of_vfmseg if getattr(arguments, name) is not None]
+    given += ["refine"] if arguments.refine != "gated" else []
+    given += ["dtype int8"] if arguments.dtype == "int8" else []
+    if given:
+        raise ValueError(
+            f"{arguments.model} is no VFMSeg model and sees images as its own image processor has them; leave "
+            f"--{given[0]} out"
+        )
+    hub = {} if arguments.revision is None else {"revision": arguments.revision}
+    try:
+        model = OtherModel.from_pretrained(arguments.model, read_config(arguments.model, hub), **hub)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"cannot score {arguments.model}: {error}") from error
+    return model.to(choose_device(device), getattr(torch, arguments.dtype))

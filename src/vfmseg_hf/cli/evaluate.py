@@ -2,6 +2,7 @@
 """Score a model on domains by a named protocol: IoU per class, mIoU, mAcc, aAcc, coarse and final, in one pass.
 
 A domain is [name=]dataset[@split]; without @split it is the split that the dataset holds out (val, validation).
+--model may also be another segmentation model of transformers; its own image processor is used.
 
 examples:
   vfmseg evaluate --model runs/gtav --protocol published --output scores.json \\
@@ -28,12 +29,23 @@ from ..evaluation import (
     format_domains,
     write_scores,
 )
+from ..methods import RawImages
 from ..prediction.predict import REFINE_MODES
 from ..training import EvaluationImages
 from ..training.trained_on import attention, read_trained_on, say_unknown
 from ..utils.image_files import limit_pixels
 from ..utils.processes import join_processes, leave_processes, process_rank
-from .common import COMPUTING, DETAIL, MODEL, add_class_options, add_inference_options, add_model_options, load
+from .common import (
+    COMPUTING,
+    DETAIL,
+    MODEL,
+    add_class_options,
+    add_inference_options,
+    add_model_options,
+    is_other_model,
+    load,
+    load_other,
+)
 from .options import Parser, check_output_file, whole_number, yes_or_no
 
 
@@ -90,7 +102,15 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"--size has no effect beside --protocol {protocol.name}, which says the size; leave one out")
     device = join_processes(arguments.device)
     rank, processes = process_rank()
-    model, processor = protocol.apply(*load(arguments, device))
+    if is_other_model(arguments):
+        if protocol.name != "default" or arguments.flip:
+            given = "--flip" if arguments.flip else f"--protocol {protocol.name}"
+            raise ValueError(f"{arguments.model} is no VFMSeg model, and {given} is for these; leave it out")
+        model, processor = load_other(arguments, device), RawImages()
+        told = model.processor
+    else:
+        model, processor = protocol.apply(*load(arguments, device))
+        told = processor
     trained_on = read_trained_on(model.loaded_from)
     images, scored, results = {}, {}, {}
     domains = name_classes(evaluation_domains(arguments.data), arguments.id2label)
@@ -115,7 +135,7 @@ def run(argv: Sequence[str]) -> int:
         "model": arguments.model,
         # A model in 8 bits has float32 for all that is not a linear layer, and calls itself so.
         "protocol": {
-            **describe_protocol(protocol, model, processor, arguments.refine, arguments.flip),
+            **describe_protocol(protocol, model, told, arguments.refine, arguments.flip),
             "dtype": arguments.dtype,
         },
         "run": {

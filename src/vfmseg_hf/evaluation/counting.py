@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers.modeling_outputs import ModelOutput
 
-from ..methods import SingleStageModel, model_class_of
+from ..methods import OtherModel, SingleStageModel, model_class_of
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.windows import resize_bilinear
 from .confusion import NUM_IDS, count_pixels
@@ -114,7 +114,7 @@ def two_stages(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor, torch.
     return outputs.get("coarse_logits", logits), logits, outputs.get("refined", none)
 
 
-def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | SingleStageModel | None:
+def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | SingleStageModel | OtherModel | None:
     """
     The model itself, or the one in a `PeftModel`, if its `segment` says the same as calling `model`.
 
@@ -130,7 +130,7 @@ def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | Singl
         if method.is_prompt_learning or method.peft_type == PeftType.XLORA:
             return None
         inner = model.get_base_model()
-    if isinstance(inner, SingleStageModel):
+    if isinstance(inner, (SingleStageModel, OtherModel)):
         return inner  # whose `segment` calls it
     if getattr(type(inner), "forward", None) is not VFMSegForSemanticSegmentation.forward:
         return None
@@ -139,7 +139,7 @@ def plain_model(model: torch.nn.Module) -> VFMSegForSemanticSegmentation | Singl
 
 
 def predict_together(
-    model: VFMSegForSemanticSegmentation,
+    model: VFMSegForSemanticSegmentation | SingleStageModel | OtherModel,
     pixel_values: Sequence[torch.Tensor],
     labels: Sequence[torch.Tensor],
     refine: bool | str | None,
@@ -150,6 +150,10 @@ def predict_together(
     own_sizes = all(tuple(image.shape[-2:]) == size for image, size in zip(pixel_values, sizes, strict=True))
     in_strips = own_sizes and needs_strips(model, pixel_values)
     how = stage_arguments(model, refine)
+    if not looks_twice(model):
+        for result in model.segment(pixel_values, sizes, **how):
+            yield [result.labels, result.labels], torch.zeros(0, dtype=torch.bool)
+        return
     results = model.segment(pixel_values, None if in_strips else sizes, in_strips=in_strips, **how)
     for label, result in zip(labels, results, strict=True):
         yield (
@@ -176,8 +180,11 @@ def predict_one_by_one(
 
 def looks_twice(model: torch.nn.Module) -> bool:
     """Whether a model, or the one in a wrapper, has a coarse and a final result."""
-    config = getattr(getattr(model, "module", model), "config", None)
-    return not issubclass(model_class_of(config) or VFMSegForSemanticSegmentation, SingleStageModel)
+    inner = getattr(model, "module", model)
+    config = getattr(inner, "config", None)
+    return not isinstance(inner, OtherModel) and not issubclass(
+        model_class_of(config) or VFMSegForSemanticSegmentation, SingleStageModel
+    )
 
 
 def stage_arguments(model: torch.nn.Module, refine: bool | str | None) -> dict[str, bool | str | None]:

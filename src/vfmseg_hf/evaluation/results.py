@@ -9,7 +9,9 @@ from importlib import import_module
 import numpy as np
 from datasets import Dataset
 from PIL.Image import Resampling
+from transformers.image_processing_base import ImageProcessingMixin
 
+from ..methods import OtherModel, SingleStageModel
 from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..utils.files import write_file
@@ -78,8 +80,8 @@ def _percent(fraction: float) -> str:
 
 def describe_protocol(
     protocol: Protocol,
-    model: VFMSegForSemanticSegmentation,
-    processor: VFMSegImageProcessorMixin,
+    model: VFMSegForSemanticSegmentation | SingleStageModel | OtherModel,
+    processor: VFMSegImageProcessorMixin | ImageProcessingMixin,
     refine: str,
     flip: bool,
 ) -> dict[str, object]:
@@ -91,23 +93,31 @@ def describe_protocol(
         refine: a key of `prediction.REFINE_MODES`.
         flip: whether each image's mirror image was seen as well.
     """
+    return {
+        "name": protocol.name,
+        "text": protocol.text,
+        **_describe_processor(processor),
+        **{name: getattr(model.config, name) for name in INFERENCE_FIELDS if hasattr(model.config, name)},
+        **({"refine": refine} if looks_twice(model) else {}),
+        "flip": flip,
+        "labels": "never resized; logits are resized to them, bilinearly",
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _describe_processor(processor: VFMSegImageProcessorMixin | ImageProcessingMixin) -> dict[str, object]:
+    if not isinstance(processor, VFMSegImageProcessorMixin):  # another library's, which has fields of its own
+        return {"image_processor": type(processor).__name__, "image_processor_settings": processor.to_dict()}
     resize = {
         "size": dict(processor.size),
         "resample": Resampling(processor.resample).name.lower(),
         "antialias": processor.antialias,
     }
     return {
-        "name": protocol.name,
-        "text": protocol.text,
         "resize": resize if processor.do_resize else None,
         "image_processor": type(processor).__name__,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),
-        **{name: getattr(model.config, name) for name in INFERENCE_FIELDS if hasattr(model.config, name)},
-        **({"refine": refine} if looks_twice(model) else {}),
-        "flip": flip,
-        "labels": "never resized; logits are resized to them, bilinearly",
-        "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 

@@ -8,6 +8,7 @@ from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from .configuration import MethodConfig
 from .linear import VFMSegLinearConfig, VFMSegLinearForSemanticSegmentation
 from .mask2former import VFMSegMask2FormerConfig, VFMSegMask2FormerForSemanticSegmentation, VFMSegMask2FormerHead
+from .other import OtherModel, RawImages
 from .rein import VFMSegReinConfig, VFMSegReinForSemanticSegmentation
 from .segformer import VFMSegSegformerConfig, VFMSegSegformerForSemanticSegmentation
 from .single_stage import SingleStageModel
@@ -31,6 +32,8 @@ def model_class_of(config: PreTrainedConfig) -> "type[VFMSegForSemanticSegmentat
 __all__ = [
     "METHODS",
     "MethodConfig",
+    "OtherModel",
+    "RawImages",
     "SingleStageModel",
     "VFMSegLinearConfig",
     "VFMSegLinearForSemanticSegmentation",
