@@ -142,6 +142,18 @@ def test_train(arguments, expected, refusal):
             ("--data", "streets:game", "--eval_data", "streets:day", "--learning_rates", "1e-3", "1e-4"),
             "2 --learning_rates are chosen among on images of the source: name them with --val_data, or one rate",
         ),
+        (
+            "reproduce",
+            ("--data", "streets:game", "--eval_data", "streets:day", "--val_data", "streets:game"),
+            "--val_data streets:game is to choose a learning rate on, and there is one",
+        ),
+        (
+            "reproduce",
+            ("--data", "streets:game", "--eval_data", "streets:day"),
+            "the paper's own setting needs --model, a foundation model; the paper's is dinov2-large",
+        ),
+        ("reproduce", ("--learning_rates", "1e-4", "1.0000001e-4"), "--learning_rates has 0.0001 twice; give it once"),
+        ("reproduce", ("--resolutions", "256"), "--resolutions are beside the size 256, which is scored in any case"),
         ("reproduce", ("--model", "CONFIG"), "tiny.json has no weights; name a foundation model"),
         ("convert", ("FILE", "NEW", "--backbone", "sam", "--config", "FILE"), "file' must hold an object"),
         ("convert", ("FILE", "DIR/../model", "--backbone", "sam", "--raw"), "exists and is not empty"),

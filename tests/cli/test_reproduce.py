@@ -31,7 +31,7 @@ def test_every_row(encoder, tmp_path, monkeypatch, capsys):
     words = ["table2", "--model", encoder, "--output", tmp_path / "out", "--device", "cpu", "--steps", 1]
     words += ["--batch_size", 2, "--size", 64, "--max_images", 1, "--seeds", 3, "--learning_rates", "1e-3"]
     words += ["--data", f"camvid:{camvid.folder}@source_train", "--resolutions", 96]
-    words += ["--eval_data", f"dusk=camvid:{camvid.folder}@target_dusk"]
+    words += ["--eval_data", f"camvid:{camvid.folder}@target_dusk"]
     status = commands.call("reproduce", *words)
     said = capsys.readouterr()
     assert status == 0, said.err + "".join(log.read_text() for log in (tmp_path / "out").rglob("*.log"))
@@ -44,8 +44,9 @@ def test_every_row(encoder, tmp_path, monkeypatch, capsys):
     assert costs["vfmnet"]["parameters"] < costs["mgrnet"]["parameters"] == costs["masking"]["parameters"]
     assert costs["vfmnet"]["gflops"] == costs["vfmnet"]["coarse_gflops"] == costs["mgrnet"]["coarse_gflops"]
     assert costs["mgrnet"]["gflops"] > 3 * costs["mgrnet"]["coarse_gflops"]
-    assert record["scores"]["vfmnet"]["3"]["dusk"]["refined"] == 0 and record["resolutions"]["96"]["3"]["dusk"]
-    assert record["image_sizes"] == {"dusk": [32, 24]}
+    assert record["scores"]["vfmnet"]["3"]["target_dusk"]["refined"] == 0
+    assert record["resolutions"]["96"]["3"]["target_dusk"] and "|  | target_dusk |" in said.out
+    assert record["image_sizes"] == {"target_dusk": [32, 24]}
     runs = {row.name: tmp_path / "out" / "own" / row.name / "rate=0.001" / "seed=3" for row in TABLE2}
     recipes = {name: json.loads((folder / "model" / "recipe.json").read_text()) for name, folder in runs.items()}
     masks = {name: recipe["settings"]["model"].get("feature_mask_ratio") for name, recipe in recipes.items()}

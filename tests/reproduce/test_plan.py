@@ -64,6 +64,12 @@ def test_small_and_large_have_the_geometry_of_the_paper():
     assert (told["window_stride"], told["rare_class_min_pixels"], told["resize"]) == ("160", "750", "720 1280")
 
 
+def test_images_to_choose_on_keep_their_query():
+    spec = "streets:game?n=2&size=64x128@validation"
+    for text in (spec, f"own={spec}"):
+        assert own_setting(PAPER, "streets:game", text, ["x"]).validation == f"source={spec}"
+
+
 def test_settings_stand_before_those_that_read_their_targets():
     settings, left_out = small_settings(SMALL, "/camvid", "/carla")
     assert [setting.name for setting in settings] == ["streets", "camvid"] and not left_out

@@ -8,19 +8,20 @@ import pytest
 from tests.reproduce.test_plan import make_plan
 from vfmseg_hf.reproduce import SMALL, TABLE2, Setting
 from vfmseg_hf.reproduce.costs import Costs
-from vfmseg_hf.reproduce.table import Measured, conclusions, listed, of_setting, paired, spread_of, write_table
+from vfmseg_hf.reproduce.table import Measured, conclusions, of_setting, paired, spread_of, write_table
 
 
 SETTING = Setting("streets", "game → two", "streets:game", "source=streets:game", ("day=a", "dusk=b"))
 
 
-def domain(final: float, coarse: float | None = None, refined: float | None = None, **classes: float | None) -> dict:
+def domain(final: float, coarse: float | None = None, refined: float | None = None, **classes) -> dict:
     stages = {"final": final, "coarse": final if coarse is None else coarse}
-    return {
-        **{stage: {"mean_iou": value / 100, "iou": {n: v and v / 100 for n, v in classes.items()}} for stage, value in
-           stages.items()},
-        "refined": refined,
-    }  # fmt: skip
+    iou = {name: value and value / 100 for name, value in classes.items() if name != "by_mistake"}
+    # Nothing is labelled, but it was predicted: an IoU of 0, and no accuracy.
+    iou |= dict.fromkeys(classes.get("by_mistake", ()), 0.0)
+    accuracy = {name: 0.5 if value else None for name, value in iou.items()}
+    scores = {stage: {"mean_iou": value / 100, "iou": iou, "accuracy": accuracy} for stage, value in stages.items()}
+    return {**scores, "refined": refined}
 
 
 # mIoU by row, of seeds 0 and 1: on day, on dusk.
@@ -99,8 +100,40 @@ def test_one_seed_tells_nothing_from_chance(plan, measured):
 def test_classes_are_paired_over_the_targets_that_have_them(plan, measured):
     lines = list(of_setting(plan, measured))
     road = next(line for line in lines if line.startswith("| road |"))
-    assert road.startswith("| road | +6.50 ± 0.71 | +0.50 ± 0.71 | +2.00 ± 2.12 |")
-    assert "| train | – | – | – |" in lines, "a class that does not occur"
+    assert road.startswith("| road | all targets | +6.50 ± 0.71 | +0.50 ± 0.71 | +2.00 ± 2.12 |")
+    assert not any(line.startswith("| train |") for line in lines), "a class that does not occur"
+
+
+def test_a_class_counts_where_it_is_labelled(plan, measured):
+    """One that a row predicts by mistake, on a target without it, changes nothing."""
+    for row, seeds in measured.scores.items():
+        for scores in seeds.values():
+            mistaken = ["bus"] if row == "vfmnet" else []
+            scores["dusk"] = domain(12, 8, 0.5, road=12, by_mistake=mistaken)
+            scores["day"] = domain(30, 8, 0.5, road=30, bus=40)
+    lines = list(of_setting(plan, measured))
+    assert "| bus | day | +0.00 ± 0.00 | +0.00 ± 0.00 | +0.00 ± 0.00 |" in lines
+
+
+def test_the_order_is_that_of_seeds_that_all_rows_have(plan, measured):
+    del measured.scores["vfmnet"][1]
+    lines = list(of_setting(plan, measured))
+    assert any(line.startswith("| + VFMNet | 30.00 (n = 1) | 12.00 (n = 1) | 21.00 (n = 1) |") for line in lines)
+    # Of seed 0 alone: 15, 21, 22, 22.5.
+    assert "The paper's order holds in the mean: 15.00 < 21.00 < 22.00 < 22.50." in "\n".join(lines)
+    measured.scores["vfmnet"] = {2: measured.scores["vfmnet"][0]}
+    assert next(conclusions(plan, measured)).endswith("no seed has scores of all rows.")
+
+
+def test_targets_without_a_name_are_named_as_their_scores_are(plan, measured):
+    measured.setting = replace(SETTING, targets=("camvid:/data/c=1@day", "camvid:/data/c=1@dusk"))
+    assert next(of_setting(plan, measured)) == "|  | day | dusk | mean |"
+
+
+def test_versions_that_differ_are_said(plan, measured):
+    assert "Attention" not in write_table(plan, [measured])
+    measured.versions = {"torch 2.14", "torch 2.15"}
+    assert "the runs are not of one version: torch 2.14 and torch 2.15." in write_table(plan, [measured])
 
 
 def test_refinement_at_every_size(plan, measured):
@@ -151,4 +184,3 @@ def test_the_paper_is_named_as_such(plan, measured):
 def test_small_parts():
     assert [spread_of([]), spread_of([1]), spread_of([1, 2], "+")] == ["–", "1.00", "+1.50 ± 0.71"]
     assert paired({0: 1, 1: 2, 3: 5}, {1: 5, 0: 2, 2: 0}) == [1, 3]
-    assert [listed([]), listed([1]), listed([1, 2, 3])] == ["", "1", "1, 2 and 3"]

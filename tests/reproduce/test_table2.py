@@ -5,6 +5,7 @@ once with real trainings of a tiny model, in which no target may be opened too e
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from tests.support.processes import Fork
 from tests.support.tiny import BACKBONE
 from vfmseg_hf.reproduce import SMALL, TABLE2, Plan, Setting, Stopped, processes, reproduce, scenes, table2
 from vfmseg_hf.reproduce.costs import Costs
+from vfmseg_hf.reproduce.runs import RunFolder
 
 
 SIZE = "n=1&size=32x64"
@@ -69,7 +71,7 @@ class Script:
             _, row, rate, seed = folder.parts
             base = 0.2 + 0.1 * [each.name for each in TABLE2].index(row) + 0.01 * int(seed[-1])
             score = base + (0.05 if rate == "rate=0.001" and row != "vfmnet" else 0)
-            one = {"mean_iou": score, "iou": {"road": score}}
+            one = {"mean_iou": score, "iou": {"road": score}, "accuracy": {"road": score}}
             scores = {name: {"final": one, "coarse": one, "refined": 0.5} for name in domains}
             Path(told["output"]).write_text(json.dumps({"domains": scores}))
         return self
@@ -160,7 +162,7 @@ def test_a_failed_row_is_recorded_and_costs_no_other(script):
     assert "one, + MGRNet, rate 0.001, seed 1: failed: the disk is full" in said
     table = (script.output / "table.md").read_text()
     assert "### Failed\n\n- one, + MGRNet, rate 0.001, seed 1, train: the disk is full" in table
-    assert "| + MGRNet | 45.00 |" in table and "| + feature masking | 55.50 ± 0.71 |" in table
+    assert "| + MGRNet | 45.00 (n = 1) |" in table and "| + feature masking | 55.50 ± 0.71 |" in table
     script.fails = {}
     assert run(script)[0] == []
     assert [call.split()[:2] for call in script.calls] == [
@@ -231,7 +233,73 @@ def test_paths_are_checked_before_the_first_run(change, message, script):
     assert script.calls == [] and not script.output.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def run_folder(script: Script) -> RunFolder:
+    return RunFolder(script.output, PLAN.trials(SETTINGS[0])[0], PLAN)
+
+
+def test_what_failed_before_any_checkpoint_may_be_asked_for_otherwise(script):
+    script.fails = {("train",): "device cuda:7 is not available"}
+    plan = replace(PLAN, device="cuda:7")
+    run(script, plan)
+    script.fails = {}
+    assert run(script)[0] == []
+    with pytest.raises(ValueError, match="holds a run with --device auto, not --device cuda:7"):
+        run(script, plan)
+
+
+def test_processes_that_read_images_are_no_other_run(script):
+    run(script, replace(PLAN, num_workers=2))
+    assert run(script) == ([], []) and script.calls == []
+
+
+def test_failures_of_what_is_not_asked_for_any_more_are_none(script):
+    run(script)
+    folder = script.output / "one" / "masking" / "rate=0.001" / "seed=1" / "run.json"
+    record = json.loads(folder.read_text())
+    record["targets_96"] = {**record["train"], "status": "failed", "reason": "no memory"}
+    folder.write_text(json.dumps(record))
+    assert run(script)[0] == []
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_the_time_before_a_checkpoint_counts(status, script):
+    """Whatever ended the run; of one whose parent died it is read from its log."""
+    script.fails = {("train",): "killed"}
+    run(script)
+    folder = run_folder(script)
+    (folder.model / "checkpoint-5").mkdir(parents=True)
+    record = folder.steps()
+    record["train"] |= {"status": status, "seconds": 3600.0, "started": time.time() - 500}
+    (folder.path / "run.json").write_text(json.dumps(record))
+    script.fails = {}
+
+    def go_on(words, log, environment):
+        if words[0] == "train" and Path(options(words[1:])["output"]).is_dir():
+            shutil.rmtree(options(words[1:])["output"])
+        return script(words, log, environment)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "start_command", go_on)
+        run(script)
+    assert 4090 < folder.outcome("train").seconds < 4130
+
+
+def test_two_at_once_are_refused(script):
+    script.output.mkdir()
+    with table2.locked(script.output), pytest.raises(ValueError, match="another process is at work in"):
+        run(script)
+    assert run(script)[0] == []
+
+
+def test_threads_are_those_that_the_runs_have(script, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    run(script)
+    record = json.loads((script.output / "results.json").read_text())["settings"]["one"]
+    assert record["threads_of_a_training"] == [3] and "torch" in record["made_by"][0]
+    assert "seconds of a training, 3 threads" in (script.output / "table.md").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_goes_to_the_running_process_and_nothing_new_starts(number, script, tmp_path, monkeypatch):
     started, ready = [], tmp_path / "ready"
 

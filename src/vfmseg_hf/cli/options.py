@@ -186,6 +186,13 @@ def check_reproduction(arguments: argparse.Namespace) -> None:
                 f"{len(arguments.learning_rates)} --learning_rates are chosen among on images of the source: name them "
                 "with --val_data, or one rate"
             )
+        if len(arguments.learning_rates or ()) < 2 and arguments.val_data is not None:
+            raise ValueError(
+                f"--val_data {arguments.val_data} is to choose a learning rate on, and there is one; name several with "
+                "--learning_rates, or leave it out"
+            )
+        if arguments.model is None:
+            raise ValueError("the paper's own setting needs --model, a foundation model; the paper's is dinov2-large")
     for name in ("camvid", "carla"):
         folder = getattr(arguments, name)
         if folder is not None and not os.path.isdir(os.path.expanduser(folder)):
@@ -199,6 +206,6 @@ def check_reproduction(arguments: argparse.Namespace) -> None:
             near = max(32, round(edge / 32) * 32)
             raise ValueError(f"--size and --resolutions are multiples of 32, got {edge}; the nearest is {near}")
     for name in ("seeds", "learning_rates", "resolutions"):
-        values = getattr(arguments, name) or ()
+        values = [f"{value:g}" for value in getattr(arguments, name) or ()]  # as they stand in names of folders
         if twice := [value for index, value in enumerate(values) if value in values[:index]]:
-            raise ValueError(f"--{name} has {twice[0]:g} twice; give it once")
+            raise ValueError(f"--{name} has {twice[0]} twice; give it once")

@@ -26,8 +26,20 @@ from pathlib import Path
 from safetensors import safe_open
 
 from ..convert import cached_encoder
-from ..reproduce import PAPER, SMALL, TABLE2, Plan, Stopped, check_plan, own_setting, reproduce, small_settings
-from ..reproduce.processes import count_cores
+from ..prediction.predict import choose_device
+from ..reproduce import (
+    PAPER,
+    SMALL,
+    TABLE2,
+    Plan,
+    Stopped,
+    check_data,
+    check_plan,
+    own_setting,
+    reproduce,
+    small_settings,
+)
+from ..utils.processes import count_cores
 from .options import Parser, check_output_folder, check_reproduction, positive_number, whole_number
 
 
@@ -46,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         "--encoder",
-        default="dinov2-small",
-        help="the foundation model: a preset, Hub id or folder; it is downloaded once",
+        help="the foundation model: a preset, Hub id or folder; it is downloaded once. By default dinov2-small, to be "
+        "named with --data",
     )
     parser.add_argument("--camvid", metavar="DIR", help="folder of CamVid: two targets more, and a source")
     parser.add_argument("--carla", metavar="DIR", help="folder of CARLARain: a target more")
@@ -120,12 +132,15 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     if given.get("size", PAPER.size) != PAPER.size:
         given["protocol"] = SMALL.protocol  # the paper's has sizes of its own
     budget, left_out = replace(PAPER if arguments.data else SMALL, **given), []
+    if budget.size in budget.resolutions:
+        raise ValueError(f"--resolutions are beside the size {budget.size}, which is scored in any case; leave it out")
     if arguments.data:
         settings = (own_setting(budget, arguments.data, arguments.val_data, arguments.eval_data),)
     else:
         folders = (path and os.path.abspath(os.path.expanduser(path)) for path in (arguments.camvid, arguments.carla))
         settings, left_out = small_settings(budget, *folders)
-    encoder = cached_encoder(arguments.model, report=print).absolute()
+    check_data(settings)  # before an encoder is fetched
+    encoder = cached_encoder(arguments.model or "dinov2-small", report=print).absolute()
     digest, parameters = read_weights(encoder)
     return Plan(
         TABLES[arguments.table],
@@ -134,7 +149,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         str(encoder),
         digest,
         parameters,
-        arguments.device,
+        str(choose_device(arguments.device)),
         arguments.dtype,
         arguments.num_workers,
         left_out,

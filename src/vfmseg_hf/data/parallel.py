@@ -1,12 +1,13 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Reading all rows of a dataset once, in several processes, with a progress bar."""
 
-import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from transformers.utils import logging
+
+from ..utils.processes import count_cores
 
 
 CHUNK = 16  # images per message of a worker, and per step of the progress bar
@@ -41,8 +42,7 @@ def read_in_parallel(rows: Rows, num_proc: int | None, title: str) -> Iterator[A
     """
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"num_proc must be a whole number from 1 up, or None for one per core, got {num_proc}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(cores if num_proc is None else num_proc, len(rows) // (2 * CHUNK))
+    processes = min(count_cores() if num_proc is None else num_proc, len(rows) // (2 * CHUNK))
     loader = torch.utils.data.DataLoader(
         rows,
         batch_size=CHUNK,

@@ -7,7 +7,7 @@ the learning rates, `costs` measures what a row takes, `table` says what came ou
 
 from .plan import PAPER, SMALL, TABLE2, Budget, Plan, Row, Setting, own_setting, small_settings
 from .processes import Stopped
-from .table2 import check_plan, reproduce
+from .table2 import check_data, check_plan, reproduce
 
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Row",
     "Setting",
     "Stopped",
+    "check_data",
     "check_plan",
     "own_setting",
     "reproduce",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data.domains import parse_domain
 from ..training.recipes import get_recipe
 
 
@@ -196,7 +197,9 @@ def small_settings(
 
 def own_setting(budget: Budget, source: str, validation: str | None, targets: Sequence[str]) -> Setting:
     """A source and targets of one's own, such as the paper's; what the recipe resizes keeps its scale to the crops."""
-    validation = validation and f"source={validation.partition('=')[2] or validation}"
+    if validation is not None:
+        domain = parse_domain(validation)
+        validation = f"source={domain.spec}" + (f"@{domain.split}" if domain.split else "")
     before_crop = get_recipe("paper").resize.get(source.partition(":")[0])
     scaled = [str(side * budget.size // PAPER.size) for side in before_crop or ()]
     resize = ("--resize", *scaled) if scaled and budget.size != PAPER.size else ()

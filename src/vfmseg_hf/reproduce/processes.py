@@ -13,8 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
 
+from ..utils.processes import count_cores
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 STOPPED = {128 + number for number in SIGNALS} | {-number for number in SIGNALS}  # exit statuses
 
 Task = TypeVar("Task")
@@ -66,14 +68,15 @@ class Commands:
 
     def __init__(self, jobs: int = 1):
         self.jobs = jobs
-        self.threads = max(1, count_cores() // jobs)
+        given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        self.threads = int(given) if given.isdecimal() and int(given) else max(1, count_cores() // jobs)
         self.stopped_by: signal.Signals | None = None
         self._running: set[Process] = set()
         self._lock = threading.RLock()  # a signal's handler may interrupt who holds it
 
     def __call__(self, words: Sequence[str], log: Path) -> int | None:
         """The exit status of a command; None if it was stopped, or not started any more."""
-        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
+        environment = {"OMP_NUM_THREADS": str(self.threads)}
         with self._lock:
             if self.stopped_by:
                 return None
@@ -122,8 +125,3 @@ class Commands:
             self.stopped_by = signal.Signals(number)
             for process in self._running:
                 process.send_signal(number)
-
-
-def count_cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,10 +3,15 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data.domains import parse_domain
+from ..evaluation import software_versions
 from ..utils.files import write_file
 from .plan import Plan, Run
 from .processes import Commands
@@ -76,11 +81,16 @@ class RunFolder:
         return json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))["domains"]
 
     def check(self, source: str) -> None:
-        """Raises a `ValueError` if a training of other arguments is in it; nothing is trained on top of that."""
+        """
+        Raises a `ValueError` if a training of other arguments is in it, finished or with a checkpoint; nothing is
+        trained on top of that.
+        """
         known = self.steps().get(TRAIN)
-        words = self._known_words(self.plan.train_words(self.run, source, self.model))
-        if known is not None and self._told(words) != (known["words"], known["encoder_sha256"]):
-            kept = known["words"]
+        if known is None or not (known["status"] == FINISHED or self._has_checkpoint()):
+            return
+        words = without_workers(self._known_words(self.plan.train_words(self.run, source, self.model)))
+        if self._told(words) != self._as_told(known):
+            kept = without_workers(known["words"])
             if kept == words:
                 what = f"the encoder {known['encoder_sha256'][:12]}, not {self.plan.encoder_sha256[:12]}"
             else:
@@ -114,7 +124,7 @@ class RunFolder:
         together = self.score(step, domains, commands, resolution)
         if together.status != FAILED or len(domains) == 1:
             return [together]
-        return [self.score(f"{step}-{_name(domain)}", [domain], commands, resolution) for domain in domains]
+        return [self.score(f"{step}-{parse_domain(domain).name}", [domain], commands, resolution) for domain in domains]
 
     def scores_of_each(self, step: str) -> Scores:
         """The scores of [`RunFolder.score_each`], of all domains that have some."""
@@ -123,9 +133,14 @@ class RunFolder:
         alone = [self.scores(name) for name in self.steps() if name.startswith(f"{step}-")]
         return {name: scores for found in alone for name, scores in (found or {}).items()}
 
-    def failures(self) -> dict[str, str]:
-        """Why commands have failed, by name; without those that were made again, in parts or as a whole."""
-        steps = self.steps()
+    def failures(self, wanted: Collection[str]) -> dict[str, str]:
+        """
+        Why commands have failed, by name; without those that were made again, in parts or as a whole.
+
+        Args:
+            wanted: names of the commands that are asked for; others may be of an earlier call.
+        """
+        steps = {name: known for name, known in self.steps().items() if name.partition("-")[0] in wanted}
         failed = {name: known for name, known in steps.items() if known["status"] != FINISHED}
         parts = {name for name in steps if "-" in name}
         again = {part.partition("-")[0] for part in parts}
@@ -137,12 +152,16 @@ class RunFolder:
     ) -> Outcome:
         known, before = self.steps().get(step), self.outcome(step)
         told = self._told(self._known_words(words))
-        same = known is not None and (known["words"], known["encoder_sha256"]) == told
+        same = known is not None and self._as_told(known) == told
         if same and before.finished:
             return before
-        earlier = before.seconds if same and before.status == STOPPED else 0.0
         log = self.path / f"{step}.log"
-        self._write(step, told, Outcome(STOPPED, seconds=earlier, threads=commands.threads))
+        earlier = 0.0
+        if same and beside and self._has_checkpoint():  # it goes on from there, and what it took to get there counts
+            earlier = before.seconds
+            if (started := known.get("started")) is not None and log.is_file():  # nobody was there to see its end
+                earlier += max(0.0, log.stat().st_mtime - started)
+        self._write(step, told, Outcome(STOPPED, seconds=earlier, threads=commands.threads), started=time.time())
         log.write_bytes(b"")
         start = time.monotonic()
         status = commands([verb, *words, *beside], log)
@@ -158,9 +177,16 @@ class RunFolder:
         return [word.replace(f"{self.path}/", "").replace(f"{self.output}/", "") for word in words]
 
     def _told(self, words: list[str]) -> tuple[list[str], str]:
-        return words, self.plan.encoder_sha256
+        return without_workers(words), self.plan.encoder_sha256
 
-    def _write(self, step: str, told: tuple[list[str], str], outcome: Outcome) -> None:
+    @staticmethod
+    def _as_told(known: Mapping[str, object]) -> tuple[list[str], str]:
+        return without_workers(known["words"]), known["encoder_sha256"]
+
+    def _has_checkpoint(self) -> bool:
+        return self.model.is_dir() and get_last_checkpoint(str(self.model)) is not None
+
+    def _write(self, step: str, told: tuple[list[str], str], outcome: Outcome, started: float | None = None) -> None:
         record = {
             "words": told[0],
             "encoder_sha256": told[1],
@@ -168,6 +194,8 @@ class RunFolder:
             "reason": outcome.reason,
             "seconds": outcome.seconds,
             "threads": outcome.threads,
+            "started": started,  # while it runs
+            "made_by": made_by(),
         }
         write_file(self.path / RECORD, json.dumps({**self.steps(), step: record}, indent=2) + "\n")
 
@@ -193,8 +221,15 @@ def _options(words: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _name(domain: str) -> str:
-    return domain.partition("=")[0]
+def without_workers(words: Sequence[str]) -> list[str]:
+    """Options without the number of processes that read images, which changes nothing of what comes out."""
+    workers = {"--dataloader_num_workers", "--num_workers"}
+    return [word for before, word in pairwise(["", *words]) if word not in workers and before not in workers]
+
+
+def made_by() -> str:
+    """The code that runs now, in words."""
+    return ", ".join(f"{name} {version}" for name, version in software_versions("peft").items())
 
 
 def _reason(log: Path, status: int) -> str:

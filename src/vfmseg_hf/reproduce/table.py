@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from statistics import fmean, stdev
 
+from ..data.base import enumeration
+from ..data.domains import parse_domains
 from .costs import Costs
 from .plan import PAPER_TARGETS, Plan, Row, Setting
 
@@ -24,6 +26,8 @@ class Measured:
         scores: by row, seed and target, as `vfmseg evaluate` writes them.
         resolutions: of the last row, by shortest edge, seed and target.
         seconds: of the trainings of a row.
+        threads: that any of them had.
+        versions: of the code that has made them, in words.
         costs: by row.
         sizes: width and height of the images of each target.
         failures: what has failed, in lines.
@@ -34,6 +38,8 @@ class Measured:
     scores: dict[str, dict[int, Mapping]] = field(default_factory=dict)
     resolutions: dict[int, dict[int, Mapping]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
     costs: dict[str, Costs | None] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -42,7 +48,7 @@ class Measured:
     def targets(self) -> list[str]:
         """Names of all targets that any run has scores of, in the order of the setting."""
         found = {name for of_seeds in self.scores.values() for scores in of_seeds.values() for name in scores}
-        return [name for name in (text.partition("=")[0] for text in self.setting.targets) if name in found]
+        return [domain.name for domain in parse_domains(list(self.setting.targets)) if domain.name in found]
 
     @property
     def common(self) -> list[str]:
@@ -67,6 +73,8 @@ class Measured:
             "scores": self.scores,
             "resolutions": self.resolutions,
             "train_seconds": self.seconds,
+            "threads_of_a_training": sorted(self.threads),
+            "made_by": sorted(self.versions),
             "costs": {name: costs and asdict(costs) for name, costs in self.costs.items()},
             "image_sizes": self.sizes,
             "failures": self.failures,
@@ -75,7 +83,7 @@ class Measured:
 
 def write_table(plan: Plan, measured: Sequence[Measured]) -> str:
     """All tables and sentences of a reproduction."""
-    budget, seeds = plan.budget, listed(plan.budget.seeds)
+    budget, seeds = plan.budget, enumeration([str(seed) for seed in plan.budget.seeds])
     several = f"mean ± sample standard deviation over the seeds {seeds}"
     images = f"at most {budget.max_images}" if budget.max_images else "all"
     lines = [
@@ -83,12 +91,16 @@ def write_table(plan: Plan, measured: Sequence[Measured]) -> str:
         "",
         f"mIoU in percent, {several if len(budget.seeds) > 1 else f'seed {seeds}'}. {budget.steps} steps of "
         f"{budget.batch_size} crops of {budget.size} × {budget.size}; images fitted into {budget.size} × "
-        f"{2 * budget.size}, {images} of each target. Encoder: weights of sha256 `{plan.encoder_sha256}`.",
+        f"{2 * budget.size}, {images} of each target. Encoder: weights of sha256 `{plan.encoder_sha256}`. Trained on "
+        f"{plan.device} in {plan.dtype}, scored in float32. A mean is over the classes that are labelled or, wrongly, "
+        "predicted in a target.",
     ]
     for each in measured:
         lines += ["", f"## {each.setting.title}", "", *of_setting(plan, each)]
     lines += ["", "## The paper's figures", "", *_paper(plan.rows)]
     lines += [f"- Left out: {text}." for text in plan.left_out]
+    if len(made_by := sorted(set.union(*(each.versions for each in measured)))) > 1:
+        lines.append(f"- Attention: the runs are not of one version: {enumeration(made_by)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -115,6 +127,11 @@ def spread_of(values: Sequence[float], sign: str = "") -> str:
     return f"{fmean(values):{sign}.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
+def _cell(values: Sequence[float], asked: int) -> str:
+    """[`spread_of`], with the number of seeds where some have no score."""
+    return spread_of(values) + (f" (n = {len(values)})" if 0 < len(values) < asked else "")
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
@@ -122,12 +139,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _main_table(plan: Plan, measured: Measured) -> Iterator[str]:
-    mean = "mean" if measured.common == measured.targets else f"mean of {listed(measured.common) or 'none'}"
+    mean = "mean" if measured.common == measured.targets else f"mean of {enumeration(measured.common or ['none'])}"
     rows = []
     for row in plan.rows:
         values = [measured.values(row.name, target) for target in measured.targets]
         values += [measured.means(row.name)] if len(measured.targets) > 1 else []
-        rows.append([row.title, *(spread_of([*of_seeds.values()]) for of_seeds in values)])
+        rows.append([row.title, *(_cell([*of_seeds.values()], len(plan.budget.seeds)) for of_seeds in values)])
     return _table(["", *measured.targets, mean][: len(rows[0])], rows)
 
 
@@ -153,18 +170,19 @@ def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
 
 
 def _classes(rows: Sequence[Row], measured: Measured) -> Iterator[str]:
-    """What every row changes in the IoU of every class, over the targets that have the class, paired by seed."""
-    names = dict.fromkeys(
-        name
-        for seeds in measured.scores.values()
-        for scores in seeds.values()
-        for target in measured.common
-        for name in scores[target][FINAL]["iou"]
-    )
-    head = ["IoU, points", *(f"{after.title} against {before.title}" for before, after in pairwise(rows))]
+    """What every row changes in the IoU of every class, over the targets that label the class, paired by seed."""
+    labelled: dict[str, dict[str, None]] = {}
+    for seeds in measured.scores.values():
+        for scores in seeds.values():
+            for target in measured.common:
+                for name in _labelled(scores[target][FINAL]):
+                    labelled.setdefault(name, {})[target] = None
+    changes = [f"{after.title} against {before.title}" for before, after in pairwise(rows)]
+    head = ["IoU, points", "labelled in", *changes]
     table = []
-    for name in names:
-        cells = []
+    for name, targets in labelled.items():
+        everywhere = len(targets) == len(measured.common)
+        cells = ["all targets" if everywhere else enumeration([*targets])]
         for before, after in pairwise(rows):
             pairs = paired(_class_means(measured, before.name, name), _class_means(measured, after.name, name))
             cells.append(spread_of(pairs, "+"))
@@ -173,13 +191,18 @@ def _classes(rows: Sequence[Row], measured: Measured) -> Iterator[str]:
 
 
 def _class_means(measured: Measured, row: str, name: str) -> dict[int, float]:
-    """IoU of a class in percent, mean over the common targets that have it, by seed."""
+    """IoU of a class in percent, mean over the common targets that label it, by seed."""
     found = {}
     for seed, scores in measured.scores.get(row, {}).items():
-        values = [scores[target][FINAL]["iou"].get(name) for target in measured.common]
-        if values := [100 * value for value in values if value is not None]:
+        domains = [scores[target][FINAL] for target in measured.common]
+        if values := [100 * domain["iou"][name] for domain in domains if name in _labelled(domain)]:
             found[seed] = fmean(values)
     return found
+
+
+def _labelled(scores: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """Classes of a domain with labelled pixels. Others have an IoU too, of 0, where one is predicted by mistake."""
+    return [name for name, accuracy in scores["accuracy"].items() if accuracy is not None]
 
 
 def _costs(plan: Plan, measured: Measured) -> Iterator[str]:
@@ -207,7 +230,7 @@ def _costs(plan: Plan, measured: Measured) -> Iterator[str]:
         "in all",
         f"GFLOPs, {size}, coarse pass",
         "with all windows",
-        "seconds of a training",
+        f"seconds of a training, {enumeration([str(count) for count in sorted(measured.threads)] or ['1'])} threads",
     ]
     return _table([*head, *tried, "rate"], rows)
 
@@ -246,10 +269,12 @@ def conclusions(plan: Plan, measured: Measured) -> Iterator[str]:
 
 
 def _order(rows: Sequence[Row], measured: Measured) -> str:
-    means = {row.name: fmean(values) for row in rows if (values := measured.means(row.name).values())}
-    if missing := [row.title for row in rows if row.name not in means]:
-        return f"Whether the paper's order holds is not known: there are no scores of {listed(missing)}."
-    seeds = set.intersection(*(set(measured.means(row.name)) for row in rows))
+    if missing := [row.title for row in rows if not measured.means(row.name)]:
+        return f"Whether the paper's order holds is not known: there are no scores of {enumeration(missing)}."
+    seeds = sorted(set.intersection(*(set(measured.means(row.name)) for row in rows)))
+    if not seeds:
+        return "Whether the paper's order holds is not known: no seed has scores of all rows."
+    means = {row.name: fmean(measured.means(row.name)[seed] for seed in seeds) for row in rows}
     shown = " < ".join(f"{means[row.name]:.2f}" for row in rows)
     wrong = [(low, high) for low, high in pairwise(rows) if means[low.name] >= means[high.name]]
     ordered = sum(
@@ -259,7 +284,9 @@ def _order(rows: Sequence[Row], measured: Measured) -> str:
     of_seeds = f"; of {len(seeds)} seeds, {ordered} by themselves have it" if len(seeds) > 1 else ""
     if not wrong:
         return f"The paper's order holds in the mean: {shown}{of_seeds}."
-    told = listed([f"{h.title} ({means[h.name]:.2f}) is not above {b.title} ({means[b.name]:.2f})" for b, h in wrong])
+    told = enumeration(
+        [f"{h.title} ({means[h.name]:.2f}) is not above {b.title} ({means[b.name]:.2f})" for b, h in wrong]
+    )
     return f"The paper's order does not hold in the mean: {told}{of_seeds}."
 
 
@@ -283,7 +310,7 @@ def _gains(plan: Plan, measured: Measured) -> Iterator[str]:
             gains = [100 * (each[FINAL]["mean_iou"] - each[COARSE]["mean_iou"]) for each in domains]
             parts += [f"{fmean(gains):+.2f} on {target}"] if gains else []
         if parts:
-            yield f"Refinement, final against coarse of {last.title}, images fitted to {edge}: {listed(parts)}."
+            yield f"Refinement, final against coarse of {last.title}, images fitted to {edge}: {enumeration(parts)}."
 
 
 def _edges(plan: Plan, measured: Measured) -> Iterator[str]:
@@ -293,9 +320,3 @@ def _edges(plan: Plan, measured: Measured) -> Iterator[str]:
         if len(rates) > 1 and chosen in (min(rates), max(rates)):
             which = "highest" if chosen == max(rates) else "lowest"
             yield f"{row.title}: the rate {chosen:g} is the {which} that was tried; one beyond may be better."
-
-
-def listed(values: Sequence[object]) -> str:
-    """`a, b and c`."""
-    *first, last = map(str, values) if values else [""]
-    return f"{', '.join(first)} and {last}" if first else last

@@ -3,9 +3,11 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
@@ -27,15 +29,15 @@ RESULTS, TABLE = "results.json", "table.md"
 Say = Callable[[str], None]
 
 
-def check_plan(plan: Plan, output: Path) -> None:
+def check_data(settings: Sequence[Setting]) -> None:
     """
-    Looks at all that can be wrong before the first run. Of the sources the files are listed; of the targets nothing
-    is, but whether their folders are there and their splits are known.
+    Whether the data are there. Of the sources the files are listed; of the targets nothing is, but whether their
+    folders are there and their splits are known.
 
     Raises:
-        ValueError, OSError: a dataset is not there, or the output folder holds something else; in one line.
+        ValueError, OSError: a dataset is not there; in one line.
     """
-    for setting in plan.settings:
+    for setting in settings:
         domains = parse_domains(list(setting.targets))
         if any(domain.name == SOURCE for domain in domains):
             raise ValueError(f"no target can be named {SOURCE!r}, which is the source's; name it otherwise")
@@ -45,6 +47,17 @@ def check_plan(plan: Plan, output: Path) -> None:
                 raise ValueError(f"{domain.spec} has no split {domain.split!r}, only {', '.join(known)}")
         for domain in [parse_domain(setting.source), *_validation(setting)]:
             open_dataset(domain.spec, domain.split)
+
+
+def check_plan(plan: Plan, output: Path) -> None:
+    """
+    Looks at all that can be wrong before the first run.
+
+    Raises:
+        ValueError, OSError: as [`check_data`], or the output folder holds something else; in one line.
+    """
+    check_data(plan.settings)
+    for setting in plan.settings:
         committed = read_committed(output / setting.name / SETTINGS, plan, setting)
         rates = {name: row["learning_rate"] for name, row in (committed or {"rows": {}})["rows"].items()}
         source = place_of(output, parse_domain(setting.source))
@@ -66,9 +79,28 @@ def reproduce(plan: Plan, output: Path, jobs: int = 1, say: Say = tqdm.write) ->
 
     Raises:
         Stopped: by a signal; the same call goes on.
-        ValueError, OSError: as [`check_plan`].
+        ValueError, OSError: as [`check_plan`], or another process is at work in the folder.
     """
     check_plan(plan, output)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        return _reproduce(plan, output, jobs, say)
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """No other process writes into the folder meanwhile; a `ValueError` if one does."""
+    lock = FileLock(output / ".lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"another process is at work in {output}; wait for its end, or name another --output"
+        ) from error
+
+
+def _reproduce(plan: Plan, output: Path, jobs: int, say: Say) -> list[str]:
     commands = Commands(jobs)
     with tqdm(total=plan.number_of_runs, desc="runs", unit="run") as bar:
         chosen = {}
@@ -190,13 +222,18 @@ def _collect(plan: Plan, setting: Setting, committed: Mapping[str, object], outp
             measured.failures.append(f"{setting.name}, {row.title}: no learning rate: {reason}")
     for run in plan.runs(setting, rates):
         folder = RunFolder(output, run, plan)
-        measured.failures += [f"{run}, {step}: {reason}" for step, reason in folder.failures().items()]
+        edges = plan.budget.resolutions if run.row == plan.rows[-1] else ()
+        wanted = {TRAIN, TARGETS, *map(resolution_step, edges)}
+        measured.failures += [f"{run}, {step}: {reason}" for step, reason in folder.failures(wanted).items()]
         if scores := folder.scores_of_each(TARGETS):
             measured.scores.setdefault(run.row.name, {})[run.seed] = scores
-            measured.seconds.setdefault(run.row.name, []).append(folder.outcome(TRAIN).seconds)
+            trained = folder.outcome(TRAIN)
+            measured.seconds.setdefault(run.row.name, []).append(trained.seconds)
+            measured.threads.add(trained.threads)
+            measured.versions |= {str(known.get("made_by", "an earlier version")) for known in folder.steps().values()}
             if run.row.name not in measured.costs:
                 measured.costs[run.row.name] = _costs(plan, run, folder, measured)
-        for edge in plan.budget.resolutions if run.row == plan.rows[-1] else ():
+        for edge in edges:
             if scores := folder.scores_of_each(resolution_step(edge)):
                 measured.resolutions.setdefault(edge, {})[run.seed] = scores
     measured.sizes.update(_sizes(setting, output) if measured.scores else {})
@@ -226,7 +263,6 @@ def _sizes(setting: Setting, output: Path) -> Iterator[tuple[str, tuple[int, int
 def _write_results(plan: Plan, measured: Sequence[Measured], output: Path, commands: Commands) -> None:
     results = {
         "plan": {**asdict(plan), "settings": [asdict(setting) for setting in plan.settings]},
-        "threads_of_a_run": commands.threads,
         "runs_at_a_time": commands.jobs,
         "versions": software_versions("peft", "accelerate"),
         "settings": {each.setting.name: each.as_record() for each in measured},

@@ -53,3 +53,8 @@ def sum_over_processes(counts: torch.Tensor) -> torch.Tensor:
         counts = counts.clone()
         distributed.all_reduce(counts)
     return counts
+
+
+def count_cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
