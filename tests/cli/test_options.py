@@ -1,8 +1,11 @@
 """What a command refuses before it loads a model or reads a dataset, in one line and with status 2."""
 
 import pytest
+import torch
 
 from tests.support import commands
+from tests.support.commands import error_of
+from vfmseg_hf.data import open_dataset
 
 
 @pytest.fixture
@@ -100,6 +103,9 @@ def test_check(arguments, expected, refusal):
         (("--scale_range", "2.0", "0.5"), "scale_range must be (lowest, highest)"),
         (("--device", "gpu"), "--device takes auto, cpu, cuda or cuda:N, got 'gpu'"),
         (("--dtype", "int8"), "--dtype: invalid choice: 'int8'"),
+        (("--ema_decay", "2"), "ema_decay must lie between 0 and 1, such as 0.999, got 2.0"),
+        (("--eval_strategy", "steps"), "--eval_strategy steps needs something to score: --eval_data DOMAIN"),
+        (("--rare_class_sampling", "true", "--crop_size", "64"), "no crop of 64x64 pixels has more than 6000 of one"),
     ],
 )
 def test_train(arguments, expected, refusal):
@@ -166,3 +172,24 @@ def test_other_commands(verb, arguments, expected, refusal):
     if verb == "reproduce":
         arguments = ("table2", *arguments)
     assert expected in refusal(verb, *arguments)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_no_cpu(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = ["--model", "x", "--data", "streets:game", "--output", "y", "--device", name]
+    assert error_of("train", *words) == (
+        f"error: device {name} is not available; --device auto takes the GPU if there is one, cpu the CPU"
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_a_training_has_to_say_where_it_goes():
+    assert "--output" in error_of("train", "--model", "x", "--data", "streets:game")
+
+
+def test_a_folder_with_the_name_of_a_dataset(tmp_path):
+    (tmp_path / "camvid" / "train").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"nothing says how it is laid out; is it camvid:{tmp_path}/camvid\?"):
+        open_dataset(str(tmp_path / "camvid"))

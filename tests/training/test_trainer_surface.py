@@ -151,6 +151,7 @@ def test_device_and_dtype_of_the_command(tmp_path, monkeypatch):
         _, arguments = train.parse_arguments([*words, "--device", "cpu", "--dtype", dtype])
         assert (arguments.bf16, arguments.fp16) == precision and arguments.output_dir == str(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert train.choose_device("cuda:1") == [] and os.environ["CUDA_VISIBLE_DEVICES"] == "6"
     with pytest.raises(ValueError, match="no device cuda:1: CUDA_VISIBLE_DEVICES=6 shows 1"):
         train.choose_device("cuda:1")

@@ -59,6 +59,8 @@ def run(argv: Sequence[str]) -> int:
         open_dataset(f"camvid:{arguments.camvid}", split)  # what is wrong with it is said now
     encoder = choose_encoder(arguments.encoder, arguments.offline, report)
     settings = replace(TOY if encoder is None else FOUNDATION, seed=arguments.seed)
+    if arguments.resume and not any(Path(arguments.output).glob("training/settings.json")):
+        report(f"there is nothing to resume in {arguments.output}; this run starts from the beginning")
     try:
         run_quickstart(
             arguments.output,

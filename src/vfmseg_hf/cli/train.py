@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from transformers import HfArgumentParser, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
@@ -44,6 +45,7 @@ from ..training.curves import plot_curves
 from ..training.model import TUNES, check_fields, choose_trained_part, start_model
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
+from ..training.sampling import check_rare_class_crops
 from ..utils.image_files import MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS_HELP, limit_pixels
 from ..utils.processes import leave_processes
 from .common import edges_as_size
@@ -203,6 +205,7 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
         given["max_steps"] = None  # not the recipe's: either is asked for
     parser.set_defaults(**{**recipe.training_arguments, **given})
     parser.refused = REFUSED
+    next(action for action in parser._actions if action.dest == "output_dir").required = True
     return parser
 
 
@@ -228,10 +231,13 @@ def choose_device(name: str) -> list[str]:
     Raises:
         ValueError: there is no such device, or several processes have one each.
     """
-    if name in ("auto", "cuda"):
+    if name == "auto":
         return []
     if name == "cpu":
         return ["--use_cpu"]
+    if name == "cuda":
+        check_gpu(name)
+        return []
     kind, _, number = name.partition(":")
     if kind != "cuda" or not number.isdecimal():
         raise ValueError(f"--device takes auto, cpu, cuda or cuda:N, got {name!r}")
@@ -242,7 +248,14 @@ def choose_device(name: str) -> list[str]:
     if devices is not None and int(number) >= len(devices):
         raise ValueError(f"there is no device {name}: CUDA_VISIBLE_DEVICES={visible} shows {len(devices)}")
     os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(number)] if devices else number
+    check_gpu(name)
     return []
+
+
+def check_gpu(name: str) -> None:
+    """Raise a `ValueError` if torch sees no GPU where one is asked for: Trainer would take the CPU without a word."""
+    if not torch.cuda.is_available():
+        raise ValueError(f"device {name} is not available; --device auto takes the GPU if there is one, cpu the CPU")
 
 
 def find_checkpoint(output_dir: str, resume: bool) -> str | None:
@@ -274,6 +287,12 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         )
     if own.method and arguments.scale_heads:
         raise ValueError(f"--scale_heads is for VFMSeg's heads, and --method {own.method} has another; leave it out")
+    if arguments.eval_strategy != "no" and not own.eval_data:
+        strategy = arguments.eval_strategy.value
+        raise ValueError(f"--eval_strategy {strategy} needs something to score: --eval_data DOMAIN ...")
+    if arguments.rare_class_sampling:
+        edges = own.crop_size if len(own.crop_size) == 2 else 2 * own.crop_size
+        check_rare_class_crops(arguments.rare_class_min_pixels, arguments.rare_class_crop_ratio, edges)
     check_output_folder(arguments.output_dir)
     check_fields(own.model, own.recipe, own.fields, own.method)
     if own.method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):

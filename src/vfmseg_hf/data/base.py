@@ -280,7 +280,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         missing = [column for column in columns if column not in (reader.fieldnames or [])]
         if missing:
             raise ValueError(
-                f"{path} has no column {missing}, only {reader.fieldnames}. Copy it from the owner's folder."
+                f"{path} has no column {missing}, only {reader.fieldnames}: it is of another dataset, or changed. Name "
+                "the folder of the dataset, or copy the file from its owner again."
             )
         return list(reader)
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from . import acdc, bdd100k, camvid, carla, cityscapes, folder, gtav, mapillary, street_scenes, synthia
 from .base import DatasetDescription, NamedDataset, default_split, scored_split
-from .tables import load_table
+from .tables import holds_table, load_table
 
 
 DATASETS: dict[str, NamedDataset] = {
@@ -173,4 +173,7 @@ def _find(spec: str) -> tuple[NamedDataset | None, str]:
             f"Unknown dataset {name!r} in {spec!r}. Known: {usages}; or a Hub id or an existing folder, without "
             "a colon."
         )
+    folder = os.path.basename(os.path.abspath(spec))
+    if folder.lower() in DATASETS and os.path.isdir(spec) and not holds_table(spec):
+        raise ValueError(f"{spec} is a folder, and nothing says how it is laid out; is it {folder.lower()}:{spec}?")
     return None, spec

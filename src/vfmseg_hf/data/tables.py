@@ -38,6 +38,12 @@ CLASS_COLUMNS = ("classes", "categories", "class_names", "category_names", "labe
 NAMES_FILE = "id2label.json"  # as the Hub's segmentation datasets have it
 
 
+def holds_table(folder: str) -> bool:
+    """Whether a folder has files that `datasets` reads rows from, and not images alone."""
+    endings = ("json", "jsonl", "parquet", "arrow")
+    return any(True for ending in endings for depth in ("*", "*/*") for _ in Path(folder).glob(f"{depth}.{ending}"))
+
+
 def load_table(spec: str, split: str | None, held_out: bool = False) -> Dataset:
     """
     A dataset whose labels hold final ids, as `open_dataset` describes it, with its arguments.

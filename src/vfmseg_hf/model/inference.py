@@ -93,6 +93,11 @@ class InferenceMixin:
         if target_sizes is not None:
             target_sizes = as_target_sizes(target_sizes, len(images))
         for image in images:
+            if not isinstance(image, torch.Tensor):
+                raise TypeError(
+                    f"segment takes tensors (3, height, width), got a {type(image).__name__}; an image processor makes "
+                    "them: processor(image, return_tensors='pt')['pixel_values']"
+                )
             check_pixel_values(image[None], self.config, minimum=self.config.patch_size)
         gate = Gate.in_force(self.config, refine, max_windows, max_window_share)
         one_by_one = in_strips if self.config.certainty_scope == "image" else not isinstance(images, torch.Tensor)

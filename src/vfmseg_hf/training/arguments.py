@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
 from ..data.class_statistics import MIN_PIXELS
+from .averaging import check_decay
 
 
 POLYNOMIAL = {"power": 0.9, "lr_end": 0.0}
@@ -115,12 +116,16 @@ class VFMSegTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.settle_duration()
+        if self.ema_decay is not None:
+            check_decay(self.ema_decay)
         self._refuse_what_has_no_effect()
         if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == POLYNOMIAL:
             self.lr_scheduler_kwargs = None  # they are no settings of another shape
         if self.report_to is None:
             self.report_to = ["tensorboard"] if is_tensorboard_available() else []
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # which is for copies to another device, and torch warns of it
 
     def settle_duration(self) -> None:
         """Fill in `max_steps` or `num_train_epochs`, and -1 for the other, as Trainer reads them."""

@@ -14,6 +14,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 FILE = "training_weights.safetensors"  # in a checkpoint, whose model files hold the average
 
 
+def check_decay(decay: float) -> None:
+    """Raise a `ValueError` if nothing can be averaged with it."""
+    if not 0 < decay < 1:
+        raise ValueError(f"ema_decay must lie between 0 and 1, such as 0.999, got {decay}")
+
+
 class WeightAverage:
     """
     Keeps average = decay * average + (1 - decay) * weight for every parameter that trains, from now on.
@@ -29,8 +35,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        if not 0 < decay < 1:
-            raise ValueError(f"ema_decay must lie between 0 and 1, such as 0.999, got {decay}")
+        check_decay(decay)
         self.weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.average = [parameter.detach().clone() for parameter in self.weights.values()]
         self._average_in = get_ema_multi_avg_fn(decay)

@@ -5,7 +5,7 @@ Rare class sampling of the recipe ("Implementation Details", after DAFormer, Hoy
 A class is drawn first, the rarer the likelier, and then an image that shows enough of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 import numpy as np
@@ -45,6 +45,18 @@ def rare_class_probabilities(class_pixels: np.ndarray, temperature: float = 0.01
         raise ValueError(f"rare class sampling has nothing to draw: no pixel of {len(class_pixels)} images has a class")
     pixels = torch.from_numpy(totals[classes])
     return classes, torch.softmax((1 - pixels / pixels.sum()) / temperature, dim=0).numpy()
+
+
+def check_rare_class_crops(min_pixels: int, crop_ratio: float, crop_size: Sequence[int]) -> None:
+    """Raise a `ValueError` if no crop of (height, width) can show as much of a class as is asked for."""
+    height, width = crop_size
+    needed = min_pixels * crop_ratio
+    if needed >= height * width:
+        raise ValueError(
+            f"no crop of {height}x{width} pixels has more than {needed:g} of one class (rare_class_min_pixels "
+            f"{min_pixels} x rare_class_crop_ratio {crop_ratio}); lower one of them, or train with "
+            "rare_class_sampling=False"
+        )
 
 
 class RareClassSampler(EpochSampler):

@@ -33,7 +33,7 @@ from .losses import OwnLoss, set_loss_options
 from .matching import match_images
 from .recipes import Settings
 from .record import OF_OPTIMIZER, OF_SCHEDULER, record_training, training_settings
-from .sampling import RareClassSampler
+from .sampling import RareClassSampler, check_rare_class_crops
 from .scaling import scale_new_heads
 from .scoring import ScoringTrainer
 from .trained_on import TrainedOn, read_trained_on
@@ -309,14 +309,7 @@ class VFMSegTrainer(ScoringTrainer):
                 "rare_class_sampling needs to know which image shows which class: train on TrainingImages(..., "
                 "class_pixels=data.count_class_pixels(dataset, num_classes))"
             )
-        height, width = dataset.augmentation.crop_size
-        needed = args.rare_class_min_pixels * args.rare_class_crop_ratio
-        if needed >= height * width:
-            raise ValueError(
-                f"no crop of {height}x{width} pixels has more than {needed:g} of one class (rare_class_min_pixels "
-                f"{args.rare_class_min_pixels} x rare_class_crop_ratio {args.rare_class_crop_ratio}); lower one of "
-                "them, or train with rare_class_sampling=False"
-            )
+        check_rare_class_crops(args.rare_class_min_pixels, args.rare_class_crop_ratio, dataset.augmentation.crop_size)
         return RareClassSampler(
             dataset.class_pixels,
             seed,
