@@ -175,10 +175,10 @@ def test_other_commands(verb, arguments, expected, refusal):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there_is_no_cpu(name, monkeypatch):
+def test_a_gpu_that_is_not_there_is_no_cpu(name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    words = ["--model", "x", "--data", "streets:game", "--output", "y", "--device", name]
+    words = ["--model", "dinov2-base", "--data", "streets:game", "--output", tmp_path / "run", "--device", name]
     assert error_of("train", *words) == (
         f"error: device {name} is not available; --device auto takes the GPU if there is one, cpu the CPU"
     )
@@ -186,7 +186,8 @@ def test_a_gpu_that_is_not_there_is_no_cpu(name, monkeypatch):
 
 
 def test_a_training_has_to_say_where_it_goes():
-    assert "--output" in error_of("train", "--model", "x", "--data", "streets:game")
+    said = error_of("train", "--model", "dinov2-base", "--data", "streets:game")
+    assert said == "error: the following arguments are required: --output"
 
 
 def test_a_folder_with_the_name_of_a_dataset(tmp_path):

@@ -290,8 +290,8 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
     if arguments.eval_strategy != "no" and not own.eval_data:
         strategy = arguments.eval_strategy.value
         raise ValueError(f"--eval_strategy {strategy} needs something to score: --eval_data DOMAIN ...")
-    if arguments.rare_class_sampling:
-        edges = own.crop_size if len(own.crop_size) == 2 else 2 * own.crop_size
+    edges = own.crop_size if len(own.crop_size) == 2 else 2 * own.crop_size
+    if arguments.rare_class_sampling and len(edges) == 2:  # others are refused in their place
         check_rare_class_crops(arguments.rare_class_min_pixels, arguments.rare_class_crop_ratio, edges)
     check_output_folder(arguments.output_dir)
     check_fields(own.model, own.recipe, own.fields, own.method)
