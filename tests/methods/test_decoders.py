@@ -278,12 +278,19 @@ def test_the_commands(method, places, capsys):
     "words, message",
     [
         (["--method", "rein", "--tune", "lora"], "--method rein adapts the encoder by itself; leave --tune lora out"),
-        (["--method", "mask2former", "--class_weights", 1, 2, 3], "has no class_weights"),
+        (
+            ["--method", "mask2former", "--class_weights", 1, 2, 3],
+            "--method mask2former has no class_weights; leave it out",
+        ),
         (["--method", "segformer", "--feature_mask_ratio", 0], "--method segformer has no feature_mask_ratio"),
-        (["--method", "rein", "--label_smoothing_factor", 0.1], "has no label_smoothing_factor"),
+        (
+            ["--method", "rein", "--label_smoothing_factor", 0.1],
+            "--method rein has no label_smoothing_factor; leave it out",
+        ),
     ],
 )
 def test_what_does_not_go_together(words, message, places):
     usual = ["--data", "streets:game?n=1&size=64x96", "--output", places / "run", "--device", "cpu", "--crop_size", 64]
+    usual += ["--rare_class_sampling", "false"]
     assert message in error_of("train", "--model", places / "foundation", *usual, *words)
     assert not (places / "run").exists()

@@ -290,6 +290,9 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
     if arguments.eval_strategy != "no" and not own.eval_data:
         strategy = arguments.eval_strategy.value
         raise ValueError(f"--eval_strategy {strategy} needs something to score: --eval_data DOMAIN ...")
+    for name in ("class_weights", "label_smoothing_factor"):
+        if own.method and getattr(arguments, name) and name not in METHODS[own.method].config_class.own_fields():
+            raise ValueError(f"--method {own.method} has no {name}; leave it out")
     edges = own.crop_size if len(own.crop_size) == 2 else 2 * own.crop_size
     if arguments.rare_class_sampling and len(edges) == 2:  # others are refused in their place
         check_rare_class_crops(arguments.rare_class_min_pixels, arguments.rare_class_crop_ratio, edges)
