@@ -140,7 +140,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         folders = (path and os.path.abspath(os.path.expanduser(path)) for path in (arguments.camvid, arguments.carla))
         settings, left_out = small_settings(budget, *folders)
     check_data(settings)  # before an encoder is fetched
-    encoder = cached_encoder(arguments.model or "dinov2-small", report=print).absolute()
+    encoder = Path(os.path.abspath(cached_encoder(arguments.model or "dinov2-small", report=print)))
     digest, parameters = read_weights(encoder)
     return Plan(
         TABLES[arguments.table],
