@@ -172,6 +172,7 @@ def test_it_trains_and_is_saved(method, places):
     torch.testing.assert_close(loaded(images).logits, model.eval()(images).logits, atol=1e-4, rtol=1e-4)
     record = json.loads((places / "saved" / "recipe.json").read_text())
     assert record["run"]["tune"] == ("heads" if method == "rein" else "lora")
+    assert record["run"]["loss_function"].startswith("cross entropy" if method == "segformer" else "matched masks")
     if method == "rein":
         resumed = start_model(str(places / "foundation"), method=method, **fields)
         choose_trained_part(resumed)

@@ -154,6 +154,7 @@ class MaskModel(SingleStageModel):
     """
 
     heads = ("mask2former_head",)
+    loss_name = "matched masks and their classes, as Mask2Former"
     undecayed = ("level_embed", "level_embed.weight", "queries_embedder.weight", "queries_features.weight")
 
     def __init__(self, config: MaskMethodConfig):

@@ -36,12 +36,14 @@ class SingleStageModel(VFMSegPreTrainedModel):
         heads: names of the modules that train in full beside LoRA.
         own_adapter: name of a module in `model`, beside the encoder's own, that a method adapts it with; it trains
             wherever heads do, and takes LoRA's place.
+        loss_name: what [`loss_of`] is, for the record of a training.
         undecayed: ends of the names of parameters, beside those of norms, that have no weight decay.
         width: channels of the encoder's feature maps.
     """
 
     heads: ClassVar[tuple[str, ...]]
     own_adapter: ClassVar[str | None] = None
+    loss_name: ClassVar[str] = "cross entropy"
     undecayed: ClassVar[tuple[str, ...]] = ()
     accepts_loss_kwargs = False  # as VFMSeg's: the loss is a mean over labelled pixels
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None

@@ -32,7 +32,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike)
         points = [(entry["step"], entry[key]) for entry in history if key in entry]
         marker = "o" if len(points) == 1 else None  # a line through one point is none
         losses.plot(*zip(*points, strict=True) if points else ([], []), label=label, marker=marker)
-    losses.set(xlabel="step", ylabel="loss (cross entropy)", ylim=(0, None))
+    losses.set(xlabel="step", ylabel="loss", ylim=(0, None))
     losses.legend()
     if scores:
         panel = axes[0, 1]

@@ -421,9 +421,11 @@ class VFMSegTrainer(ScoringTrainer):
         )
 
     def loss_name(self) -> str:
-        """What the two stages are trained with, for the record: the cross entropy, or the name of a loss given."""
-        own = self.own_loss.function if self.own_loss is not None else unwrap_peft_model(self.model).loss_function
-        return "cross entropy" if own is None else getattr(own, "__name__", type(own).__name__)
+        """What is trained with, for the record: the cross entropy, a method's loss, or the name of a loss given."""
+        model = unwrap_peft_model(self.model)
+        own = self.own_loss.function if self.own_loss is not None else model.loss_function
+        usual = getattr(model, "loss_name", "cross entropy")
+        return usual if own is None else getattr(own, "__name__", type(own).__name__)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
