@@ -5,6 +5,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 import torch
+from transformers.configuration_utils import PreTrainedConfig
 
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP
 from ..evaluation.counting import looks_twice
@@ -121,16 +122,17 @@ def load(arguments: argparse.Namespace, device: str):
     return model, processor
 
 
-def is_other_model(arguments: argparse.Namespace) -> bool:
-    """Whether `--model` can be read, and is neither VFMSeg's nor a method's."""
+def config_of_other(arguments: argparse.Namespace) -> PreTrainedConfig | None:
+    """The configuration of `--model` if it is neither VFMSeg's nor a method's; None too if it cannot be read."""
     hub = {} if arguments.revision is None else {"revision": arguments.revision}
     try:
-        return model_class_of(read_config(arguments.model, hub)) is None
+        config = read_config(arguments.model, hub)
     except (OSError, ValueError):
-        return False  # loading says why
+        return None  # loading says why
+    return config if model_class_of(config) is None else None
 
 
-def load_other(arguments: argparse.Namespace, device: str) -> OtherModel:
+def load_other(arguments: argparse.Namespace, config: PreTrainedConfig, device: str) -> OtherModel:
     """
     A segmentation model of transformers, as the options of [`add_model_options`] and [`add_inference_options`] say.
 
@@ -148,7 +150,7 @@ def load_other(arguments: argparse.Namespace, device: str) -> OtherModel:
         )
     hub = {} if arguments.revision is None else {"revision": arguments.revision}
     try:
-        model = OtherModel.from_pretrained(arguments.model, read_config(arguments.model, hub), **hub)
+        model = OtherModel.from_pretrained(arguments.model, config, **hub)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ValueError(f"cannot score {arguments.model}: {error}") from error
     return model.to(choose_device(device), getattr(torch, arguments.dtype))

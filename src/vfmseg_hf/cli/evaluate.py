@@ -42,7 +42,7 @@ from .common import (
     add_class_options,
     add_inference_options,
     add_model_options,
-    is_other_model,
+    config_of_other,
     load,
     load_other,
 )
@@ -102,11 +102,11 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"--size has no effect beside --protocol {protocol.name}, which says the size; leave one out")
     device = join_processes(arguments.device)
     rank, processes = process_rank()
-    if is_other_model(arguments):
+    if other := config_of_other(arguments):
         if protocol.name != "default" or arguments.flip:
             given = "--flip" if arguments.flip else f"--protocol {protocol.name}"
             raise ValueError(f"{arguments.model} is no VFMSeg model, and {given} is for these; leave it out")
-        model, processor = load_other(arguments, device), RawImages()
+        model, processor = load_other(arguments, other, device), RawImages()
         told = model.processor
     else:
         model, processor = protocol.apply(*load(arguments, device))

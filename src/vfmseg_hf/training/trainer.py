@@ -267,7 +267,7 @@ class VFMSegTrainer(ScoringTrainer):
         return [
             name
             for name, _ in model.named_parameters()
-            if name.rpartition(".")[0] not in norms and not name.endswith(undecayed or ".")
+            if name.rpartition(".")[0] not in norms and not name.endswith(undecayed)
         ]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
