@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.reproduce.test_plan import make_plan
-from vfmseg_hf.reproduce import SMALL, TABLE2, Setting
+from tests.reproduce.test_plan import TABLE2, make_plan
+from vfmseg_hf.reproduce import SMALL, Setting
 from vfmseg_hf.reproduce.costs import Costs
 from vfmseg_hf.reproduce.table import Measured, conclusions, of_setting, paired, spread_of, write_table
 
@@ -169,7 +169,7 @@ def test_what_failed_stands_there_and_the_rest_too(plan, measured):
 
 
 def test_nothing_at_all(plan):
-    rows = {row.name: {"learning_rate": None, "reason": "broken", "trials": {}} for row in TABLE2}
+    rows = {row.name: {"learning_rate": None, "reason": "broken", "trials": {}} for row in TABLE2.rows}
     text = "\n".join(of_setting(plan, Measured(SETTING, {"rows": rows}, failures=["all"])))
     assert "### Failed" in text and "### Classes" not in text
 

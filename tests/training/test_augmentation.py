@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vfmseg_hf.training import Augmentation, augmentation
-from vfmseg_hf.training.augmentation import distort_colours, scale_saturation
+from vfmseg_hf.training.augmentation import distort_colours, restyle, scale_saturation
 from vfmseg_hf.training.data import EpochSampler, seeded_generator
 from vfmseg_hf.training.sampling import RareClassSampler
 
@@ -167,3 +167,31 @@ def test_orders_of_seeds_and_epochs_differ():
     orders += [order(RareClassSampler, pixels, seed, epoch) for seed in range(3) for epoch in range(3)]
     assert len(set(map(tuple, orders))) == len(orders)
     assert all(sorted(numbers) == list(range(50)) for numbers in orders[:9])
+
+
+def test_channels_get_means_and_deviations_that_photographs_have(monkeypatch):
+    monkeypatch.setattr(augmentation, "_uniform", lambda generator: 1.0)  # nothing of what it was
+    pixels = 0.5 + 0.02 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(1))
+    seen = []
+    for seed in range(20):
+        styled = restyle(pixels, torch.Generator().manual_seed(seed))
+        for channel, before in zip(styled, pixels, strict=True):
+            unclipped = (channel > 0) & (channel < 1)  # there the order of pixels is kept, on a straight line
+            assert np.corrcoef(channel[unclipped], before[unclipped])[0, 1] == pytest.approx(1, abs=1e-5)
+        seen.append(styled.mean((1, 2)))
+    seen = torch.stack(seen)
+    assert 0.1 < seen.min() < 0.3 and 0.6 < seen.max() < 0.8 and (seen[:, 0] - seen[:, 1]).abs().max() > 0.2
+    monkeypatch.setattr(augmentation, "_uniform", lambda generator: 0.0)
+    torch.testing.assert_close(restyle(pixels, torch.Generator().manual_seed(0)), pixels.clamp(0, 1))
+
+
+def test_restyling_keeps_labels_and_flat_images_finite():
+    pixels, label = torch.full((3, 64, 64), 90, dtype=torch.uint8), torch.arange(64)[:, None].expand(64, 64) % 19
+    plain, styled = (
+        Augmentation(64, flip_probability=0.0, photometric=False, restyle_probability=share) for share in (0.0, 1.0)
+    )
+    results = [each(pixels, label, torch.Generator().manual_seed(3)) for each in (plain, styled)]
+    assert torch.equal(results[0][1], results[1][1]) and not torch.equal(results[0][0], results[1][0])
+    assert results[1][0].isfinite().all() and 0 <= results[1][0].min() and results[1][0].max() <= 1
+    with pytest.raises(ValueError, match=r"restyle_probability must be within \[0, 1\], got 2"):
+        Augmentation(64, restyle_probability=2)

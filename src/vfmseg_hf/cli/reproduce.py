@@ -1,14 +1,17 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""Run the paper's Table 2 again, in small or as it was: each row with several seeds, its learning rate chosen fairly.
+"""Run the paper's tables again, in small or as they were: each row with its seeds, its learning rate chosen fairly.
 
-The rows are a frozen encoder with a linear head, VFMNet, MGRNet and feature masking, each added to those before. Every
-row tries the same learning rates for the same steps. They are chosen on images of the source and committed to
+table1: VFMSeg beside Rein, EoMT and models of transformers, and with other ways to adapt the encoder. table2: what
+each part adds. table3: decoders. table4: mask ratio and weight of the detail loss. strong: what each part of the
+recipe strong adds, on images that no other table is scored on.
+
+Every row tries the same learning rates for the same steps. They are chosen on images of the source and committed to
 settings.json before a target is read. Writes table.md and results.json; every run has a folder with its log and its
 scores. The same command goes on with what was stopped or has failed; finished runs are kept.
 
 examples:
   vfmseg reproduce table2 --camvid /data/camvid --carla /data/carlarain --jobs 2
-  vfmseg reproduce table2 --model dinov2-large --data gtav:/data/gtav --dtype bfloat16 --output runs/table2 \\
+  vfmseg reproduce table1 --model dinov2-large --data gtav:/data/gtav --dtype bfloat16 --output runs/table1 \\
       --eval_data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
 
 With --data it is the paper's own setting: 40,000 steps of 2 crops of 1024, one learning rate, all images of targets.
@@ -30,9 +33,10 @@ from ..prediction.predict import choose_device
 from ..reproduce import (
     PAPER,
     SMALL,
-    TABLE2,
+    TABLES,
     Plan,
     Stopped,
+    budget_of,
     check_data,
     check_plan,
     own_setting,
@@ -43,7 +47,6 @@ from ..utils.processes import count_cores
 from .options import Parser, check_output_folder, check_reproduction, positive_number, whole_number
 
 
-TABLES = {"table2": TABLE2}
 GROUPS = {
     "options": ("table", "output", "model", "camvid", "carla", "data", "eval_data", "val_data", "dry_run"),
     "budget": ("steps", "batch_size", "max_images", "size", "seeds", "learning_rates", "resolutions"),
@@ -53,8 +56,10 @@ GROUPS = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="vfmseg reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=list(TABLES), metavar="table2", help="what to reproduce")
-    parser.add_argument("--output", type=Path, default=Path("outputs/table2"), help="folder for the runs and the table")
+    parser.add_argument("table", choices=list(TABLES), metavar="TABLE", help="what to reproduce")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the runs and the table; by default outputs/TABLE"
+    )
     parser.add_argument(
         "--model",
         "--encoder",
@@ -92,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--seeds",
         nargs="+",
         type=whole_number(0),
-        help="of each row, rates are chosen with the first; by default 0 1 2",
+        help="rates are chosen with the first, and some rows have no other; by default 0 1 2, or 0 (table3, table4)",
     )
     parser.add_argument(
         "--learning_rates",
@@ -100,7 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_number,
         metavar="RATE",
         help="tried for every row; "
-        + small(*(" ".join(f"{rate:g}" for rate in each.learning_rates) for each in (SMALL, PAPER))),
+        + small(*(" ".join(f"{rate:g}" for rate in each.learning_rates) for each in (SMALL, PAPER)))
+        + "; table4 and strong have the one that table2 chose",
     )
     parser.add_argument(
         "--resolutions",
@@ -108,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=whole_number(32),
         metavar="PIXELS",
         help="further shortest edges to score the last row at, for what refinement gives at which resolution; "
-        + small(" ".join(map(str, SMALL.resolutions)), "none"),
+        + "by default 512 for table2 in small, else none",
     )
     parser.add_argument("--device", default="auto", help="where to compute, e.g. cpu or cuda:1; auto: the GPU if any")
     parser.add_argument(
@@ -131,19 +137,20 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if given.get("size", PAPER.size) != PAPER.size:
         given["protocol"] = SMALL.protocol  # the paper's has sizes of its own
-    budget, left_out = replace(PAPER if arguments.data else SMALL, **given), []
+    table = TABLES[arguments.table]
+    budget, left_out = replace(budget_of(table, small=not arguments.data), **given), []
     if budget.size in budget.resolutions:
         raise ValueError(f"--resolutions are beside the size {budget.size}, which is scored in any case; leave it out")
     if arguments.data:
         settings = (own_setting(budget, arguments.data, arguments.val_data, arguments.eval_data),)
     else:
         folders = (path and os.path.abspath(os.path.expanduser(path)) for path in (arguments.camvid, arguments.carla))
-        settings, left_out = small_settings(budget, *folders)
+        settings, left_out = small_settings(table, budget, *folders)
     check_data(settings)  # before an encoder is fetched
     encoder = Path(os.path.abspath(cached_encoder(arguments.model or "dinov2-small", report=print)))
     digest, parameters = read_weights(encoder)
     return Plan(
-        TABLES[arguments.table],
+        table,
         settings,
         budget,
         str(encoder),
@@ -185,7 +192,9 @@ def describe_plan(plan: Plan, jobs: int) -> str:
         if setting.validation and len(budget.learning_rates) > 1:
             lines.append(f"  rates are chosen on {setting.validation.partition('=')[2]}")
         lines += [f"  target {target}" for target in setting.targets]
-    lines += [f"  row {row.title}: {' '.join(row.train)}" for row in plan.rows]
+    for row in plan.rows:
+        told = " ".join([*row.train, *(["from", row.config] if row.config else [])])
+        lines.append(f"  row {row.title}: {told or 'as it is'}; seeds {' '.join(map(str, plan.seeds_of(row)))}")
     cores = count_cores()
     estimate = f"about {plan.minutes(cores):,.0f} minutes on the {cores} cores here"
     lines.append(f"{estimate}, {jobs} runs at a time; a GPU takes a fraction, which the progress bar tells after a run")
@@ -194,6 +203,7 @@ def describe_plan(plan: Plan, jobs: int) -> str:
 
 def run(argv: Sequence[str]) -> int:
     arguments = build_parser().parse_args(argv)
+    arguments.output = arguments.output or Path("outputs", arguments.table)
     check_reproduction(arguments)
     check_output_folder(arguments.output)
     plan, output = make_plan(arguments), arguments.output.absolute()

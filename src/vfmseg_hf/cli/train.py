@@ -75,7 +75,7 @@ GROUPS = {
         "per_device_train_batch_size",
         "tune",
     ),
-    "images": ("size", "crop_size", "resize", "scale_range", "photometric", "max_image_pixels"),
+    "images": ("size", "crop_size", "resize", "scale_range", "photometric", "restyle_probability", "max_image_pixels"),
     "model (by default its own; --help-all has all fields of VFMSegConfig)": MODEL_FIELDS,
     "classes": ("class_map", "id2label", "class_weights"),
     "recipe": (
@@ -170,6 +170,10 @@ class TrainArguments:
     photometric: bool = field(
         default=True, metadata={"help": "Distort brightness, contrast, saturation and hue of training images."}
     )
+    restyle_probability: float = field(
+        default=0.0,
+        metadata={"help": "Share of training images whose channels get means and deviations drawn anew, from 0 to 1."},
+    )
     size: list[int] = field(
         default_factory=lambda: [1024, 2048],
         metadata={
@@ -200,7 +204,9 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    given = {key: recipe.augmentation[key] for key in ("crop_size", "scale_range", "photometric")}
+    given = {
+        key: recipe.augmentation[key] for key in ("crop_size", "scale_range", "photometric", "restyle_probability")
+    }
     if asks_for_epochs:
         given["max_steps"] = None  # not the recipe's: either is asked for
     parser.set_defaults(**{**recipe.training_arguments, **given})
@@ -326,6 +332,7 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
             recipe.augmentation["cat_max_ratio"],
             recipe.augmentation["flip_probability"],
             own.photometric,
+            own.restyle_probability,
         )
         for source in sources
     ]

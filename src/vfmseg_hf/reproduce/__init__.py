@@ -1,24 +1,28 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """The paper's comparison, run again: what is to be run as data, the runs, their choice of rates, the table
 
-`plan` says what is run, `processes` runs commands, `scenes` keeps what is drawn, `runs` what was run, `choice` commits
-the learning rates, `costs` measures what a row takes, `table` says what came out, `table2` does it all in order.
+`rows` has the tables as data, `plan` says what is run, `processes` runs commands, `scenes` keeps what is drawn, `runs`
+what was run, `choice` commits the learning rates, `costs` measures what a row takes, `table` says what came out,
+`reproduction` does it all in order.
 """
 
-from .plan import PAPER, SMALL, TABLE2, Budget, Plan, Row, Setting, own_setting, small_settings
+from .plan import PAPER, SMALL, Budget, Plan, Setting, budget_of, own_setting, small_settings
 from .processes import Stopped
-from .table2 import check_data, check_plan, reproduce
+from .reproduction import check_data, check_plan, reproduce
+from .rows import TABLES, Row, Table
 
 
 __all__ = [
     "PAPER",
     "SMALL",
-    "TABLE2",
+    "TABLES",
     "Budget",
     "Plan",
     "Row",
     "Setting",
     "Stopped",
+    "Table",
+    "budget_of",
     "check_data",
     "check_plan",
     "own_setting",

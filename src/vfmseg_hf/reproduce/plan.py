@@ -1,17 +1,17 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
-"""What `vfmseg reproduce` runs, as data: rows, settings and budgets, and the command lines that they come to."""
+"""What `vfmseg reproduce` runs: settings and budgets as data, and the command lines that they and rows come to."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ..data.domains import parse_domain
 from ..training.recipes import get_recipe
+from .rows import Row, Table
 
 
-WINDOW_STRIDE = 5 / 16  # of the shortest edge of an image: the paper's 320 of 1024
 RARE_CLASS_PIXELS = 3000 / 1024**2  # of a crop: the recipe's 3000 pixels of 1024 x 1024
 SCENES_VERSION = 2
 SAVE_STEPS = 1000  # between checkpoints of long trainings
@@ -19,48 +19,6 @@ SAVE_STEPS = 1000  # between checkpoints of long trainings
 SCORE_SECONDS = 1.2  # of a core, for an image of 256 x 512, in the mean of the rows
 START_SECONDS = 9.0  # of a command
 PAPER_IMAGES = 1000  # of a domain of which all are scored, roughly
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    A row of the table: what is added to the one above it.
-
-    Attributes:
-        name: in files; made of lower-case letters.
-        title: in tables.
-        train: its options of `vfmseg train`.
-        refine: its windows, as `vfmseg evaluate --refine` has them; `"none"` where a model looks once.
-        paper: mIoU in percent on [`PAPER_TARGETS`] and in their mean, as the paper gives it.
-        work: seconds of a core for a step of four crops of 256, with a ViT-S; see [`Plan.minutes`].
-        has_windows: whether its model knows of windows at all.
-    """
-
-    name: str
-    title: str
-    train: tuple[str, ...]
-    refine: str
-    paper: tuple[float, ...]
-    work: float
-    has_windows: bool = True
-
-
-PAPER_TARGETS = ("Citys", "BDD", "Map", "Avg.")
-TABLE2 = (
-    Row(
-        "frozen",
-        "frozen encoder + linear head",
-        ("--decoder", "linear", "--tune", "none"),
-        "none",
-        (59.80, 54.83, 61.57, 58.73),
-        0.35,
-        has_windows=False,
-    ),
-    # VFMNet alone: a detail loss of weight 0 is not computed, and the refine head neither trains nor looks.
-    Row("vfmnet", "+ VFMNet", ("--detail_loss_weight", "0"), "none", (72.16, 62.98, 71.88, 69.00), 0.45),
-    Row("mgrnet", "+ MGRNet", ("--feature_mask_ratio", "0"), "gated", (72.94, 62.56, 72.56, 69.35), 1.15),
-    Row("masking", "+ feature masking", ("--feature_mask_ratio", "0.2"), "gated", (73.87, 62.91, 73.52, 70.10), 1.15),
-)
 
 
 @dataclass(frozen=True)
@@ -124,6 +82,14 @@ PAPER = Budget(
 )
 
 
+def budget_of(table: Table, small: bool) -> Budget:
+    """In small, or the paper's, with what a table has of its own."""
+    seeds = tuple(range(table.seeds))
+    if small:
+        return replace(SMALL, seeds=seeds, learning_rates=table.learning_rates, resolutions=table.resolutions)
+    return replace(PAPER, seeds=seeds)
+
+
 @dataclass(frozen=True)
 class Setting:
     """
@@ -147,32 +113,37 @@ class Setting:
 
 
 def small_settings(
-    budget: Budget, camvid: str | None = None, carla: str | None = None
+    table: Table, budget: Budget, camvid: str | None = None, carla: str | None = None
 ) -> tuple[tuple[Setting, ...], list[str]]:
     """
     Procedural game to everything else, and CamVid's day to its dusk, with what folders of data there are.
 
-    A setting stands before those that train or choose on its targets.
+    A setting stands before those that train or choose on its targets. What is chosen by a table that is held back has
+    drawn looks alone, and images of them that no other table is scored on.
 
     Returns:
         The settings, and what is left out, in words.
     """
     drawn = f"n={budget.max_images or 20}&size={2 * budget.size}x{4 * budget.size}&version={SCENES_VERSION}"
-    targets = [f"{look}=streets:{look}?{drawn}@test" for look in ("day", "night", "rain", "camera")]
+    split = "validation" if table.held_back else "test"
+    targets = [f"{look}=streets:{look}?{drawn}@{split}" for look in ("day", "night", "rain", "camera")]
     left_out = []
-    if carla is None:
+    if table.held_back:
+        camvid = carla = None
+        left_out.append("all but validation images of the drawn looks, so that nothing is chosen on what others score")
+    elif carla is None:
         left_out.append("no CARLA renders (--carla DIR): the target carla_rain is left out")
     else:
         targets.append(f"carla_rain=carla:{carla}@rainy")
     scaled = ("--scale_range", "1.0", "1.5")
     camvid_settings: tuple[Setting, ...] = ()
-    if camvid is None:
-        left_out.append(
-            "no CamVid (--camvid DIR): the targets camvid_day and camvid_dusk, and the setting camvid, are left out"
-        )
-    else:
+    if camvid is None and not table.held_back:
+        second = ", and the setting camvid," if table.from_photographs else ""
+        left_out.append(f"no CamVid (--camvid DIR): the targets camvid_day and camvid_dusk{second} are left out")
+    if camvid is not None:
         # The day frames of the training split: those of the other may be what the streets are judged by.
         targets += [f"camvid_day=camvid:{camvid}@source_train", f"camvid_dusk=camvid:{camvid}@target_dusk"]
+    if camvid is not None and table.from_photographs:
         width = budget.size * 4 // 3  # of its frames of 480 x 360
         camvid_settings = (
             Setting(
@@ -229,6 +200,7 @@ class Plan:
     All of a reproduction.
 
     Attributes:
+        table: whose rows are run.
         encoder: folder of the foundation model.
         encoder_sha256: of its weights.
         parameters: how many weights it has.
@@ -236,7 +208,7 @@ class Plan:
         num_workers: processes that read images, for each run.
     """
 
-    rows: tuple[Row, ...]
+    table: Table
     settings: tuple[Setting, ...]
     budget: Budget
     encoder: str
@@ -246,6 +218,14 @@ class Plan:
     dtype: str = "float32"
     num_workers: int = 0
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.table.rows
+
+    def seeds_of(self, row: Row) -> tuple[int, ...]:
+        """The seeds that a row is trained with."""
+        return self.budget.seeds[: row.seeds]
 
     def trials(self, setting: Setting) -> list[Run]:
         """What rates are chosen by: every row with every rate, with the first seed."""
@@ -258,27 +238,32 @@ class Plan:
             Run(setting, row, rates[row.name], seed)
             for seed in self.budget.seeds
             for row in self.rows
-            if rates.get(row.name) is not None
+            if rates.get(row.name) is not None and seed in self.seeds_of(row)
         ]
 
     @property
     def number_of_runs(self) -> int:
         """Trainings in all; those of the first seed are among the trials."""
-        seeds = len(self.budget.seeds) - 1
-        return len(self.settings) * len(self.rows) * (len(self.budget.learning_rates) + seeds)
+        return len(self.settings) * sum(map(self._trainings, self.rows))
 
-    def train_words(self, run: Run, source: str, folder: str | os.PathLike) -> list[str]:
+    def _trainings(self, row: Row) -> int:
+        return len(self.budget.learning_rates) + len(self.seeds_of(row)) - 1
+
+    def train_words(
+        self, run: Run, source: str, folder: str | os.PathLike, start: str | os.PathLike | None = None
+    ) -> list[str]:
         """
         Options of `vfmseg train`.
 
         Args:
             source: where the source is read from.
             folder: of the model.
+            start: what it starts from, if not from the encoder.
         """
-        budget, size = self.budget, self.budget.size
-        window = str(size // 2)
+        budget, size, looks = self.budget, self.budget.size, run.row.looks
+        windows = {"window_size": int(size * run.row.window), "window_stride": int(size * run.row.stride)}
         options = {
-            "model": self.encoder,
+            "model": self.encoder if start is None else os.fspath(start),
             "data": source,
             "output": os.fspath(folder),
             "device": self.device,
@@ -288,8 +273,8 @@ class Plan:
             "per_device_train_batch_size": budget.batch_size,
             "learning_rate": f"{run.rate:g}",
             "encoder_learning_rate": f"{run.rate * budget.encoder_rate:g}",
-            "coarse_size": window,
-            **({"window_size": window, "window_stride": int(size * WINDOW_STRIDE)} if run.row.has_windows else {}),
+            **({} if looks == "alone" else {"coarse_size": size // 2}),
+            **(windows if looks == "windows" else {}),
             "rare_class_min_pixels": round(size**2 * RARE_CLASS_PIXELS),
             "dataloader_num_workers": self.num_workers,
             "logging_steps": max(1, min(50, budget.steps // 4)),
@@ -298,7 +283,7 @@ class Plan:
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         words += ["--crop_size", str(size), str(size), "--size", str(size), str(2 * size)]
         saving = ["steps", "--save_steps", str(SAVE_STEPS), "--save_total_limit", "1"]
-        if budget.scale_heads and run.row.has_windows:
+        if budget.scale_heads and looks == "windows":
             words.append("--scale_heads")
         words += ["--save_strategy", *(saving if budget.steps > SAVE_STEPS else ["no"])]
         return [*words, *run.setting.train, *run.row.train]
@@ -321,7 +306,7 @@ class Plan:
         """
         size = ["--size", str(resolution), str(2 * resolution)] if resolution else []
         limit = ["--max_images", str(self.budget.max_images)] if self.budget.max_images else []
-        refine = ["--refine", run.row.refine] if run.row.has_windows else []
+        refine = ["--refine", run.row.refine] if run.row.looks == "windows" else []
         return [
             "--model", os.fspath(folder), "--output", os.fspath(output), *refine,
             "--protocol", "default" if resolution else self.budget.protocol,
@@ -351,17 +336,15 @@ class Plan:
         """
         budget = self.budget
         scale = self.parameters / 22e6 * (budget.size / 256) ** 2
-        of_row = [row.work * budget.steps * budget.batch_size / 4 for row in self.rows]
-        trainings = len(budget.learning_rates) + len(budget.seeds) - 1
+        scored_at = 1 + sum((edge / budget.size) ** 2 for edge in budget.resolutions) / len(self.rows)
         seconds = 0.0
         for setting in self.settings:
-            images = [self._images(domain) for domain in setting.targets]
-            seconds += sum(of_row) * scale * trainings
+            images = sum(map(self._images, setting.targets))
             validated = self._images(setting.validation) if len(budget.learning_rates) > 1 else 0
-            scored = len(self.rows) * (len(budget.learning_rates) * validated + len(budget.seeds) * sum(images))
-            seconds += SCORE_SECONDS * scale * scored
-            for edge in budget.resolutions:
-                seconds += SCORE_SECONDS * scale * (edge / budget.size) ** 2 * len(budget.seeds) * sum(images)
+            for row in self.rows:
+                training = row.work * budget.steps * budget.batch_size / 4 * self._trainings(row)
+                scored = len(budget.learning_rates) * validated + len(self.seeds_of(row)) * images * scored_at
+                seconds += scale * (training + SCORE_SECONDS * scored)
         seconds += START_SECONDS * self.number_of_runs * 3
         return seconds / 60 / cores
 

@@ -61,6 +61,11 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / MODEL
 
+    @property
+    def start(self) -> Path | None:
+        """The configuration of a row that starts from random weights."""
+        return self.output / "configurations" / f"{self.run.row.name}.json" if self.run.row.config else None
+
     def steps(self) -> dict[str, dict[str, object]]:
         """The record of every command that has been started, by name."""
         file = self.path / RECORD
@@ -88,7 +93,7 @@ class RunFolder:
         known = self.steps().get(TRAIN)
         if known is None or not (known["status"] == FINISHED or self._has_checkpoint()):
             return
-        words = without_workers(self._known_words(self.plan.train_words(self.run, source, self.model)))
+        words = without_workers(self._known_words(self._train_words(source)))
         if self._told(words) != self._as_told(known):
             kept = without_workers(known["words"])
             if kept == words:
@@ -101,9 +106,12 @@ class RunFolder:
 
     def train(self, source: str, commands: Commands) -> Outcome:
         """Train, or go on with it."""
-        return self._perform(
-            TRAIN, "train", self.plan.train_words(self.run, source, self.model), ["--resume"], commands
-        )
+        if self.start is not None:
+            write_file(self.start, self.run.row.config + "\n")
+        return self._perform(TRAIN, "train", self._train_words(source), ["--resume"], commands)
+
+    def _train_words(self, source: str) -> list[str]:
+        return self.plan.train_words(self.run, source, self.model, self.start)
 
     def score(self, step: str, domains: Sequence[str], commands: Commands, resolution: int | None = None) -> Outcome:
         """

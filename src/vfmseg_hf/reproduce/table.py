@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from ..data.base import enumeration
 from ..data.domains import parse_domains
 from .costs import Costs
-from .plan import PAPER_TARGETS, Plan, Row, Setting
+from .plan import Plan, Setting
+from .rows import Row, Table
 
 
 FINAL, COARSE = "final", "coarse"
@@ -85,9 +86,11 @@ def write_table(plan: Plan, measured: Sequence[Measured]) -> str:
     """All tables and sentences of a reproduction."""
     budget, seeds = plan.budget, enumeration([str(seed) for seed in plan.budget.seeds])
     several = f"mean ± sample standard deviation over the seeds {seeds}"
+    fewer = [row.title for row in plan.rows if len(plan.seeds_of(row)) < len(budget.seeds)]
+    several += f" (fewer for {enumeration(fewer)})" if fewer else ""
     images = f"at most {budget.max_images}" if budget.max_images else "all"
     lines = [
-        "# Table 2",
+        f"# {plan.table.title}",
         "",
         f"mIoU in percent, {several if len(budget.seeds) > 1 else f'seed {seeds}'}. {budget.steps} steps of "
         f"{budget.batch_size} crops of {budget.size} × {budget.size}; images fitted into {budget.size} × "
@@ -97,7 +100,9 @@ def write_table(plan: Plan, measured: Sequence[Measured]) -> str:
     ]
     for each in measured:
         lines += ["", f"## {each.setting.title}", "", *of_setting(plan, each)]
-    lines += ["", "## The paper's figures", "", *_paper(plan.rows)]
+    if plan.table.published:
+        lines += ["", "## The paper's figures", "", plan.table.published]
+    lines += [""] if plan.left_out else []
     lines += [f"- Left out: {text}." for text in plan.left_out]
     if len(made_by := sorted(set.union(*(each.versions for each in measured)))) > 1:
         lines.append(f"- Attention: the runs are not of one version: {enumeration(made_by)}.")
@@ -110,8 +115,9 @@ def of_setting(plan: Plan, measured: Measured) -> Iterator[str]:
         yield from _main_table(plan, measured)
         yield ""
         yield from (f"- {sentence}" for sentence in conclusions(plan, measured))
-        yield from ["", "### Refinement by resolution", "", *_refinement(plan, measured)]
-        yield from ["", "### Classes", "", *_classes(plan.rows, measured)]
+        if plan.table.details:
+            yield from ["", "### Refinement by resolution", "", *_refinement(plan, measured)]
+            yield from ["", "### Classes", "", *_classes(plan.table, measured)]
     yield from ["", "### Costs and rates", "", *_costs(plan, measured)]
     if measured.failures:
         yield from ["", "### Failed", "", *(f"- {failure}" for failure in measured.failures)]
@@ -144,7 +150,7 @@ def _main_table(plan: Plan, measured: Measured) -> Iterator[str]:
     for row in plan.rows:
         values = [measured.values(row.name, target) for target in measured.targets]
         values += [measured.means(row.name)] if len(measured.targets) > 1 else []
-        rows.append([row.title, *(_cell([*of_seeds.values()], len(plan.budget.seeds)) for of_seeds in values)])
+        rows.append([row.title, *(_cell([*of_seeds.values()], len(plan.seeds_of(row))) for of_seeds in values)])
     return _table(["", *measured.targets, mean][: len(rows[0])], rows)
 
 
@@ -169,7 +175,13 @@ def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
     return _table(head, rows)
 
 
-def _classes(rows: Sequence[Row], measured: Measured) -> Iterator[str]:
+def compared(table: Table) -> list[tuple[Row, Row]]:
+    """What each row is compared with, and the row."""
+    rows = {row.name: row for row in table.rows}
+    return [(rows[row.against], row) for row in table.rows if row.against in rows]
+
+
+def _classes(table: Table, measured: Measured) -> Iterator[str]:
     """What every row changes in the IoU of every class, over the targets that label the class, paired by seed."""
     labelled: dict[str, dict[str, None]] = {}
     for seeds in measured.scores.values():
@@ -177,17 +189,17 @@ def _classes(rows: Sequence[Row], measured: Measured) -> Iterator[str]:
             for target in measured.common:
                 for name in _labelled(scores[target][FINAL]):
                     labelled.setdefault(name, {})[target] = None
-    changes = [f"{after.title} against {before.title}" for before, after in pairwise(rows)]
+    changes = [f"{after.title} against {before.title}" for before, after in compared(table)]
     head = ["IoU, points", "labelled in", *changes]
-    table = []
+    lines = []
     for name, targets in labelled.items():
         everywhere = len(targets) == len(measured.common)
         cells = ["all targets" if everywhere else enumeration([*targets])]
-        for before, after in pairwise(rows):
+        for before, after in compared(table):
             pairs = paired(_class_means(measured, before.name, name), _class_means(measured, after.name, name))
             cells.append(spread_of(pairs, "+"))
-        table.append([name, *cells])
-    return _table(head, table)
+        lines.append([name, *cells])
+    return _table(head, lines)
 
 
 def _class_means(measured: Measured, row: str, name: str) -> dict[int, float]:
@@ -239,12 +251,6 @@ def _trial(result: float | str | None) -> str:
     return f"{100 * result:.2f}" if isinstance(result, float) else "failed" if result else NONE
 
 
-def _paper(rows: Sequence[Row]) -> Iterator[str]:
-    yield "Not ours: Table 2 of the paper, DINOv2-L trained on GTAV for 40,000 steps, scored on whole validation sets."
-    yield ""
-    yield from _table(["", *PAPER_TARGETS], [[row.title, *(f"{value:.2f}" for value in row.paper)] for row in rows])
-
-
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 
@@ -255,16 +261,20 @@ def paired(before: Mapping[int, float], after: Mapping[int, float]) -> list[floa
 
 def conclusions(plan: Plan, measured: Measured) -> Iterator[str]:
     """What the scores say, and what they do not."""
-    yield _order(plan.rows, measured)
-    for before, after in pairwise(plan.rows):
+    if plan.table.ordered:
+        yield _order(plan.rows, measured)
+    for before, after in compared(plan.table):
         pairs = paired(measured.means(before.name), measured.means(after.name))
         change = f"{after.title} against {before.title}"
-        paper = f"the paper: {after.paper[-1] - before.paper[-1]:+.2f}"
+        paper = ""
+        if before.paper and after.paper:
+            paper = f" (the paper: {after.paper[-1] - before.paper[-1]:+.2f})"
         if not pairs:
-            yield f"{change}: not known, as no seed has both ({paper})."
+            yield f"{change}: not known, as no seed has both{paper}."
             continue
-        yield f"{change}: {fmean(pairs):+.2f} points in the mean ({paper}){_against_chance(pairs)}."
-    yield from _gains(plan, measured)
+        yield f"{change}: {fmean(pairs):+.2f} points in the mean{paper}{_against_chance(pairs)}."
+    if plan.table.details:
+        yield from _gains(plan, measured)
     yield from _edges(plan, measured)
 
 

@@ -37,6 +37,7 @@ class Augmentation:
             it, or more; 1 takes every crop.
         flip_probability: of a horizontal flip.
         photometric: whether to distort brightness, contrast, saturation and hue, each with probability 1/2.
+        restyle_probability: of [`restyle`], before that; 0 changes no other draw.
 
     Raises:
         `ValueError`: a value outside its range; the message names the field, and the nearest legal crop.
@@ -49,6 +50,7 @@ class Augmentation:
     cat_max_ratio: float = 0.75
     flip_probability: float = 0.5
     photometric: bool = True
+    restyle_probability: float = 0.0
 
     def __post_init__(self):
         if tvF is None:
@@ -64,7 +66,7 @@ class Augmentation:
             )
         if self.scale_range[0] > self.scale_range[1]:
             raise ValueError(f"scale_range must be (lowest, highest), got {self.scale_range}; turn it round")
-        for name in ("cat_max_ratio", "flip_probability"):
+        for name in ("cat_max_ratio", "flip_probability", "restyle_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be within [0, 1], got {getattr(self, name)}")
 
@@ -104,6 +106,8 @@ class Augmentation:
         image, label = tvF.to_dtype(image[:, *window], torch.float32, scale=True), crop
         if _uniform(generator) < self.flip_probability:
             image, label = image.flip(-1), label.flip(-1)
+        if self.restyle_probability and _uniform(generator) < self.restyle_probability:
+            image = restyle(image, generator)
         if self.photometric:
             image = distort_colours(image, generator)
         return image, label
@@ -170,6 +174,21 @@ def distort_colours(image: torch.Tensor, generator: torch.Generator) -> torch.Te
     if contrast is not None and not contrast_first:
         image = (image * contrast).clamp(0, 1)
     return image
+
+
+def restyle(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """
+    Another camera, light and weather, as far as statistics of colours go: every channel gets a mean and a deviation
+    drawn anew, from those that photographs have, and is mixed with what it was by a share drawn for the image.
+
+    Args:
+        image (`torch.Tensor` of shape `(3, height, width)`): float32 in 0..1, and so is the result.
+    """
+    deviation, mean = torch.std_mean(image, dim=(1, 2), keepdim=True)
+    share, drawn = _uniform(generator), torch.rand(2, 3, 1, 1, generator=generator)
+    new_mean, new_deviation = 0.15 + 0.6 * drawn[0], 0.1 + 0.2 * drawn[1]
+    styled = (image - mean) / deviation.clamp(min=0.01) * new_deviation + new_mean
+    return torch.lerp(image, styled, share).clamp_(0, 1)
 
 
 def scale_saturation(image: torch.Tensor, factor: float) -> torch.Tensor:

@@ -89,6 +89,7 @@ _AUGMENTATION = {
     "crop_size": (1024, 1024),
     "scale_range": (1.0, 1.0),
     "photometric": True,
+    "restyle_probability": 0.0,
     "cat_max_ratio": 0.75,
     "flip_probability": 0.5,
 }

@@ -17,12 +17,12 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from tests.reproduce.test_plan import options
+from tests.reproduce.test_plan import TABLE2, options
 from tests.support.commands import environment_of_commands, fork_command
 from tests.support.dataset_copies import camvid_tree, carla_tree
 from tests.support.processes import Fork
 from tests.support.tiny import BACKBONE
-from vfmseg_hf.reproduce import SMALL, TABLE2, Plan, Setting, Stopped, processes, reproduce, scenes, table2
+from vfmseg_hf.reproduce import SMALL, Plan, Setting, Stopped, processes, reproduce, reproduction, scenes
 from vfmseg_hf.reproduce.costs import Costs
 from vfmseg_hf.reproduce.runs import RunFolder
 
@@ -69,7 +69,7 @@ class Script:
             Path(told["output"]).mkdir()
         elif not reason:
             _, row, rate, seed = folder.parts
-            base = 0.2 + 0.1 * [each.name for each in TABLE2].index(row) + 0.01 * int(seed[-1])
+            base = 0.2 + 0.1 * [each.name for each in TABLE2.rows].index(row) + 0.01 * int(seed[-1])
             score = base + (0.05 if rate == "rate=0.001" and row != "vfmnet" else 0)
             one = {"mean_iou": score, "iou": {"road": score}, "accuracy": {"road": score}}
             scores = {name: {"final": one, "coarse": one, "refined": 0.5} for name in domains}
@@ -87,8 +87,8 @@ class Script:
 def script(tmp_path, monkeypatch):
     script = Script(tmp_path / "out")
     monkeypatch.setattr(processes, "start_command", script)
-    monkeypatch.setattr(table2, "measure_costs", lambda *_: Costs(1, 2, 3.0, 4.0))
-    monkeypatch.setattr(table2, "keep_scenes", lambda *_: None)  # nobody here looks at them
+    monkeypatch.setattr(reproduction, "measure_costs", lambda *_: Costs(1, 2, 3.0, 4.0))
+    monkeypatch.setattr(reproduction, "keep_scenes", lambda *_: None)  # nobody here looks at them
     return script
 
 
@@ -101,7 +101,7 @@ def run(script: Script, plan: Plan = PLAN, **more) -> tuple[list[str], list[str]
 
 
 def test_trials_then_settings_then_targets(script, monkeypatch):
-    monkeypatch.setattr(table2, "keep_scenes", scenes.keep_scenes)
+    monkeypatch.setattr(reproduction, "keep_scenes", scenes.keep_scenes)
     failures, said = run(script)
     assert not failures
     # Two settings with 4 rows: 2 trials and their scores each, then the second seed, targets and the other resolution.
@@ -205,7 +205,7 @@ def test_costs_that_cannot_be_had_cost_no_score(script, monkeypatch):
     def fail(*_):
         raise RuntimeError("no such\noperator")
 
-    monkeypatch.setattr(table2, "measure_costs", fail)
+    monkeypatch.setattr(reproduction, "measure_costs", fail)
     failures, _ = run(script)
     assert len(failures) == 8 and failures[0].endswith("costs: RuntimeError: no such operator")
 
@@ -286,7 +286,7 @@ def test_the_time_before_a_checkpoint_counts(status, script):
 
 def test_two_at_once_are_refused(script):
     script.output.mkdir()
-    with table2.locked(script.output), pytest.raises(ValueError, match="another process is at work in"):
+    with reproduction.locked(script.output), pytest.raises(ValueError, match="another process is at work in"):
         run(script)
     assert run(script)[0] == []
 
@@ -360,7 +360,7 @@ def test_no_target_is_opened_before_the_rates_are_committed(encoder, tmp_path, m
     )  # fmt: skip
     budget = replace(SMALL, steps=1, batch_size=1, size=64, seeds=(0,), resolutions=(), max_images=1)
     budget = replace(budget, learning_rates=(1e-4, 1e-3))
-    plan = Plan(TABLE2[3:], (setting,), budget, str(encoder), "e" * 64, device="cpu")
+    plan = Plan(replace(TABLE2, rows=TABLE2.rows[3:]), (setting,), budget, str(encoder), "e" * 64, device="cpu")
 
     def watch(event: str, arguments: tuple) -> None:
         if event == "open" and str(arguments[0]).startswith(tuple(map(str, targets))):
