@@ -68,7 +68,7 @@ def test_recipes_are_printable():
         "  loss_normalization        all\n",
     ):
         assert line in text
-    with pytest.raises(ValueError, match=r"no recipe 'papers', only paper, published-code"):
+    with pytest.raises(ValueError, match=r"no recipe 'papers', only paper, published-code, strong"):
         get_recipe("papers")
 
 
@@ -76,11 +76,14 @@ def test_recipes_are_printable():
 def test_a_training_by_the_recipe_differs_from_it_in_nothing(name, tiny_model, tmp_path):
     trainer = make_trainer(tiny_model(**RECIPES[name].model), tmp_path, name)
     assert describe_training(trainer.settings(), RECIPES[name], trainer.train_dataset) == f"recipe {name}, unchanged"
-    other = next(recipe for recipe in RECIPES.values() if recipe.name != name)
-    found = differences(trainer.settings(), other, [""])
-    assert {item.split()[0] for item in found} == {
-        "training.encoder_learning_rate", "model.loss_normalization", "model.detail_crop_includes_end"
-    }  # fmt: skip
+    of_code = {"training.encoder_learning_rate", "model.loss_normalization", "model.detail_crop_includes_end"}
+    of_strong = {"training.weight_decay_schedule", "training.ema_decay", "training.ema_start"}
+    of_strong |= {"lora.targets", "lora.init_lora_weights", "lora.frozen_share"}
+    for other in RECIPES.values():
+        expected = set().union(*(of for key, of in {"published-code": of_code, "strong": of_strong}.items()
+                                 if (key == name) != (key == other.name)))  # fmt: skip
+        found = differences(trainer.settings(), other, [""])
+        assert {item.split()[0] for item in found} == expected
 
 
 def test_what_differs_is_said_and_kept(tiny_model, tmp_path):

@@ -14,6 +14,7 @@ SIGTERM save a checkpoint and end with status 130 or 143; --resume goes on from 
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, na
 from ..evaluation import format_classes
 from ..evaluation.classes import ClassMap, match_classes, renames
 from ..methods import METHODS, SingleStageModel
+from ..model.adapters import check_lora
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
@@ -85,13 +87,24 @@ GROUPS = {
         "weight_decay",
         "num_train_epochs",
         "gradient_accumulation_steps",
+        "weight_decay_schedule",
         "ema_decay",
+        "ema_start",
         "scale_heads",
         "seed",
         "rare_class_sampling",
         "rare_class_temperature",
         "rare_class_min_pixels",
         "rare_class_crop_ratio",
+    ),
+    "LoRA (by default the recipe's)": (
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_targets",
+        "use_dora",
+        "init_lora_weights",
+        "frozen_share",
     ),
     "checkpoints and scores": ("save_steps", "save_total_limit", "eval_strategy", "eval_steps", "logging_steps"),
     "loading": ("dataloader_num_workers", "per_device_eval_batch_size"),
@@ -101,6 +114,16 @@ REFUSED = {
     "num_labels": "the classes are those of the training set, or with --class_map the model's",
     "backbone_config": "the foundation model is what --model names",
     "semantic_loss_ignore_index": "it is 255 everywhere; give the ignored pixels of your label maps this id",
+}
+# The arguments of `lora_config` by the options that set them, of which four are called as in peft.
+LORA_OPTIONS = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_targets": "targets",
+    "use_dora": "use_dora",
+    "init_lora_weights": "init_lora_weights",
+    "frozen_share": "frozen_share",
 }
 DTYPES = {"float32": (), "bfloat16": ("--bf16",), "float16": ("--fp16",)}
 
@@ -154,6 +177,28 @@ class TrainArguments:
             "choices": list(TUNES),
         },
     )
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of LoRA."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of LoRA: its update counts alpha / r."})
+    lora_dropout: float | None = field(default=None, metadata={"help": "Dropout on what LoRA sees, 0..1."})
+    lora_targets: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Layers that LoRA adapts: default (the encoder family's), all-linear (every linear layer in its "
+            "blocks), or ends of their names."
+        },
+    )
+    use_dora: bool | None = field(default=None, metadata={"help": "Train the norms of a weight's rows too (DoRA)."})
+    init_lora_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "How LoRA starts: true or gaussian (A random, B zero), mica (A zero, B the minor singular "
+            "directions, which do not train).",
+            "choices": ["true", "gaussian", "mica"],
+        },
+    )
+    frozen_share: float | None = field(
+        default=None, metadata={"help": "Share of the encoder's first blocks without LoRA, rounded to whole blocks."}
+    )
     crop_size: list[int] = field(
         default_factory=list, metadata={"help": "Height and width of crops; one number is a square."}
     )
@@ -190,13 +235,24 @@ class TrainArguments:
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output, if any."})
     fields: dict[str, object] = field(default_factory=dict, init=False)  # of VFMSegConfig, that are given
 
+    @property
+    def lora(self) -> dict[str, object]:
+        """Those arguments of `lora_config` that are given."""
+        given = {option: getattr(self, option) for option in LORA_OPTIONS}
+        given = {LORA_OPTIONS[option]: value for option, value in given.items() if value not in (None, [])}
+        if given.get("init_lora_weights") == "true":
+            given["init_lora_weights"] = True
+        if len(given.get("targets", ())) == 1:
+            (given["targets"],) = given["targets"]  # which may be the name of a choice
+        return given
+
 
 class TrainParser(Parser, HfArgumentParser):
     """Reads both kinds of arguments."""
 
 
-def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) -> TrainParser:
-    """The options over the settings of a recipe."""
+def build_parser(recipe: Recipe | None = None, **instead: object) -> TrainParser:
+    """The options over the settings of a recipe; `instead` of it where its settings go with others that are not."""
     recipe = recipe or get_recipe(TrainArguments.recipe)
     parser = TrainParser(
         (TrainArguments, ModelFields, VFMSegTrainingArguments),
@@ -207,9 +263,7 @@ def build_parser(recipe: Recipe | None = None, asks_for_epochs: bool = False) ->
     given = {
         key: recipe.augmentation[key] for key in ("crop_size", "scale_range", "photometric", "restyle_probability")
     }
-    if asks_for_epochs:
-        given["max_steps"] = None  # not the recipe's: either is asked for
-    parser.set_defaults(**{**recipe.training_arguments, **given})
+    parser.set_defaults(**{**recipe.training_arguments, **given, **instead})
     parser.refused = REFUSED
     next(action for action in parser._actions if action.dest == "output_dir").required = True
     return parser
@@ -220,11 +274,17 @@ def parse_arguments(argv: Sequence[str]) -> tuple[TrainArguments, VFMSegTraining
     first = Parser(add_help=False)
     first.add_argument("--recipe", default=TrainArguments.recipe)
     first.add_argument("--num_train_epochs")
+    first.add_argument("--ema_decay")
     first.add_argument("--device", default="auto")
     first.add_argument("--dtype", choices=list(DTYPES), default="float32")
     asked = first.parse_known_args(argv)[0]
     words = [*argv, *DTYPES[asked.dtype], *choose_device(asked.device)]
-    parser = build_parser(get_recipe(asked.recipe), asked.num_train_epochs is not None)
+    instead: dict[str, object] = {}
+    if asked.num_train_epochs is not None:
+        instead["max_steps"] = None  # either is asked for
+    if asked.ema_decay is not None and re.fullmatch(r"0*\.?0*", asked.ema_decay):
+        instead["ema_start"] = 0.0  # of no average
+    parser = build_parser(get_recipe(asked.recipe), **instead)
     own, fields, arguments = parser.parse_args_into_dataclasses(words)
     own.fields = given_fields(fields)
     return own, arguments
@@ -286,6 +346,12 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
     own.tune = own.tune or ("heads" if adapted else None)
     if adapted and own.tune == "lora":
         raise ValueError(f"--method {own.method} adapts the encoder by itself; leave --tune lora out")
+    if own.lora and own.tune not in (None, "lora"):
+        option = next(option for option, name in LORA_OPTIONS.items() if name in own.lora)
+        reason = f"--tune {own.tune}" if not adapted else f"--method {own.method}, which adapts the encoder by itself"
+        raise ValueError(f"--{option} is for LoRA and has no effect with {reason}; leave it out")
+    if own.tune in (None, "lora"):
+        check_lora(**{**get_recipe(own.recipe).lora, **own.lora})
     if own.tune in (None, "lora") and own.model.endswith(".json"):
         raise ValueError(
             f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
@@ -365,7 +431,7 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
         name: EvaluationImages(rows, processor, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
     }
-    choose_trained_part(model, own.tune, **recipe.lora)
+    choose_trained_part(model, own.tune, own.lora, **{**recipe.lora, **own.lora})
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )

@@ -55,6 +55,9 @@ WHOLE_MODEL_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, W
 # Arguments of from_pretrained that mean nothing, or nothing yet, where a base and an adapter are loaded.
 OF_WHOLE_MODELS = ("state_dict", "key_mapping", "variant", "gguf_file", "fusion_config")
 OF_WHOLE_MODELS += ("distributed_config", "device_mesh", "tp_plan", "tp_size")
+LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "use_dora", "init_lora_weights")  # called so by peft too
+LORA_TARGETS = ("default", "all-linear")
+LORA_STARTS = (True, "gaussian", "mica")
 
 
 def lora_config(
@@ -62,7 +65,10 @@ def lora_config(
     r: int = 32,
     lora_alpha: int = 32,
     lora_dropout: float = 0.1,
-    targets: Iterable[str] | str | None = None,
+    targets: Iterable[str] | str = "default",
+    use_dora: bool = False,
+    init_lora_weights: bool | str = True,
+    frozen_share: float = 0.0,
 ) -> "LoraConfig":
     """
     The paper's LoRA: rank and alpha 32 on the encoder's default targets, both heads trained in full.
@@ -74,20 +80,165 @@ def lora_config(
         config: the model's configuration; it decides the targets.
         r, lora_alpha: rank and scale; the update is (lora_alpha / r) B A.
         lora_dropout: dropout on the input of A.
-        targets: ends of the adapted layers' names inside the encoder. Default: the encoder family's.
+        targets: `"default"`: the encoder family's; `"all-linear"`: every linear layer in the encoder's blocks; or ends
+            of the adapted layers' names inside the encoder.
+        use_dora: DoRA (Liu et al. 2024): the norms of a weight's rows are trained beside its direction.
+        init_lora_weights: how A and B start. `True`: A random, B zero; `"gaussian"`: likewise, A normal with standard
+            deviation 1 / r; `"mica"`: the columns of B are the left singular vectors of the layer's r smallest singular
+            values, which do not train, and A is zero (minor directions, as SoMA has them: Yun et al., CVPR 2025).
+        frozen_share: share of the encoder's first blocks that have no LoRA, in [0, 1), rounded to whole blocks; the
+            last block always has it. A third of 12 blocks are the first 4.
+
+    Raises:
+        ValueError: on values outside their ranges, on what does not go together or could not be saved as an adapter,
+            or names of targets that the encoder does not have.
     """
     from peft import LoraConfig
 
-    prefix = re.escape(ENCODER_PREFIX)
-    targets = get_encoder_family(config.backbone_config).lora_targets if targets is None else targets
-    targets = map(re.escape, [targets] if isinstance(targets, str) else targets)
+    own = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
+    own |= {"use_dora": use_dora, "init_lora_weights": init_lora_weights}
+    check_lora(**own, frozen_share=frozen_share)
+    names = None if isinstance(targets, str) and targets in LORA_TARGETS else as_names(targets)
+    if names is not None:
+        check_target_names(config, names)
     return LoraConfig(
-        r=r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=rf"{prefix}.*\.({'|'.join(targets)})",
+        **own,
+        target_modules=target_pattern(config, targets if names is None else names),
+        exclude_modules=frozen_pattern(config, frozen_share),
         modules_to_save=list(HEADS),
     )
+
+
+def check_lora(
+    r: int,
+    lora_alpha: float,
+    lora_dropout: float,
+    use_dora: bool,
+    init_lora_weights: bool | str,
+    frozen_share: float,
+    targets: Iterable[str] | str = "default",
+) -> None:
+    """Raises as [`lora_config`] for what can be known without the encoder, whose layers the targets are."""
+    if not r >= 1:
+        raise ValueError(f"LoRA's rank r must be 1 or more, got {r}")
+    if not lora_alpha > 0:
+        raise ValueError(f"lora_alpha must be above 0, got {lora_alpha}")
+    if not 0 <= lora_dropout < 1:
+        raise ValueError(f"lora_dropout must lie in [0, 1), got {lora_dropout}")
+    if not 0 <= frozen_share < 1:
+        raise ValueError(f"frozen_share, a share of the encoder's blocks, must lie in [0, 1), got {frozen_share}")
+    if not as_names(targets):
+        raise ValueError("LoRA needs targets: 'default', 'all-linear', or names of the encoder's layers")
+    if init_lora_weights not in LORA_STARTS:
+        raise ValueError(
+            f"init_lora_weights={init_lora_weights!r} is not supported, only {', '.join(map(str, LORA_STARTS))}: "
+            "others change the weights under the adapter, need data, or quantise"
+        )
+    if use_dora and init_lora_weights == "mica":
+        raise ValueError(
+            "use_dora does not go with init_lora_weights='mica', which peft has for plain LoRA; use one of them "
+            "(init_lora_weights true, or no use_dora)"
+        )
+
+
+def as_names(targets: Iterable[str] | str) -> list[str]:
+    """One name or several as a list."""
+    return [targets] if isinstance(targets, str) else list(targets)
+
+
+def check_target_names(config: VFMSegConfig, names: Iterable[str]) -> None:
+    """Raise a `ValueError` for names that no layer of the encoder ends with."""
+    encoder = encoder_without_weights(config)
+    layers = [f".{name}" for name, module in encoder.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    for name in names:
+        if not any(layer.endswith(f".{name}") for layer in layers):
+            known = sorted({layer.rpartition(".")[2] for layer in layers} - {""})
+            raise ValueError(
+                f"the encoder has no layer {name!r} for LoRA; its layers are called {', '.join(known)}, and 'default' "
+                "and 'all-linear' choose among them"
+            )
+
+
+def encoder_without_weights(config: VFMSegConfig) -> nn.Module:
+    """The encoder's modules, on the meta device; torch's generator is left as it is."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return get_encoder_family(config.backbone_config).build(config.backbone_config)
+
+
+def names_of_blocks(config: VFMSegConfig, encoder: nn.Module) -> list[str]:
+    """Names of the encoder's blocks inside it, in order."""
+    names = {module: name for name, module in encoder.named_modules()}
+    return [names[block] for block in get_encoder_family(config.backbone_config).blocks(encoder)]
+
+
+def pattern_of_blocks(blocks: list[str]) -> str:
+    """The beginning of a regular expression for the names of what is inside these blocks."""
+    place = re.escape(ENCODER_PREFIX + blocks[0].rpartition(".")[0])
+    return rf"{place}\.({'|'.join(name.rpartition('.')[2] for name in blocks)})\."
+
+
+def target_pattern(config: VFMSegConfig, targets: Iterable[str] | str) -> str:
+    """The regular expression for the names of the layers that are adapted; `targets` as of [`lora_config`]."""
+    if targets == "all-linear":
+        encoder = encoder_without_weights(config)
+        blocks = names_of_blocks(config, encoder)
+        layers = {
+            name: None  # in their order
+            for block in blocks
+            for name, module in encoder.get_submodule(block).named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        return f"{pattern_of_blocks(blocks)}({'|'.join(map(re.escape, layers))})"
+    names = get_encoder_family(config.backbone_config).lora_targets if targets == "default" else targets
+    return rf"{re.escape(ENCODER_PREFIX)}.*\.({'|'.join(map(re.escape, names))})"
+
+
+def frozen_blocks(config: VFMSegConfig, share: float) -> int:
+    """How many of the encoder's first blocks have no LoRA, by `frozen_share` of [`lora_config`]."""
+    depth = get_encoder_family(config.backbone_config).depth(config.backbone_config)
+    return min(round(share * depth), depth - 1)
+
+
+def frozen_pattern(config: VFMSegConfig, share: float) -> str | None:
+    """The regular expression for the names of what is inside the blocks without LoRA; None if all have it."""
+    if not (count := frozen_blocks(config, share)):
+        return None
+    return pattern_of_blocks(names_of_blocks(config, encoder_without_weights(config))[:count]) + ".*"
+
+
+def lora_arguments(lora: "PeftConfig", config: VFMSegConfig) -> dict[str, object]:
+    """
+    The arguments of [`lora_config`] that peft's configuration of an adapter comes from.
+
+    What does not come from it is told in peft's words: `targets` that are no name of a choice by `target_modules`,
+    blocks without LoRA by `exclude_modules`. `frozen_share` is that of whole blocks.
+    """
+    found = {name: getattr(lora, name, None) for name in LORA_FIELDS}
+    targets, excluded = getattr(lora, "target_modules", None), getattr(lora, "exclude_modules", None)
+    if isinstance(targets, str):
+        targets = next((name for name in LORA_TARGETS if target_pattern(config, name) == targets), targets)
+    elif targets is not None:
+        targets = sorted(targets)
+    frozen = 0.0 if excluded is None else excluded if isinstance(excluded, str) else sorted(excluded)
+    if isinstance(frozen, str):
+        blocks = names_of_blocks(config, encoder_without_weights(config))
+        shares = {pattern_of_blocks(blocks[:count]) + ".*": count / len(blocks) for count in range(1, len(blocks))}
+        frozen = shares.get(frozen, frozen)
+    return {**found, "targets": targets, "frozen_share": frozen}
+
+
+def check_same_lora(model: AdaptableModel, checkpoint: str | os.PathLike) -> None:
+    """Raise a `ValueError` unless a checkpoint's adapter was made with the arguments of the attached one."""
+    from peft import PeftConfig
+
+    now = lora_arguments(model.peft_config[model.active_adapters()[0]], model.config)
+    before = lora_arguments(PeftConfig.from_pretrained(os.fspath(checkpoint)), model.config)
+    for name, value in now.items():
+        if value != before[name]:
+            raise ValueError(
+                f"{checkpoint} was trained with LoRA's {name}={before[name]!r}, this run has {value!r}; resume with "
+                "the same arguments"
+            )
 
 
 def merge_lora(model: AdaptableModel) -> None:
@@ -249,6 +400,11 @@ def check_can_be_adapted(model: AdaptableModel, peft_config: "PeftConfig") -> No
             f"no gradient comes back through the quantised layer {layer}, so the adapters before it would not train; "
             "quantise the weights only (Int8WeightOnlyConfig, bitsandbytes), not the activations"
         )
+    if getattr(peft_config, "init_lora_weights", None) == "mica" and has_quantised_weights(model.model.encoder):
+        raise ValueError(
+            "init_lora_weights='mica' needs the singular vectors of the encoder's weights, which are quantised; leave "
+            "quantization_config out, or start LoRA in another way (init_lora_weights true)"
+        )
 
 
 def check_adapter_is_complete(peft_config: "PeftConfig", weights: dict[str, torch.Tensor]) -> None:
@@ -384,7 +540,14 @@ def load_adapter_checkpoint(
         )
     peft_config = PeftConfig.from_pretrained(os.path.dirname(cached_file(name, ADAPTER_CONFIG_NAME, **hub_kwargs)))
     peft_config.inference_mode = not is_trainable
-    model.add_adapter(peft_config, adapter_name)
+    if getattr(peft_config, "init_lora_weights", None) == "mica" and not is_trainable:
+        # The singular vectors are in the file: finding them again takes long in a large encoder, and a quantised one
+        # does not have them. What else peft does for them is to freeze them.
+        peft_config.init_lora_weights = True
+        model.add_adapter(peft_config, adapter_name)
+        peft_config.init_lora_weights = "mica"
+    else:
+        model.add_adapter(peft_config, adapter_name)
     read_adapter_weights(model, name, adapter_name, ignore_mismatched_sizes, **hub_kwargs)
     model.eval()
     if not is_trainable:

@@ -7,11 +7,12 @@ from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
 from ..data.class_statistics import MIN_PIXELS
-from .averaging import check_decay
+from .averaging import check_decay, check_start
 
 
 POLYNOMIAL = {"power": 0.9, "lr_end": 0.0}
 MAX_STEPS = 40_000
+DECAY_SCHEDULES = ("constant", "cosine")
 
 
 @dataclass
@@ -42,7 +43,13 @@ class VFMSegTrainingArguments(TrainingArguments):
             see [`scale_heads`]: for trainings of some hundred steps. The paper does not.
         ema_decay (`float`, *optional*):
             Keep an exponential moving average of the trained weights with this decay, such as 0.999; evaluations and
-            saved models then have the average. The paper has none.
+            saved models then have the average. The paper has none; 0 is none, too.
+        ema_start (`float`, defaults to 0):
+            Share of the steps, in [0, 1), after which averaging begins, from the weights of then (rounded to a whole
+            step); until then evaluations and saved models have the weights themselves.
+        weight_decay_schedule (`str`, defaults to `"constant"`):
+            `"cosine"`: step t = 0, 1, ... of T has the weight decay weight_decay * (1 + cos(pi t / T)) / 2, which comes
+            to 0 at the end (as in SoMA, Yun et al., CVPR 2025).
         report_to (`str` or `list[str]`, *optional*):
             Where to log; by default TensorBoard where it is installed. `"none"` logs nowhere.
 
@@ -75,7 +82,11 @@ class VFMSegTrainingArguments(TrainingArguments):
         metadata={"help": "Start new heads at the scales of the feature maps: for trainings of some hundred steps."},
     )
     ema_decay: float | None = field(
-        default=None, metadata={"help": "Average the trained weights with this decay, e.g. 0.999, and use the average."}
+        default=None,
+        metadata={"help": "Average the trained weights with this decay, e.g. 0.999, and use the average; 0 does not."},
+    )
+    ema_start: float = field(
+        default=0.0, metadata={"help": "Share of the steps after which averaging begins, from the weights of then."}
     )
     class_weights: list[float] | None = field(
         default=None,
@@ -88,6 +99,10 @@ class VFMSegTrainingArguments(TrainingArguments):
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of both heads."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of all but norm layers."})
+    weight_decay_schedule: str = field(
+        default="constant",
+        metadata={"help": "Whether weight decay falls to 0 over the steps.", "choices": list(DECAY_SCHEDULES)},
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip gradients to this norm; 0 does not clip."})
     lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Shape of the learning rate decay."})
     lr_scheduler_kwargs: dict | str | None = field(
@@ -116,8 +131,15 @@ class VFMSegTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.settle_duration()
+        if self.ema_decay == 0:
+            self.ema_decay = None
         if self.ema_decay is not None:
             check_decay(self.ema_decay)
+        check_start(self.ema_start, self.ema_decay)
+        if self.weight_decay_schedule not in DECAY_SCHEDULES:
+            raise ValueError(
+                f"weight_decay_schedule must be one of {list(DECAY_SCHEDULES)}, got {self.weight_decay_schedule!r}"
+            )
         self._refuse_what_has_no_effect()
         if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == POLYNOMIAL:
             self.lr_scheduler_kwargs = None  # they are no settings of another shape

@@ -20,6 +20,14 @@ def check_decay(decay: float) -> None:
         raise ValueError(f"ema_decay must lie between 0 and 1, such as 0.999, got {decay}")
 
 
+def check_start(start: float, decay: float | None) -> None:
+    """Raise a `ValueError` if no average can begin after this share of the steps."""
+    if not 0 <= start < 1:
+        raise ValueError(f"ema_start is a share of the steps and must lie in [0, 1), got {start}")
+    if start and decay is None:
+        raise ValueError(f"ema_start={start} needs an average that starts: give ema_decay, or leave ema_start out")
+
+
 class WeightAverage:
     """
     Keeps average = decay * average + (1 - decay) * weight for every parameter that trains, from now on.
@@ -45,6 +53,11 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the weights after a step."""
         self._average_in(self.average, [parameter.detach() for parameter in self.weights.values()], None)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Forget the weights so far: the average is those of now."""
+        torch._foreach_copy_(self.average, [parameter.detach() for parameter in self.weights.values()])
 
     @torch.no_grad()
     def swap(self) -> None:

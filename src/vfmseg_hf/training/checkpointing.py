@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ..methods import SingleStageModel
-from ..model.adapters import read_adapter_weights
+from ..model.adapters import check_same_lora, read_adapter_weights
 from .averaging import FILE as TRAINING_WEIGHTS
 from .averaging import WeightAverage
 
@@ -125,6 +125,7 @@ class CheckpointedTrainer(Trainer):
         model = self.model if model is None else model
         if getattr(model, "_hf_peft_config_loaded", False):
             check_is_kept_apart(model)
+            check_same_lora(model, resume_from_checkpoint)
             read_adapter_weights(model, resume_from_checkpoint, model.active_adapters()[0])
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)

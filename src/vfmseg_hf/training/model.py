@@ -2,7 +2,7 @@
 """The model that a training starts from, and which part of it trains."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..evaluation.classes import by_number, is_generic, listed, same_classes
 from ..methods import METHODS, SingleStageModel, VFMSegMask2FormerHead, model_class_of
-from ..model.adapters import holds_adapter_only, lora_config
+from ..model.adapters import holds_adapter_only, lora_arguments, lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import get_encoder_family
 from ..model.foundation import load_backbone_config, read_config
@@ -71,7 +71,7 @@ def start_model(
         logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
         return VFMSegForSemanticSegmentation(config)
     if not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
-        return VFMSegForSemanticSegmentation.from_preset(name_or_path, recipe, **overrides)
+        return VFMSegForSemanticSegmentation.from_preset(name_or_path, _recipe_of_model(recipe), **overrides)
     config = read_config(name_or_path, {})
     if model_class := model_class_of(config):
         id2label = overrides.pop("id2label", None)
@@ -156,7 +156,7 @@ def _check_fields(
     elif not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
         if name_or_path not in PRESETS:
             raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
-        return VFMSegConfig.from_preset(name_or_path, recipe, **given)
+        return VFMSegConfig.from_preset(name_or_path, _recipe_of_model(recipe), **given)
     elif fields or method:
         config = read_config(name_or_path, {})
         if model_class := model_class_of(config):
@@ -194,6 +194,11 @@ def _check_weights(name_or_path: str, config: VFMSegConfig, fields: Mapping[str,
                 f"{name}={fields[name]} is not what the weights of {name_or_path} are made for, which is {own}; leave "
                 "it out, or start from a foundation model"
             )
+
+
+def _recipe_of_model(recipe: str) -> str:
+    """Which of the two that presets know: a recipe of our own trains the paper's model."""
+    return recipe if recipe == "published-code" else "paper"
 
 
 def _options_of(config: PreTrainedConfig, recipe: str) -> Mapping[str, object]:
@@ -293,7 +298,10 @@ def _describe_change(
 
 
 def choose_trained_part(
-    model: VFMSegForSemanticSegmentation | SingleStageModel, tune: Tune | None = None, **lora
+    model: VFMSegForSemanticSegmentation | SingleStageModel,
+    tune: Tune | None = None,
+    asked: Collection[str] = (),
+    **lora,
 ) -> None:
     """
     Freeze what does not train, in place.
@@ -303,17 +311,22 @@ def choose_trained_part(
             name `"none"` (nothing of the encoder): all heads, and what a method has beside the encoder's own weights
             (Rein's tokens). None: `"heads"` for a method that has such, else `"lora"`. The refine head does not train
             where its loss does not count (`detail_loss_weight` 0).
-        lora: arguments of [`lora_config`].
+        asked: names of those arguments in `lora` that an adapter which the model has already must agree with.
+        lora: arguments of [`lora_config`], for a model without an adapter.
 
     Raises:
-        ValueError: there is no such `tune`, or LoRA is asked for on top of a method's own adapter.
+        ValueError: there is no such `tune`, LoRA is asked for on top of a method's own adapter, or with other arguments
+            than it has.
     """
     own_adapter = getattr(model, "own_adapter", None)
     if tune is None:
         tune = "heads" if own_adapter else "lora"
     if tune == "lora":
+        config = lora_config(model.config, **lora)
         if not model._hf_peft_config_loaded:
-            model.add_adapter(lora_config(model.config, **lora))
+            model.add_adapter(config)
+        elif asked:
+            _check_adapter(model, lora_arguments(config, model.config), asked)
     elif tune in ("heads", "none"):
         model.model.requires_grad_(False)
         if own_adapter:
@@ -324,3 +337,14 @@ def choose_trained_part(
         raise ValueError(f"tune must be one of {list(TUNES)}, got {tune!r}")
     if getattr(model.config, "detail_loss_weight", None) == 0:
         model.refine_head.requires_grad_(False)
+
+
+def _check_adapter(model: VFMSegForSemanticSegmentation, wanted: Mapping[str, object], asked: Collection[str]) -> None:
+    """Raises `ValueError` if the attached adapter was made with other values of the arguments that are asked for."""
+    own = lora_arguments(model.peft_config[model.active_adapters()[0]], model.config)
+    for name in asked:
+        if wanted[name] != own[name]:
+            raise ValueError(
+                f"LoRA's {name}={wanted[name]!r} is asked for, but the adapter of {model.loaded_from} has "
+                f"{own[name]!r}; leave it out, or start from a foundation model"
+            )

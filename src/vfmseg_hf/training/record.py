@@ -10,11 +10,13 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from ..evaluation import software_versions
+from ..model.adapters import frozen_blocks, lora_arguments, without_peft
 from .recipes import MODEL_FIELDS, RECIPES, Recipe, Settings, get_recipe, plain
 from .trained_on import TrainedOn, describe_source, parts_of, weights_digest
 
 
 OF_OPTIMIZER = ("learning_rate", "encoder_learning_rate", "optim", "adam_beta1", "adam_beta2", "weight_decay")
+OF_OPTIMIZER += ("weight_decay_schedule",)
 OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 
 
@@ -33,14 +35,31 @@ def training_settings(
     augmentation = asdict(dataset.augmentation) if getattr(dataset, "augmentation", None) else {}
     if len(parts := parts_of(dataset)) > 1:
         augmentation["resize"] = [part.augmentation.resize for part in parts]
-    lora = next(iter(getattr(model, "peft_config", {}).values()), None)
     training = {key: decided[key] if key in decided else getattr(arguments, key) for key in paper.training}
     return {
         "training": {key: plain(value) for key, value in training.items()},
         "augmentation": augmentation,
-        "lora": {key: getattr(lora, key) for key in paper.lora} if lora else {},
+        "lora": lora_settings(model),
         "model": {key: getattr(model.config, key) for key in MODEL_FIELDS if hasattr(model.config, key)},
     }
+
+
+def lora_settings(model: nn.Module) -> dict[str, object]:
+    """
+    The arguments of `lora_config` that the attached LoRA comes from; empty without one.
+
+    Of a share of blocks the model knows the number of blocks only, and it is a recipe's share where that gives it.
+    """
+    lora = next(iter(getattr(model, "peft_config", {}).values()), None)
+    if lora is None:
+        return {}
+    config = without_peft(model).config
+    found = lora_arguments(lora, config)
+    share = found["frozen_share"]
+    if isinstance(share, float):
+        shares = {frozen_blocks(config, recipe.lora["frozen_share"]): recipe.lora for recipe in RECIPES.values()}
+        found["frozen_share"] = shares.get(frozen_blocks(config, share), found)["frozen_share"]
+    return found
 
 
 def differences(settings: Settings, recipe: Recipe, names: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Trainer with the paper's recipe: two learning rates, streaming mIoU over domains, exact resume."""
 
+import math
 import os
 import signal
 import time
@@ -78,6 +79,7 @@ class VFMSegTrainer(ScoringTrainer):
     args: VFMSegTrainingArguments
     stopped_by: signal.Signals | None = None
     _rates: dict[float | None, float] = {}  # at the last step, by what they were at the first
+    weight_decays: list[float] = []  # of the optimizer's groups at the first step
 
     def __init__(
         self,
@@ -137,6 +139,11 @@ class VFMSegTrainer(ScoringTrainer):
             raise ValueError(
                 "with ema_decay a checkpoint's model is the average, and save_only_model would lose the weights that "
                 "train on; leave one of them out"
+            )
+        if args.weight_decay_schedule != "constant" and (self.optimizer_is_given or self.is_deepspeed_enabled):
+            raise ValueError(
+                f"weight_decay_schedule={args.weight_decay_schedule!r} is of the recipe's own optimizer; "
+                "it does not work with one that is given, nor with DeepSpeed: leave one of them out"
             )
         if self.own_loss is not None:
             self.own_loss.check(self.model)
@@ -259,8 +266,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """
-        All parameters but weights and biases of normalisations (other biases and the mask token decay), and what a
-        method's authors leave out.
+        All parameters but weights and biases of normalisations, and what a method's authors leave out. Other biases,
+        the mask token and DoRA's magnitudes decay; for these neither peft nor transformers makes an exception.
         """
         norms = {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
         undecayed = getattr(unwrap_peft_model(self.model), "undecayed", ())
@@ -288,8 +295,26 @@ class VFMSegTrainer(ScoringTrainer):
             optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
                 self.args, model
             )
-            self.optimizer = optimizer_class([group for group in groups if group["params"]], **settings)
+            groups = [group for group in groups if group["params"]]
+            self.weight_decays = [group["weight_decay"] for group in groups]
+            self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
+
+    def schedule_weight_decay(self) -> None:
+        """Set the weight decay of the next step, where it is not constant."""
+        if self.args.weight_decay_schedule == "cosine":
+            share = (1 + math.cos(math.pi * self.state.global_step / self.state.max_steps)) / 2
+            for group, weight_decay in zip(self.optimizer.param_groups, self.weight_decays, strict=True):
+                group["weight_decay"] = share * weight_decay
+
+    def average_weights(self) -> None:
+        """Take the weights after a step into the average, or start it with them."""
+        if self.average is None:
+            return
+        if self.state.global_step <= round(self.args.ema_start * self.state.max_steps):
+            self.average.restart()
+        else:
+            self.average.update()
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -436,8 +461,8 @@ class VFMSegTrainer(ScoringTrainer):
 
 class TrackSteps(TrainerCallback):
     """
-    Tells the sampler its epoch, which accelerate does not pass on to the sampler of a sharded data loader, and averages
-    the weights after every step.
+    Tells the sampler its epoch, which accelerate does not pass on to the sampler of a sharded data loader, sets the
+    weight decay before every step, and averages the weights after it.
     """
 
     def __init__(self, trainer: VFMSegTrainer):
@@ -450,6 +475,8 @@ class TrackSteps(TrainerCallback):
         if self.trainer.train_sampler is not None:
             self.trainer.train_sampler.set_epoch(int(state.epoch or 0))
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer.schedule_weight_decay()
+
     def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer.average is not None:
-            self.trainer.average.update()
+        self.trainer.average_weights()
