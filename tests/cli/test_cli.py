@@ -125,7 +125,7 @@ def test_help_of_transformers_options_on_demand():
         (["fetch-encoder", "dinov2-small", "DIR"], "exists and is not empty"),
         (["fetch-encoder", "DIR/file", "NEW"], "is a file; models are folders"),
         (["convert", "absent.pth", "NEW", "--backbone", "sam"], "there is no file absent.pth"),
-        (["reproduce", "table3"], "invalid choice: 'table3' (choose from 'table2')"),
+        (["reproduce", "table9"], "invalid choice: 'table9' (choose from 'table1', 'table2',"),
         (["reproduce", "table2", "--seed", "1"], "there is no option --seed; did you mean --seeds?"),
         (["reproduce", "table2", "--model", "dinov2-smal"], "did you mean dinov2-small?"),
         (["reproduce", "table2", "--camvid", "DIR/absent"], "there is no folder DIR/absent, where --camvid should be"),
