@@ -250,18 +250,17 @@ def _usual_processor(name_or_path: str | None, config: PreTrainedConfig) -> Imag
 
 def _check_aspect_ratio(processor: ImageProcessingMixin, size: int | Mapping[str, int]) -> None:
     kind = type(processor).__name__
-    given = size if isinstance(size, int) else " ".join(map(str, size.values()))
+    remedy = "models with such image processors cannot be trained here"
     try:
         images = processor(images=torch.zeros(3, *PROBE, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
-        height, width = images.shape[-2:]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"a {kind} cannot resize images to --size {given}: {error}. Give --size SHORTEST LONGEST"
-        ) from error
+        given = f"the shortest edge {size}" if isinstance(size, int) else "a shortest and a longest edge"
+        remedy = "give --size SHORTEST LONGEST" if isinstance(size, int) else remedy
+        raise ValueError(f"a {kind} cannot resize images to {given} ({error}); {remedy}") from error
+    height, width = images.shape[-2:]
     if height >= width:
         raise ValueError(
-            f"a {kind} makes {height}x{width} of an image of {PROBE[0]}x{PROBE[1]} at --size {given}, which distorts "
-            "it; models with such image processors cannot be trained here"
+            f"a {kind} makes {height}x{width} of an image of {PROBE[0]}x{PROBE[1]}, which distorts it; {remedy}"
         )
 
 

@@ -22,6 +22,7 @@ from ..evaluation.classes import listed
 from ..methods import OtherModel, auto_class_of, in_encoder
 from ..model.adapters import check_result_can_be_loaded
 from ..model.checks import check_values, checks_without_waiting
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.labels import fold
 from ..model.records import RECORD_NAME
 from ..utils.files import write_file
@@ -109,8 +110,8 @@ class VFMSegTrainer(ScoringTrainer):
         self.label_smoother = None  # the model smooths: this one knows neither its two stages nor its ignored pixels
         self.own_loss = OwnLoss(compute_loss_func) if compute_loss_func is not None else None
         self.optimizer_is_given, self.scheduler_is_given = self.optimizer is not None, self.lr_scheduler is not None
-        self._check_arguments()
         self._check_other()
+        self._check_arguments()
         self.train_dataset = match_images(self.train_dataset, self.model.config.id2label, "the training set")
         self.eval_dataset = match_images(self.eval_dataset, self.model.config.id2label, "the evaluation set")
         self.train_sampler: EpochSampler | None = None
@@ -179,10 +180,12 @@ class VFMSegTrainer(ScoringTrainer):
         }
         if given := [name for name, is_asked in asked.items() if is_asked]:
             raise ValueError(f"{given[0]} does not work with a {kind} model of transformers; leave it out")
-        if not hasattr(self.processing_class, "post_process_semantic_segmentation"):
+        processor = self.processing_class
+        foreign = isinstance(processor, VFMSegImageProcessorMixin)
+        if foreign or not hasattr(processor, "post_process_semantic_segmentation"):
             raise ValueError(
                 f"a {kind} model of transformers needs its own image processor as processing_class, which puts label "
-                f"maps together; got {type(self.processing_class).__name__}"
+                f"maps together; got {type(processor).__name__}"
             )
 
     def _check_metrics(self) -> None:
