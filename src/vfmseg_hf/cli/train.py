@@ -30,8 +30,9 @@ from ..data.class_names import read_class_maps
 from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, name_classes, parse_domain
 from ..evaluation import format_classes
 from ..evaluation.classes import ClassMap, match_classes, renames
-from ..methods import METHODS, SingleStageModel
+from ..methods import METHODS, RawImages, SingleStageModel, auto_class_of, check_square
 from ..model.adapters import check_lora
+from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
@@ -44,7 +45,8 @@ from ..training import (
     get_recipe,
 )
 from ..training.curves import plot_curves
-from ..training.model import TUNES, check_fields, choose_trained_part, start_model
+from ..training.model import EOMT, METHOD_NAMES, TUNES, check_fields, check_tune, choose_trained_part, start_model
+from ..training.other_models import check_squares, crop_processor, other_config, own_processor
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
 from ..training.sampling import check_rare_class_crops
@@ -125,6 +127,7 @@ LORA_OPTIONS = {
     "init_lora_weights": "init_lora_weights",
     "frozen_share": "frozen_share",
 }
+SIZE = (1024, 2048)
 DTYPES = {"float32": (), "bfloat16": ("--bf16",), "float16": ("--fp16",)}
 
 
@@ -133,7 +136,8 @@ class TrainArguments:
     model: str = field(
         metadata={
             "help": "Foundation model or VFMSeg checkpoint (Hub id or directory), a preset such as dinov2-large, or a "
-            "JSON file of VFMSegConfig."
+            "JSON file of VFMSegConfig. Segmentation models of transformers too, or an encoder that one starts from "
+            "(nvidia/mit-b0), or a JSON file with their model_type."
         }
     )
     data: list[str] = field(
@@ -164,8 +168,9 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "What a foundation model gets instead of VFMSeg's two stages; they look at an image once. linear: "
-            "one linear layer; segformer, mask2former: their decoders; rein: its adapter and Mask2Former's decoder.",
-            "choices": list(METHODS),
+            "one linear layer; segformer, mask2former: their decoders; rein: its adapter and Mask2Former's decoder; "
+            "eomt: queries in the last blocks of a DINOv2, transformers' EoMT for squares of --crop_size.",
+            "choices": list(METHOD_NAMES),
             "aliases": ["--decoder"],
         },
     )
@@ -173,7 +178,8 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "What trains: LoRA and heads, everything, or heads alone (heads, none: nothing of the encoder). "
-            "Default: lora; of a method with an adapter of its own (rein) that adapter and the head.",
+            "Default: lora; of a method with an adapter of its own (rein) that adapter and the head; of eomt and of "
+            "models of transformers full, and nothing else.",
             "choices": list(TUNES),
         },
     )
@@ -220,10 +226,11 @@ class TrainArguments:
         metadata={"help": "Share of training images whose channels get means and deviations drawn anew, from 0 to 1."},
     )
     size: list[int] = field(
-        default_factory=lambda: [1024, 2048],
+        default_factory=list,
         metadata={
-            "help": "Shortest and longest edge that images are fitted into to be scored, and by the saved model; one "
-            "number is the shortest. Crops of training are cut from images of their own size, or --resize."
+            "help": "Shortest and longest edge that images are fitted into to be scored, and by the saved model (1024 "
+            "2048 by default; an EoMT has its --crop_size as the shortest); one number is the shortest. Crops of "
+            "training are cut from images of their own size, or --resize."
         },
     )
     max_image_pixels: str = field(default=MAX_IMAGE_PIXELS, metadata={"help": MAX_IMAGE_PIXELS_HELP})
@@ -342,10 +349,14 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         dataloader_num_workers=0,
         seed=0,
     )
-    adapted = own.method is not None and METHODS[own.method].own_adapter is not None
+    method = METHODS.get(own.method)  # none of VFMSeg, and of models of transformers
+    adapted = method is not None and method.own_adapter is not None
     own.tune = own.tune or ("heads" if adapted else None)
     if adapted and own.tune == "lora":
         raise ValueError(f"--method {own.method} adapts the encoder by itself; leave --tune lora out")
+    if other := other_kind(own):
+        check_tune(other, own.tune)
+        own.tune = "full"
     if own.lora and own.tune not in (None, "lora"):
         option = next(option for option, name in LORA_OPTIONS.items() if name in own.lora)
         reason = f"--tune {own.tune}" if not adapted else f"--method {own.method}, which adapts the encoder by itself"
@@ -357,20 +368,26 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
             f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
             "everything (--tune full)"
         )
-    if own.method and arguments.scale_heads:
-        raise ValueError(f"--scale_heads is for VFMSeg's heads, and --method {own.method} has another; leave it out")
+    whose = f"--method {own.method}" if own.method else f"a {other} model"
+    if (own.method or other) and arguments.scale_heads:
+        raise ValueError(f"--scale_heads is for VFMSeg's heads, and {whose} has another; leave it out")
     if arguments.eval_strategy != "no" and not own.eval_data:
         strategy = arguments.eval_strategy.value
         raise ValueError(f"--eval_strategy {strategy} needs something to score: --eval_data DOMAIN ...")
     for name in ("class_weights", "label_smoothing_factor"):
-        if own.method and getattr(arguments, name) and name not in METHODS[own.method].config_class.own_fields():
-            raise ValueError(f"--method {own.method} has no {name}; leave it out")
+        if getattr(arguments, name) and (other or (method and name not in method.config_class.own_fields())):
+            raise ValueError(f"{whose} has no {name}; leave it out")
     edges = own.crop_size if len(own.crop_size) == 2 else 2 * own.crop_size
     if arguments.rare_class_sampling and len(edges) == 2:  # others are refused in their place
         check_rare_class_crops(arguments.rare_class_min_pixels, arguments.rare_class_crop_ratio, edges)
     check_output_folder(arguments.output_dir)
-    check_fields(own.model, own.recipe, own.fields, own.method)
-    if own.method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):
+    if own.method == EOMT:
+        own.fields.setdefault("patch_size", VFMSegConfig.patch_size)
+        own.fields["image_size"] = check_square(own.crop_size, own.fields["patch_size"])
+    config = check_fields(own.model, own.recipe, own.fields, own.method)
+    if other:
+        check_squares(other, own.fields if own.method == EOMT else config.to_dict(), own.crop_size, own.size)
+    if method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):
         if last := get_last_checkpoint(arguments.output_dir):
             raise ValueError(
                 f"{last} is of an earlier run and has LoRA folded in, so that no run can go on from it; "
@@ -387,7 +404,7 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
 
 def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe: Recipe) -> VFMSegTrainer:
     """Data, model and recipe, put together."""
-    size = edges_as_size(own.size)
+    size = edges_as_size(own.size or SIZE)
     named = name_classes([*map(parse_domain, own.data), *evaluation_domains(own.eval_data)], own.id2label)
     sources, domains = named[: len(own.data)], named[len(own.data) :]
     augmentations = [
@@ -421,20 +438,33 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
             class_pixels = [count_class_pixels(*each) for each in zip(datasets, map(len, classes), strict=True)]
     named = {"id2label": classes[0]} if follows else {}
     model = start_model(own.model, own.recipe, own.method, **own.fields, **named)
-    processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
+    if auto_class_of(model.config):
+        processor = own_processor(None if own.method == EOMT else own.model, model.config, size)
+        crops, scored_images = crop_processor(processor), RawImages()
+    else:
+        processor = VFMSegImageProcessor(size=size, **image_constants(model.config.backbone_config))
+        crops = scored_images = processor
     parts = [
-        TrainingImages(dataset, processor, augmentation, arguments.seed, pixels, class_map=maps[title])
+        TrainingImages(dataset, crops, augmentation, arguments.seed, pixels, class_map=maps[title])
         for title, dataset, augmentation, pixels in zip(titles, datasets, augmentations, class_pixels, strict=True)
     ]
     train = JoinedImages(parts) if len(parts) > 1 else parts[0]
     evaluation = {
-        name: EvaluationImages(rows, processor, scored, class_map=maps[name])
+        name: EvaluationImages(rows, scored_images, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
     }
     choose_trained_part(model, own.tune, own.lora, **{**recipe.lora, **own.lora})
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
+
+
+def other_kind(own: TrainArguments) -> str | None:
+    """The `model_type` of a model of transformers that is asked for; None for VFMSeg's and the methods'."""
+    if own.method == EOMT:
+        return EOMT
+    config = other_config(own.model)
+    return config.model_type if config is not None else None
 
 
 def check_same_classes(
@@ -497,6 +527,8 @@ def describe_result(output_dir: str, trainer: VFMSegTrainer, eval_data: Sequence
         "see it": ["vfmseg", "predict", "--model", output_dir, "IMAGES", "--output", "predictions"],
         "share it": ["hf", "upload", "USER/NAME", output_dir, "--exclude", "checkpoint-*/*"],
     }
+    if trainer.other is not None:
+        del commands["see it"]  # which is for VFMSeg's models and methods
     if adapter:
         commands["make it one folder"] = ["vfmseg", "merge", output_dir, f"{output_dir.rstrip('/')}-merged"]
     lines.append(f"{what} is in {output_dir}; next:")

@@ -6,9 +6,11 @@ from transformers.configuration_utils import PreTrainedConfig
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from .configuration import MethodConfig
+from .eomt import check_square, eomt_config, mask_probabilities, start_eomt
 from .linear import VFMSegLinearConfig, VFMSegLinearForSemanticSegmentation
 from .mask2former import VFMSegMask2FormerConfig, VFMSegMask2FormerForSemanticSegmentation, VFMSegMask2FormerHead
-from .other import OtherModel, RawImages
+from .masks import class_masks, needs_scipy
+from .other import MASK_CLASSIFIERS, OtherModel, RawImages, auto_class_of, in_encoder
 from .rein import VFMSegReinConfig, VFMSegReinForSemanticSegmentation
 from .segformer import VFMSegSegformerConfig, VFMSegSegformerForSemanticSegmentation
 from .single_stage import SingleStageModel
@@ -30,6 +32,7 @@ def model_class_of(config: PreTrainedConfig) -> "type[VFMSegForSemanticSegmentat
 
 
 __all__ = [
+    "MASK_CLASSIFIERS",
     "METHODS",
     "MethodConfig",
     "OtherModel",
@@ -44,5 +47,13 @@ __all__ = [
     "VFMSegReinForSemanticSegmentation",
     "VFMSegSegformerConfig",
     "VFMSegSegformerForSemanticSegmentation",
+    "auto_class_of",
+    "check_square",
+    "class_masks",
+    "eomt_config",
+    "in_encoder",
+    "mask_probabilities",
     "model_class_of",
+    "needs_scipy",
+    "start_eomt",
 ]

@@ -16,8 +16,14 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration import MethodConfig
+from .masks import class_masks, needs_scipy
 from .pyramid import FACTORS, resize_to_pyramid
 from .single_stage import SingleStageModel
+
+
+MASK_LOSS = "matched masks and their classes, as Mask2Former"  # for the record of a training
+# Ends of the names of parameters that have no weight decay, beside those of norms.
+UNDECAYED = ("level_embed", "level_embed.weight", "queries_embedder.weight", "queries_features.weight")
 
 
 @strict
@@ -126,17 +132,9 @@ class VFMSegMask2FormerHead(Mask2FormerPreTrainedModel):
         Raises:
             ImportError: without scipy, which matches masks.
         """
-        try:  # only here, so that a trained model needs no scipy
+        with needs_scipy("training with Mask2Former's decoder"):  # only here: a trained model needs none
             criterion = Mask2FormerLoss(self.config, self.weights).to(labels.device)
-        except ImportError as error:
-            raise ImportError(
-                "training with Mask2Former's decoder needs scipy: pip install 'vfmseg-hf[methods]'"
-            ) from error
-        present = [of_image.unique() for of_image in labels]
-        present = [classes[classes != ignore].long() for classes in present]
-        masks = [
-            (of_image == classes[:, None, None]).float() for of_image, classes in zip(labels, present, strict=True)
-        ]
+        masks, present = class_masks(labels, ignore)
         layers = [
             {"class_queries_logits": classes.float(), "masks_queries_logits": of_layer.float()}
             for classes, of_layer in zip(predicted.classes, predicted.masks, strict=True)
@@ -154,8 +152,8 @@ class MaskModel(SingleStageModel):
     """
 
     heads = ("mask2former_head",)
-    loss_name = "matched masks and their classes, as Mask2Former"
-    undecayed = ("level_embed", "level_embed.weight", "queries_embedder.weight", "queries_features.weight")
+    loss_name = MASK_LOSS
+    undecayed = UNDECAYED
 
     def __init__(self, config: MaskMethodConfig):
         super().__init__(config)

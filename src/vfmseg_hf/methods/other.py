@@ -2,25 +2,66 @@
 """Segmentation models of transformers as their authors made them, behind what evaluation asks of a model."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
+from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
 )
 
-from ..model.foundation import checkpoint_place
+from ..model.configuration_vfmseg import VFMSegConfig
+from ..model.foundation import ENCODER_PREFIX, checkpoint_place
 from ..model.image_inputs import SingleImage, image_to_tensor
+from ..model.labels import IGNORE_INDEX
 from ..model.outputs import VFMSegLabelMap
+from .configuration import MethodConfig
+from .mask2former import MASK_LOSS, UNDECAYED
+from .masks import class_masks
 
 
-IGNORE_INDEX = 255  # in label maps of all datasets
+# Mask classifiers whose losses need nothing but masks of classes; where their pretrained encoders are.
+MASK_CLASSIFIERS = {
+    "mask2former": ("model.pixel_level_module.encoder.",),
+    "maskformer": ("model.pixel_level_module.encoder.",),
+    "eomt": ("embeddings.", "layers.", "layernorm."),
+    "eomt_dinov3": ("embeddings.", "layers.", "layernorm."),
+}
+
+
+def auto_class_of(config: PreTrainedConfig | type[PreTrainedConfig]) -> type | None:
+    """The Auto class that makes segmentation models of a configuration of transformers; None for all others."""
+    kind = config if isinstance(config, type) else type(config)
+    if issubclass(kind, (VFMSegConfig, MethodConfig)):
+        return None
+    if kind in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
+        return AutoModelForSemanticSegmentation
+    if kind in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
+        return AutoModelForUniversalSegmentation
+    return None
+
+
+def in_encoder(model: nn.Module, name: str) -> bool:
+    """
+    Whether the parameter `name` belongs to what is pretrained, and not to what a training for new classes adds.
+
+    That is the encoder of VFMSeg's models and of the methods, with LoRA too. Of models of transformers it is what they
+    call their base model (`segformer.`), or their `backbone.`; of mask classifiers the encoder of their pixel level;
+    and of an EoMT its embeddings, blocks and last norm without the queries.
+    """
+    if auto_class_of(model.config) is None:
+        return ENCODER_PREFIX in name
+    prefixes = MASK_CLASSIFIERS.get(model.config.model_type)
+    if prefixes is None:
+        base = model.base_model_prefix
+        prefixes = (f"{base}.",) if base and hasattr(model, base) else ("backbone.",)
+    return name.startswith(prefixes)
 
 
 class RawImages:
@@ -41,6 +82,8 @@ class OtherModel(nn.Module):
         config: the model's; labels have 255 where nothing is scored.
         dtype: of the images that it is given.
         loaded_from: as of a VFMSeg model.
+        loss_name: what [`loss`] is, for the record of a training.
+        undecayed: as of a [`SingleStageModel`].
     """
 
     dtype = torch.uint8
@@ -51,6 +94,9 @@ class OtherModel(nn.Module):
         self.model, self.processor = model, processor
         self.config = copy.copy(model.config)
         self.config.semantic_loss_ignore_index = IGNORE_INDEX
+        self.classifies_masks = auto_class_of(model.config) is AutoModelForUniversalSegmentation
+        self.loss_name = MASK_LOSS if self.classifies_masks else "cross entropy"
+        self.undecayed = UNDECAYED if model.config.model_type == "mask2former" else ()
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +122,24 @@ class OtherModel(nn.Module):
             found.append(VFMSegLabelMap(labels, None, None, [], [], []))
         return found
 
+    def loss(
+        self, call: Callable[..., ModelOutput], pixel_values: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ModelOutput]:
+        """
+        The model's own loss, and its outputs; 0 with gradients for a semantic model where nothing is labelled.
+
+        Args:
+            call: the model, or what a trainer has wrapped it in.
+            pixel_values: normalised crops `[B, 3, H, W]`, which it sees at this size.
+            labels: class ids `[B, H, W]`, 255 for none. To a mask classifier every class of an image is one mask.
+        """
+        if self.classifies_masks:
+            masks, classes = class_masks(labels, IGNORE_INDEX)
+            outputs = call(pixel_values=pixel_values, mask_labels=masks, class_labels=classes)
+            return outputs.loss.mean(), outputs
+        outputs = call(pixel_values=pixel_values, labels=labels)
+        return (outputs.loss if (labels != IGNORE_INDEX).any() else 0 * outputs.logits.sum()), outputs
+
     @classmethod
     def from_pretrained(cls, name_or_path: str, config: PreTrainedConfig, **kwargs) -> "OtherModel":
         """
@@ -88,11 +152,8 @@ class OtherModel(nn.Module):
             ValueError: if models of this kind segment nothing into classes, or their image processors make no label
                 maps by themselves.
         """
-        if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
-            auto_class = AutoModelForSemanticSegmentation
-        elif type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
-            auto_class = AutoModelForUniversalSegmentation
-        else:
+        auto_class = auto_class_of(config)
+        if auto_class is None:
             raise ValueError(f"it is a {config.model_type}, of which transformers has no segmentation model")
         processor = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
         if not hasattr(processor, "post_process_semantic_segmentation"):

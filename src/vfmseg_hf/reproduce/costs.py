@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 
+from ..methods import OtherModel, auto_class_of
 from ..prediction.predict import load_model
 
 
@@ -34,10 +36,17 @@ def measure_costs(model_folder: Path, refine: str, height: int, width: int) -> C
 
     Args:
         refine: the windows of its row; with `"none"` the refine head is not counted.
-        height, width: of the image, as the model sees it.
+        height, width: of the image, as the model sees it; a model of transformers sees what its own image processor
+            makes of such an image, an EoMT all windows of it.
     """
-    model, _ = load_model(str(model_folder), "cpu", torch.float32)
     trained = json.loads((model_folder / "recipe.json").read_text(encoding="utf-8"))["run"]["trained_parameters"]
+    config = AutoConfig.from_pretrained(model_folder)
+    if auto_class_of(config):
+        other = OtherModel.from_pretrained(str(model_folder), config)
+        inputs = other.processor(images=torch.zeros(3, height, width, dtype=torch.uint8), return_tensors="pt")
+        operations = _operations(other.model, **inputs)
+        return Costs(trained, _count(other), operations / 1e9, operations / 1e9)
+    model, _ = load_model(str(model_folder), "cpu", torch.float32)
     image = torch.zeros(1, 3, height, width)
     if not hasattr(model, "refine_head"):
         operations = _operations(model, image)
@@ -54,8 +63,8 @@ def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _operations(model: torch.nn.Module, image: torch.Tensor, **how: object) -> int:
+def _operations(model: torch.nn.Module, *images: torch.Tensor, **how: object) -> int:
     # Fused attention on CPUs is not counted; its parts are.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(image, **how)
+        model(*images, **how)
     return counter.get_total_flops()

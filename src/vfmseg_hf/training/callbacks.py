@@ -8,12 +8,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import CallbackHandler, ProgressCallback
 from transformers.utils import logging
 
+from ..methods import mask_probabilities
+
 
 logger = logging.get_logger(__name__)
+
+
+class AnnealMasks(TrainerCallback):
+    """
+    Takes the masks out of an EoMT's attention step by step, as its authors do, so that it needs none in the end: its
+    buffer `attn_mask_probs` is what [`mask_probabilities`] says of the steps that are made.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self._anneal(model, state)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self._anneal(model, state)
+
+    def _anneal(self, model: torch.nn.Module, state: TrainerState) -> None:
+        masked = model.attn_mask_probs
+        probabilities = mask_probabilities(state.global_step, state.max_steps, len(masked))
+        masked.copy_(torch.tensor(probabilities, dtype=masked.dtype))
 
 
 class TrainingStopped(Exception):

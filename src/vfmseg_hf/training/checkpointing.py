@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
-from ..methods import SingleStageModel
+from ..methods import SingleStageModel, auto_class_of
 from ..model.adapters import check_same_lora, read_adapter_weights
 from .averaging import FILE as TRAINING_WEIGHTS
 from .averaging import WeightAverage
@@ -127,8 +127,15 @@ class CheckpointedTrainer(Trainer):
             check_is_kept_apart(model)
             check_same_lora(model, resume_from_checkpoint)
             read_adapter_weights(model, resume_from_checkpoint, model.active_adapters()[0])
+        elif auto_class_of(self.model.config):
+            self._read_weights(resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _read_weights(self, checkpoint: str) -> None:
+        """Into a model of transformers, whose files may have other names of weights than it has."""
+        stored = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(stored.state_dict())
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -148,6 +155,8 @@ class CheckpointedTrainer(Trainer):
     def _load_best_model(self) -> None:
         if getattr(self.model, "_hf_peft_config_loaded", False):
             read_adapter_weights(self.model, self.state.best_model_checkpoint, self.model.active_adapters()[0])
+        elif auto_class_of(self.model.config):
+            self._read_weights(self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
         self.average = None  # it is in the model now

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from ..methods import auto_class_of
+
 
 logger = logging.get_logger(__name__)
 
@@ -30,8 +32,11 @@ def has_unused_parameters(model: nn.Module) -> bool:
     """
     Whether weights train that no loss reaches, so that DDP has to look for them: a foundation model's last norm, the
     mask token where no feature is masked, the refine head where its loss does not count, or Rein's map to queries that
-    are not linked. With LoRA, or heads only, every other trained weight gets its gradient.
+    are not linked. With LoRA, or heads only, every other trained weight gets its gradient. Of models of transformers it
+    is not known.
     """
+    if auto_class_of(model.config):
+        return True
     unmasked = getattr(model.config, "feature_mask_ratio", None) == 0
     unrefined = getattr(model.config, "detail_loss_weight", None) == 0
     unlinked = getattr(model.config, "link_queries", None) is False

@@ -8,11 +8,20 @@ from typing import Literal, get_args
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import EomtConfig
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from ..evaluation.classes import by_number, is_generic, listed, same_classes
-from ..methods import METHODS, SingleStageModel, VFMSegMask2FormerHead, model_class_of
+from ..methods import (
+    METHODS,
+    SingleStageModel,
+    VFMSegMask2FormerHead,
+    auto_class_of,
+    eomt_config,
+    model_class_of,
+    start_eomt,
+)
 from ..model.adapters import holds_adapter_only, lora_arguments, lora_config
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import get_encoder_family
@@ -21,12 +30,16 @@ from ..model.heads import VFMSegClassifier, VFMSegRefineHead
 from ..model.modeling_vfmseg import VFMSegForSemanticSegmentation
 from ..model.presets import PRESETS, nearest_presets, published_options
 from ..utils.files import read_settings
+from .class_change import ClassChange
+from .other_models import check_other, other_config, say_random, start_other
 
 
 logger = logging.get_logger(__name__)
 
 Tune = Literal["lora", "full", "heads", "none"]
 TUNES = get_args(Tune)
+EOMT = "eomt"  # a method whose models are transformers' own
+METHOD_NAMES = (*METHODS, EOMT)
 # What the weights of a model are made for.
 OF_WEIGHTS = (
     "patch_size",
@@ -40,35 +53,44 @@ OF_WEIGHTS = (
 
 def start_model(
     name_or_path: str, recipe: str = "paper", method: str | None = None, **overrides
-) -> VFMSegForSemanticSegmentation | SingleStageModel:
+) -> VFMSegForSemanticSegmentation | SingleStageModel | PreTrainedModel:
     """
     A model to train.
 
     Args:
         name_or_path: a foundation model or a VFMSeg checkpoint (Hub id or directory), a preset of
             [`VFMSegConfig.from_preset`] if there is no directory of its name, or a JSON file of [`VFMSegConfig`] fields
-            for random weights.
+            for random weights. A segmentation model of transformers, or what one can start from, stays one; a JSON file
+            that names its `model_type` is one with random weights. See [`start_other`].
         recipe: `"published-code"` builds on foundation models with the authors' options ([`published_options`], and for
             presets their blocks). Checkpoints and JSON files keep their own.
         method: what a new model has on its foundation model: VFMSeg's two heads, or by one of the names of
-            `methods.METHODS` what others have. A checkpoint keeps its own.
-        overrides: fields of `VFMSegConfig`, or of the method's configuration. With `id2label` a checkpoint keeps what
-            belongs to classes of the same name, as [`change_classes`] does.
+            `methods.METHODS` what others have. A checkpoint keeps its own. `"eomt"` makes an EoMT of a DINOv2.
+        overrides: fields of `VFMSegConfig`, or of the method's configuration (of `EomtConfig`, with `image_size` for
+            the squares that it sees, by default 512). With `id2label` a checkpoint keeps what belongs to classes of the
+            same name, as [`change_classes`] does.
 
     Raises:
         ValueError: if it is neither a directory nor a preset, and cannot be a Hub id (user/name), or the published code
             has no configuration of a preset; as [`check_fields`].
         FileNotFoundError: if there is no such JSON file.
     """
-    if method is not None and method not in METHODS:
-        raise ValueError(f"method must be one of {list(METHODS)}, or None for VFMSeg, got {method!r}")
+    if method is not None and method not in METHOD_NAMES:
+        raise ValueError(f"method must be one of {list(METHOD_NAMES)}, or None for VFMSeg, got {method!r}")
     fields = {name: value for name, value in overrides.items() if name != "id2label"}
     base = check_fields(name_or_path, recipe, fields, method)
+    if base is not None and auto_class_of(base):
+        return start_other(name_or_path, base, overrides.get("id2label"))
+    if method == EOMT:
+        config = _eomt_config(base, fields, overrides.get("id2label"))
+        if random := name_or_path.endswith(".json"):
+            say_random(name_or_path)
+        return start_eomt(None if random else base.backbone_name_or_path, base.backbone_config, config)
     if method is not None and isinstance(base, VFMSegConfig):
         return _start_method(METHODS[method], name_or_path, base, fields, overrides.get("id2label"))
     if name_or_path.endswith(".json"):
         config = VFMSegConfig.from_dict(read_settings(name_or_path), **overrides)
-        logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
+        say_random(name_or_path)
         return VFMSegForSemanticSegmentation(config)
     if not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path):
         return VFMSegForSemanticSegmentation.from_preset(name_or_path, _recipe_of_model(recipe), **overrides)
@@ -95,7 +117,7 @@ def _start_method(
         base.id2label, base.label2id = dict(id2label), {name: index for index, name in id2label.items()}
     config = model_class.config_class.of(base, **_of_method_alone(model_class, fields))
     if name_or_path.endswith(".json"):
-        logger.warning("Random weights by %s: nothing pretrained is in this model.", name_or_path)
+        say_random(name_or_path)
         return model_class(config)
     return model_class.from_backbone(config.backbone_name_or_path, config)
 
@@ -110,6 +132,13 @@ def _of_method_alone(model_class: type[SingleStageModel] | None, fields: Mapping
     }
 
 
+def _eomt_config(base: VFMSegConfig, fields: Mapping[str, object], id2label: Mapping[int, str] | None) -> EomtConfig:
+    """Of an EoMT on the encoder that VFMSeg would have."""
+    sizes = {"image_size": base.backbone_config.image_size, "patch_size": base.patch_size}
+    own = {name: value for name, value in fields.items() if name != "backbone_name_or_path"}
+    return eomt_config(base.backbone_config, id2label=id2label, **{**sizes, **own})
+
+
 def check_fields(
     name_or_path: str, recipe: str, fields: Mapping[str, object], method: str | None = None
 ) -> PreTrainedConfig | None:
@@ -121,13 +150,22 @@ def check_fields(
         fields: of `VFMSegConfig`, or of the method's configuration, without its classes.
 
     Returns:
-        What VFMSeg's configuration would be on a foundation model, if it had to be looked up, or that of a checkpoint.
+        What VFMSeg's configuration would be on a foundation model, if it had to be looked up, or that of a checkpoint;
+        that of a segmentation model of transformers.
 
     Raises:
         ValueError: as [`start_model`], if no such model can have a field, or the weights of a checkpoint are made for
             another value of it.
     """
     try:
+        if (other := other_config(name_or_path)) is not None:
+            check_other(name_or_path, other, fields, method)
+            return other
+        if method == EOMT:
+            of_encoder = {name: value for name, value in fields.items() if name == "backbone_name_or_path"}
+            base = _check_fields(name_or_path, recipe, of_encoder, method)
+            _eomt_config(base, fields, None)
+            return base
         model_class = METHODS[method] if method is not None else None
         alone = _of_method_alone(model_class, fields)
         shared = {name: value for name, value in fields.items() if name not in alone}
@@ -160,7 +198,7 @@ def _check_fields(
     elif fields or method:
         config = read_config(name_or_path, {})
         if model_class := model_class_of(config):
-            if method is not None and model_class is not METHODS[method]:
+            if method is not None and model_class is not METHODS.get(method):
                 raise ValueError(
                     f"{name_or_path} is a {config.model_type} model and stays one; leave --method {method} out, or "
                     "start from a foundation model"
@@ -223,13 +261,9 @@ def change_classes(model: VFMSegForSemanticSegmentation | SingleStageModel, id2l
     Raises:
         ValueError: two classes have the same name.
     """
-    id2label = dict(sorted(id2label.items()))
-    before = dict(sorted(model.config.id2label.items()))
-    numbered = by_number(before, id2label)
-    if numbered and is_generic(id2label):
-        id2label = before  # names that say nothing do not replace others
-    origins = same_classes(before, id2label, ("model", "dataset"))
-    if origins != list(before):
+    change = ClassChange.of(model.config.id2label, id2label)
+    before, origins = change.before, change.origins
+    if not change.keeps_all:
         for module in model.modules():  # with LoRA a head is there twice: as it was loaded, and as it trains
             if isinstance(module, VFMSegClassifier):
                 _choose_classes(model, module, origins, 0)
@@ -237,12 +271,12 @@ def change_classes(model: VFMSegForSemanticSegmentation | SingleStageModel, id2l
                 _choose_classes(model, module.mask_embedding.conv1, origins, 1)
             if isinstance(module, VFMSegMask2FormerHead):
                 _choose_classes(model, module.class_predictor, [*origins, len(before)], 0)  # the last is no class
-                module.config.num_labels = len(id2label)
-    model.config.id2label, model.config.label2id = id2label, {name: index for index, name in id2label.items()}
-    model.num_labels = len(id2label)
+                module.config.num_labels = len(change.after)
+    model.config.id2label, model.config.label2id = change.after, change.label2id
+    model.num_labels = len(change.after)
     said_of_weights = _follow_classes(model.config, origins, len(before))
     model.config.validate()
-    if said := _describe_change(before, id2label, origins, numbered):
+    if said := change.describe():
         logger.warning("%s: %s%s.", model.name_or_path, said, said_of_weights)
 
 
@@ -283,22 +317,8 @@ def _choose_classes(
         layer.bias.copy_(bias)
 
 
-def _describe_change(
-    before: Mapping[int, str], after: Mapping[int, str], origins: list[int | None], numbered: bool
-) -> str | None:
-    if numbered:
-        return f"its {len(after)} classes are kept by number, as LABEL_0, LABEL_1, ... says nothing of them"
-    if origins == list(before):
-        return None
-    kept = [after[index] for index, origin in enumerate(origins) if origin is not None]
-    new = [after[index] for index, origin in enumerate(origins) if origin is None]
-    if len(kept) == len(before) == len(after):
-        return f"its classes were put into the order of the training set: {listed(kept)}"
-    return f"kept {len(kept)} of its {len(before)} classes: {listed(kept) or 'none'}; new: {listed(new) or 'none'}"
-
-
 def choose_trained_part(
-    model: VFMSegForSemanticSegmentation | SingleStageModel,
+    model: VFMSegForSemanticSegmentation | SingleStageModel | PreTrainedModel,
     tune: Tune | None = None,
     asked: Collection[str] = (),
     **lora,
@@ -309,8 +329,9 @@ def choose_trained_part(
     Args:
         tune: `"lora"`: LoRA on the encoder, and the heads (the paper); `"full"`: everything; `"heads"`, or by another
             name `"none"` (nothing of the encoder): all heads, and what a method has beside the encoder's own weights
-            (Rein's tokens). None: `"heads"` for a method that has such, else `"lora"`. The refine head does not train
-            where its loss does not count (`detail_loss_weight` 0).
+            (Rein's tokens). None: `"heads"` for a method that has such, `"full"` for a model of transformers, which has
+            nothing else, else `"lora"`. The refine head does not train where its loss does not count
+            (`detail_loss_weight` 0).
         asked: names of those arguments in `lora` that an adapter which the model has already must agree with.
         lora: arguments of [`lora_config`], for a model without an adapter.
 
@@ -318,6 +339,9 @@ def choose_trained_part(
         ValueError: there is no such `tune`, LoRA is asked for on top of a method's own adapter, or with other arguments
             than it has.
     """
+    if auto_class_of(model.config):
+        check_tune(model.config.model_type, tune)
+        tune = "full"
     own_adapter = getattr(model, "own_adapter", None)
     if tune is None:
         tune = "heads" if own_adapter else "lora"
@@ -348,3 +372,9 @@ def _check_adapter(model: VFMSegForSemanticSegmentation, wanted: Mapping[str, ob
                 f"LoRA's {name}={wanted[name]!r} is asked for, but the adapter of {model.loaded_from} has "
                 f"{own[name]!r}; leave it out, or start from a foundation model"
             )
+
+
+def check_tune(model_type: str, tune: str | None) -> None:
+    """Raise a `ValueError` if a segmentation model of transformers is to train in another way than as a whole."""
+    if tune not in (None, "full"):
+        raise ValueError(f"a {model_type} model of transformers trains as a whole; leave --tune {tune} out")

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from ..evaluation import software_versions
+from ..methods import in_encoder
 from ..model.adapters import frozen_blocks, lora_arguments, without_peft
 from .recipes import MODEL_FIELDS, RECIPES, Recipe, Settings, get_recipe, plain
 from .trained_on import TrainedOn, describe_source, parts_of, weights_digest
@@ -35,12 +36,14 @@ def training_settings(
     augmentation = asdict(dataset.augmentation) if getattr(dataset, "augmentation", None) else {}
     if len(parts := parts_of(dataset)) > 1:
         augmentation["resize"] = [part.augmentation.resize for part in parts]
+    fields = {key: getattr(model.config, key) for key in MODEL_FIELDS if hasattr(model.config, key)}
     training = {key: decided[key] if key in decided else getattr(arguments, key) for key in paper.training}
     return {
         "training": {key: plain(value) for key, value in training.items()},
         "augmentation": augmentation,
         "lora": lora_settings(model),
-        "model": {key: getattr(model.config, key) for key in MODEL_FIELDS if hasattr(model.config, key)},
+        # A model of transformers has none of them, and it is no difference to a recipe that it has not.
+        "model": fields or {"model_type": model.config.model_type},
     }
 
 
@@ -122,7 +125,7 @@ def record_training(
             it, it is of none.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    whole_encoder = any("model.encoder." in name and ".lora_" not in name for name in trained)
+    whole_encoder = any(in_encoder(model, name) and ".lora_" not in name for name in trained)
     names = dataset_names(dataset)
     sources = [describe_source(part) for part in parts_of(dataset)] if dataset is not None else []
     record = {

@@ -15,6 +15,7 @@ from ..data import each_class
 from ..evaluation import STAGES, DomainScores, count_images, count_outputs, score_domain
 from ..evaluation.classes import listed
 from ..evaluation.confusion import check_ids
+from ..methods import OtherModel, RawImages
 from .callbacks import without_early_stopping
 from .checkpointing import CheckpointedTrainer
 from .data import EvaluationImages
@@ -28,6 +29,7 @@ logger = logging.get_logger(__name__)
 class ScoringTrainer(CheckpointedTrainer):
     """[`Trainer`] that scores segmentations by what it counts in them, see [`VFMSegTrainer`]."""
 
+    other: OtherModel | None = None  # a model of transformers, as evaluation takes it
     domain_scores: Mapping[str, DomainScores] = {}  # by domain, of the last evaluation of each
     _since_log: float = 0.0  # when the time began that images_per_second is of
 
@@ -76,7 +78,7 @@ class ScoringTrainer(CheckpointedTrainer):
         if self._counts_only and prediction_loss_only:
             # accelerate puts autocast on the model's forward only, and not all of the counting goes through it.
             with self.compute_loss_context_manager(), self.accelerator.autocast():
-                self._count(count_images, model, list(inputs["pixel_values"]), list(inputs["labels"]))
+                self._count(count_images, self.other or model, list(inputs["pixel_values"]), list(inputs["labels"]))
             return None, None, None
         if not any(isinstance(value, list) for value in inputs.values()):
             return self._predict(model, inputs, prediction_loss_only, ignore_keys)
@@ -114,7 +116,7 @@ class ScoringTrainer(CheckpointedTrainer):
         )
 
     def _count(self, count: Callable, *args) -> None:
-        config = self.model.config
+        config = (self.other or self.model).config
         counts = count(*args, config.num_labels, config.semantic_loss_ignore_index)
         self._counts.append(self.gather_function(counts))
 
@@ -125,6 +127,11 @@ class ScoringTrainer(CheckpointedTrainer):
         wants_loss = self.args.prediction_loss_only or (self.args.metric_for_best_model or "").endswith("loss")
         self._counts_only = isinstance(dataset, EvaluationImages) and not wants_loss
         self._counts, self._predicted_sizes = [], None
+        if self.other is not None and not (self._counts_only and isinstance(dataset.processor, RawImages)):
+            raise ValueError(
+                f"a {self.model.config.model_type} model of transformers is evaluated through its own image processor: "
+                "on EvaluationImages(rows, RawImages()), with RawImages from vfmseg_hf.methods"
+            )
         self._refuse_lists(dataset, description == "Prediction" or self.compute_metrics is not None)
         if self.compute_metrics is not None and not self.preprocess_logits_for_metrics:
             if not self.args.batch_eval_metrics:
@@ -142,7 +149,8 @@ class ScoringTrainer(CheckpointedTrainer):
                 output.metrics[f"{metric_key_prefix}_trained_on"] = overlap["share"]
         if self._counts:
             matrices, windows, unknown = (torch.cat(counts).cpu().numpy() for counts in zip(*self._counts, strict=True))
-            check_ids(unknown.sum(axis=0), matrices.shape[-1], self.model.config.semantic_loss_ignore_index)
+            ignored = (self.other or self.model).config.semantic_loss_ignore_index
+            check_ids(unknown.sum(axis=0), matrices.shape[-1], ignored)
             if description != "Prediction" or matrices.any():  # what is predicted need not be labelled
                 self._add_scores(output.metrics, matrices, windows, dataset, metric_key_prefix)
         return output
@@ -193,5 +201,10 @@ class ScoringTrainer(CheckpointedTrainer):
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        if self.other is not None:
+            raise ValueError(
+                f"predict does not work with a {self.model.config.model_type} model of transformers; its label maps "
+                "are those of vfmseg_hf.methods.OtherModel(model, processor).segment(images)"
+            )
         with self.clock_stopped():
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)

@@ -82,6 +82,8 @@ class TrainedOn:
 
 
 NOT_KNOWN = TrainedOn(complete=False)
+# Ends of names of weights: in VFMSeg's heads, the linear head and SegFormer's decoder, and in mask classifiers.
+CLASSIFIERS = ("_head.classifier.weight", "class_predictor.weight")
 
 
 def keys_of(images: Any) -> np.ndarray | None:
@@ -152,7 +154,7 @@ def weights_digest(place: str | os.PathLike) -> str | None:
         if path is None:
             continue
         with safe_open(path, "pt") as file:
-            keys = [key for key in file.keys() if key.endswith("_head.classifier.weight")]
+            keys = [key for key in file.keys() if key.endswith(CLASSIFIERS)]
             for key in sorted(keys):
                 weight = file.get_tensor(key).to(torch.bfloat16).contiguous()
                 digest.update(weight.view(torch.int16).numpy().tobytes())

@@ -20,13 +20,15 @@ from transformers.utils import CONFIG_NAME, logging
 from ..data.check.learnable import check_labels_teach
 from ..data.findings import ONE_CLASS
 from ..evaluation.classes import listed
+from ..methods import OtherModel, auto_class_of, in_encoder
 from ..model.adapters import check_result_can_be_loaded
 from ..model.checks import check_values, checks_without_waiting
+from ..model.image_processing_pil_vfmseg import VFMSegImageProcessorMixin
 from ..model.labels import fold
 from ..model.records import RECORD_NAME
 from ..utils.files import write_file
 from .arguments import VFMSegTrainingArguments
-from .callbacks import RecipeProgress, StopOnSignal
+from .callbacks import AnnealMasks, RecipeProgress, StopOnSignal
 from .checkpointing import check_is_kept_apart
 from .data import EpochSampler, TrainingImages, collate
 from .distributed import has_unused_parameters, synchronise_batch_norm
@@ -65,6 +67,10 @@ class VFMSegTrainer(ScoringTrainer):
     of the batch are to blame; checkpoints are left as they are. The host waits for the device once a batch, to read
     the loss. Every checkpoint and saved model has a `recipe.json` that says what it was trained with.
 
+    Segmentation models of transformers train as well, with the loss that is their own, and see crops at their full
+    size. `processing_class` is their own image processor, and they are evaluated through it: on [`EvaluationImages`]
+    that have [`RawImages`] for theirs. An EoMT whose masks are not annealed yet has them annealed ([`AnnealMasks`]).
+
     Args:
         compute_loss_func:
             `f(outputs, labels, num_items_in_batch)` as in [`Trainer`], called for each of the two stages with its
@@ -73,7 +79,7 @@ class VFMSegTrainer(ScoringTrainer):
     Raises:
         ValueError: arguments of another class than [`VFMSegTrainingArguments`]; `ema_decay` outside (0, 1), or together
             with FSDP, DeepSpeed or `save_only_model`; several GPUs for one process; arguments that exclude each other;
-            images of other classes than the model's.
+            images of other classes than the model's; what models of transformers cannot do here.
     """
 
     args: VFMSegTrainingArguments
@@ -100,9 +106,13 @@ class VFMSegTrainer(ScoringTrainer):
             if args.ddp_find_unused_parameters is None:
                 args.ddp_find_unused_parameters = has_unused_parameters(model)
         super().__init__(model, args, data_collator=data_collator or collate, **kwargs)
+        if auto_class_of(self.model.config):
+            self.other = OtherModel(self.model, self.processing_class)
+            self.model_accepts_loss_kwargs = False  # its loss is a mean over the batch
         self.label_smoother = None  # the model smooths: this one knows neither its two stages nor its ignored pixels
         self.own_loss = OwnLoss(compute_loss_func) if compute_loss_func is not None else None
         self.optimizer_is_given, self.scheduler_is_given = self.optimizer is not None, self.lr_scheduler is not None
+        self._check_other()
         self._check_arguments()
         self.train_dataset = match_images(self.train_dataset, self.model.config.id2label, "the training set")
         self.eval_dataset = match_images(self.eval_dataset, self.model.config.id2label, "the evaluation set")
@@ -114,6 +124,8 @@ class VFMSegTrainer(ScoringTrainer):
             self.add_callback(RecipeProgress())
         self.termination = StopOnSignal(self.args.device, self.args.world_size)
         self.add_callback(TrackSteps(self))
+        if self.other is not None and getattr(self.model, "attn_mask_probs", torch.zeros(1)).any():
+            self.add_callback(AnnealMasks())
         self.add_callback(self.termination)
 
     def call_model_init(self, trial=None) -> nn.Module:
@@ -156,6 +168,31 @@ class VFMSegTrainer(ScoringTrainer):
             raise ValueError(
                 f"train_sampling_strategy={args.train_sampling_strategy!r} does not work with TrainingImages or "
                 "rare_class_sampling, which draw their images themselves; leave it out"
+            )
+
+    def _check_other(self) -> None:
+        """Raises `ValueError` for what works with VFMSeg's models and methods alone."""
+        if self.other is None:
+            return
+        kind, args = self.model.config.model_type, self.args
+        asked = {
+            "compute_loss_func": self.own_loss is not None,
+            "compute_metrics": self.compute_metrics is not None,
+            "prediction_loss_only": args.prediction_loss_only,
+            "metric_for_best_model": (args.metric_for_best_model or "").endswith("loss"),
+            "model_init": self.model_init is not None,
+            "scale_heads": args.scale_heads,
+            "fsdp": self.is_fsdp_enabled,
+            "deepspeed": self.is_deepspeed_enabled,
+        }
+        if given := [name for name, is_asked in asked.items() if is_asked]:
+            raise ValueError(f"{given[0]} does not work with a {kind} model of transformers; leave it out")
+        processor = self.processing_class
+        foreign = isinstance(processor, VFMSegImageProcessorMixin)
+        if foreign or not hasattr(processor, "post_process_semantic_segmentation"):
+            raise ValueError(
+                f"a {kind} model of transformers needs its own image processor as processing_class, which puts label "
+                f"maps together; got {type(processor).__name__}"
             )
 
     def _check_metrics(self) -> None:
@@ -270,7 +307,7 @@ class VFMSegTrainer(ScoringTrainer):
         the mask token and DoRA's magnitudes decay; for these neither peft nor transformers makes an exception.
         """
         norms = {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
-        undecayed = getattr(unwrap_peft_model(self.model), "undecayed", ())
+        undecayed = getattr(self.other or unwrap_peft_model(self.model), "undecayed", ())
         return [
             name
             for name, _ in model.named_parameters()
@@ -289,7 +326,7 @@ class VFMSegTrainer(ScoringTrainer):
                     parameters = [
                         parameter
                         for name, parameter in trained
-                        if ("model.encoder." in name) == of_encoder and (name in decaying) == decays
+                        if in_encoder(self.model, name) == of_encoder and (name in decaying) == decays
                     ]
                     groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
             optimizer_class, settings = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
@@ -348,6 +385,8 @@ class VFMSegTrainer(ScoringTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         inputs = dict(inputs)
         files = inputs.pop("file_name", ["(no file names)"])
+        if self.other is not None:  # which says nothing of such values, or ends the process
+            self._check_values(inputs, files)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             self._say_why_not_finite(float(loss), inputs, files)
@@ -355,18 +394,28 @@ class VFMSegTrainer(ScoringTrainer):
         self._sums["images"] += len(inputs["pixel_values"])
         return loss
 
+    def _check_values(self, inputs: dict, files: list[str]) -> None:
+        """Raises `ValueError` for values that cannot be trained on, with the files that have them."""
+        try:
+            check_values(inputs["pixel_values"], inputs["labels"], (self.other or self.model).config)
+        except ValueError as error:
+            raise ValueError(f"{self._where(files)}: {error}") from None
+
+    def _where(self, files: list[str]) -> str:
+        return f"at step {self.state.global_step} on {', '.join(files)}"
+
     def _say_why_not_finite(self, loss: float, inputs: dict, files: list[str]) -> None:
-        where = f"at step {self.state.global_step} on {', '.join(files)}"
         if "labels" in inputs:  # a `compute_loss` of one's own may do without
-            try:
-                check_values(inputs["pixel_values"], inputs["labels"], self.model.config)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+            self._check_values(inputs, files)
         raise FloatingPointError(
-            f"the loss is {loss} {where}. Look at these files and lower the learning rates; {self._last_checkpoint()}"
+            f"the loss is {loss} {self._where(files)}. Look at these files and lower the learning rates; "
+            f"{self._last_checkpoint()}"
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.other is not None:
+            loss, outputs = self.other.loss(model, inputs["pixel_values"], inputs["labels"])
+            return (loss, outputs) if return_outputs else loss
         with ExitStack() as inside:
             if model.training:  # `training_step` reads the loss anyway, and then says what is wrong with the values
                 inside.enter_context(checks_without_waiting(unwrap_peft_model(self.model)))
@@ -447,6 +496,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     def loss_name(self) -> str:
         """What is trained with, for the record: the cross entropy, a method's loss, or the name of a loss given."""
+        if self.other is not None:
+            return self.other.loss_name
         model = unwrap_peft_model(self.model)
         own = self.own_loss.function if self.own_loss is not None else model.loss_function
         usual = getattr(model, "loss_name", "cross entropy")
