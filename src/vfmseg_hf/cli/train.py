@@ -31,7 +31,6 @@ from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, na
 from ..evaluation import format_classes
 from ..evaluation.classes import ClassMap, match_classes, renames
 from ..methods import METHODS, SingleStageModel
-from ..model.adapters import check_lora
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..training import (
@@ -44,7 +43,7 @@ from ..training import (
     get_recipe,
 )
 from ..training.curves import plot_curves
-from ..training.model import TUNES, check_fields, choose_trained_part, start_model
+from ..training.model import TUNES, check_adapter, check_fields, choose_trained_part, start_model
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
 from ..training.sampling import check_rare_class_crops
@@ -344,8 +343,6 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         option = next(option for option, name in LORA_OPTIONS.items() if name in own.lora)
         reason = f"--tune {own.tune}" if not adapted else f"--method {own.method}, which adapts the encoder by itself"
         raise ValueError(f"--{option} is for LoRA and has no effect with {reason}; leave it out")
-    if own.tune in (None, "lora"):
-        check_lora(**{**get_recipe(own.recipe).lora, **own.lora})
     if own.tune in (None, "lora") and own.model.endswith(".json"):
         raise ValueError(
             f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
@@ -363,7 +360,9 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
     if arguments.rare_class_sampling and len(edges) == 2:  # others are refused in their place
         check_rare_class_crops(arguments.rare_class_min_pixels, arguments.rare_class_crop_ratio, edges)
     check_output_folder(arguments.output_dir)
-    check_fields(own.model, own.recipe, own.fields, own.method)
+    config = check_fields(own.model, own.recipe, own.fields, own.method)
+    if own.tune in (None, "lora"):
+        check_adapter(own.model, config, {**get_recipe(own.recipe).lora, **own.lora}, own.lora)
     if own.method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):
         if last := get_last_checkpoint(arguments.output_dir):
             raise ValueError(
@@ -424,7 +423,7 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
         name: EvaluationImages(rows, processor, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
     }
-    choose_trained_part(model, own.tune, own.lora, **{**recipe.lora, **own.lora})
+    choose_trained_part(model, own.tune, **{**recipe.lora, **own.lora})
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )
