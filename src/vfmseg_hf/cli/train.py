@@ -186,7 +186,9 @@ class TrainArguments:
             "blocks), or ends of their names."
         },
     )
-    use_dora: bool | None = field(default=None, metadata={"help": "Train the norms of a weight's rows too (DoRA)."})
+    use_dora: bool | None = field(
+        default=None, metadata={"help": "Train the norms of a weight's rows too (DoRA).", "nargs": "?", "const": True}
+    )
     init_lora_weights: str | None = field(
         default=None,
         metadata={
