@@ -142,3 +142,90 @@ def test_nothing_of_the_encoder(places, tmp_path):
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["run"]["tune"] == "heads"
     with pytest.raises(ValueError, match="tune must be one of"):
         choose_trained_part(model, "nothing")
+
+
+OFF = {
+    "lora": ("--init_lora_weights", "true", "--frozen_share", "0", "--lora_targets", "default"),
+    "decay": ("--weight_decay_schedule", "constant"),
+    "average": ("--ema_decay", "0"),
+}
+
+
+def parse(*words: str):
+    return train.parse_arguments(["--model", "m", "--data", "d", "--output", "o", "--device", "cpu", *words])
+
+
+def test_parts_of_a_recipe_are_taken_one_by_one():
+    """Each without the others, and each alone on the paper's, by their options."""
+    own, arguments = parse("--recipe", "strong")
+    assert own.lora == {} and (arguments.ema_decay, arguments.ema_start) == (0.999, 0.3)
+    assert arguments.weight_decay_schedule == "cosine"
+    own, arguments = parse("--recipe", "strong", *OFF["lora"])
+    assert own.lora == {"init_lora_weights": True, "frozen_share": 0.0, "targets": "default"}
+    assert arguments.ema_decay == 0.999 and arguments.weight_decay_schedule == "cosine"
+    for zero in ("0", "0.0", ".0"):
+        _, arguments = parse("--recipe", "strong", "--ema_decay", zero)
+        assert (arguments.ema_decay, arguments.ema_start, arguments.weight_decay_schedule) == (None, 0.0, "cosine")
+    _, arguments = parse("--recipe", "strong", "--ema_start", "0")
+    assert (arguments.ema_decay, arguments.ema_start) == (0.999, 0.0)
+    own, arguments = parse("--lora_targets", "q_proj", "fc1", "--use_dora", "--lora_r", "8", "--lora_alpha", "16")
+    assert own.lora == {"targets": ["q_proj", "fc1"], "use_dora": True, "r": 8, "lora_alpha": 16}
+    own, arguments = parse("--init_lora_weights", "mica", "--ema_decay", "0.9", "--ema_start", "0.5")
+    assert own.lora == {"init_lora_weights": "mica"} and (arguments.ema_decay, arguments.ema_start) == (0.9, 0.5)
+    with pytest.raises(ValueError, match="ema_start=0.5 needs an average that starts: give ema_decay"):
+        parse("--ema_start", "0.5")
+    with pytest.raises(ValueError, match="ema_start=0.5 needs an average that starts"):
+        parse("--recipe", "strong", "--ema_decay", "0", "--ema_start", "0.5")
+
+
+def test_the_strong_recipe(places, tmp_path):
+    """Recorded, resumed, and without its parts no other than the paper's."""
+    words = ["--model", places["whole"], "--recipe", "strong", *USUAL, "--max_steps", 2, "--save_steps", 1]
+    assert error_of("train", *words, "--output", tmp_path / "run") is None
+    record = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    lora = {"targets": "all-linear", "init_lora_weights": "mica", "frozen_share": 1 / 3}
+    assert lora.items() <= record["settings"]["lora"].items()
+    assert not any("lora" in item or "ema" in item for item in record["differences"]["strong"])
+    assert {item.split()[0] for item in record["differences"]["paper"] if item.startswith("lora")} == {
+        "lora.targets", "lora.init_lora_weights", "lora.frozen_share"
+    }  # fmt: skip
+    again = [*words, "--output", tmp_path / "run", "--resume"]
+    assert error_of("train", *again, "--lora_r", 8).endswith("this run has 8; resume with the same arguments")
+    assert error_of("train", *again) is None
+    off = [word for words in OFF.values() for word in words]
+    assert error_of("train", *words, "--output", tmp_path / "off", *off) is None
+    record = json.loads((tmp_path / "off" / "recipe.json").read_text())
+    assert not any(
+        item.startswith(("lora", "training.ema", "training.weight")) for item in record["differences"]["paper"]
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, words, message",
+    [
+        ("whole", ["--tune", "full", "--lora_r", "8"], "--lora_r is for LoRA and has no effect with --tune full;"),
+        ("whole", ["--tune", "none", "--use_dora"], "--use_dora is for LoRA and has no effect with --tune none;"),
+        ("foundation", ["--method", "rein", "--frozen_share", "0.5"], "no effect with --method rein, which adapts"),
+        ("adapter", ["--lora_r", "8"], "LoRA's r=8 is not what the adapter ADAPTER has, which is 2; leave it out"),
+        ("adapter", ["--frozen_share", "0.5"], "frozen_share=0.5 is not what the adapter ADAPTER has, which is 0.0"),
+        ("adapter", ["--lora_targets", "all-linear"], "targets='all-linear' is not what the adapter ADAPTER has"),
+        ("foundation", ["--lora_targets", "qkv"], "the encoder has no layer 'qkv' for LoRA; its layers are called"),
+        ("dinov2-small", ["--lora_targets", "qkv"], "the encoder has no layer 'qkv' for LoRA"),
+        ("whole", ["--lora_dropout", "1"], "lora_dropout must lie in [0, 1), got 1.0"),
+        ("whole", ["--recipe", "strong", "--use_dora"], "use_dora does not go with init_lora_weights='mica'"),
+        ("whole", ["--init_lora_weights", "pissa"], "invalid choice: 'pissa'"),
+    ],
+)
+def test_what_lora_cannot_have(kind, words, message, places, tmp_path):
+    """Before data are opened, as above."""
+    usual = ["--data", "streets:game", "--output", tmp_path / "run", "--device", "cpu", "--class_map", places["json"]]
+    said = error_of("train", "--model", places.get(kind, kind), *usual, *words)
+    assert said.startswith("error: ") and message.replace("ADAPTER", places["adapter"]) in said
+
+
+def test_an_adapter_keeps_what_is_not_asked_for(places, tmp_path):
+    words = ["--model", places["adapter"], "--output", tmp_path / "run", *USUAL, "--lora_r", 2]
+    assert error_of("train", *words, "--recipe", "strong") is None
+    record = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert record["settings"]["lora"]["targets"] == "default"
+    assert "lora.targets default instead of all-linear" in record["differences"]["strong"]

@@ -135,6 +135,30 @@ def test_counts_are_one_result_twice(make):
     assert counts.matrices[0, 0].sum() == 80 * 112
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"use_dora": True}, {"targets": "all-linear", "init_lora_weights": "mica", "frozen_share": 1 / 3}],
+    ids=["DoRA", "strong"],
+)
+def test_lora_of_every_kind_is_folded_in(options, places):
+    model = start_model(str(places / "foundation"), method="linear", id2label=ABC, coarse_size=64)
+    choose_trained_part(model, "lora", r=2, **options)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    settings = {"learning_rate": 1e-2, "encoder_learning_rate": 1e-2, "weight_decay_schedule": "cosine"}
+    run = trainer(model, places / "run", ema_decay=0.5, ema_start=0.5, **settings)
+    run.train()
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == {name for name, weight in model.named_parameters() if weight.requires_grad}
+    run.save_model(str(places / "saved"))
+    loaded, images = (
+        AutoModelForSemanticSegmentation.from_pretrained(places / "saved").eval(),
+        torch.randn(1, 3, 64, 64),
+    )
+    torch.testing.assert_close(loaded(images).logits, model.eval()(images).logits, atol=1e-4, rtol=1e-4)
+    lora = json.loads((places / "saved" / "recipe.json").read_text())["settings"]["lora"]
+    assert options.items() <= lora.items() and lora["r"] == 2
+
+
 @pytest.mark.parametrize("tune", ["none", "lora", "full"])
 def test_it_trains_as_vfmseg_does(tune, places):
     model = start_model(str(places / "foundation"), method="linear", id2label=ABC, coarse_size=64)

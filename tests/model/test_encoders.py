@@ -430,6 +430,47 @@ def test_lora_is_effective_on_every_target(name, adapted):
 
 
 @families
+def test_all_linear_layers_of_the_blocks(name, build):
+    """Every one and nothing else, fused or gated; LoRA on each has an effect, and can be folded in."""
+    model, images = build(name), torch.randn(2, 3, 48, 80)
+    encoder, family = model.model.encoder, get_encoder_family(model.config.backbone_config)
+    blocks = [list(block.modules()) for block in family.blocks(encoder)]
+    expected = {n for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and any(m in b for b in blocks[1:])}
+    assert len(expected) >= 4 * (DEPTH - 1), "attention has two at least, and so has an MLP"
+    model.add_adapter(lora_config(model.config, r=4, lora_dropout=0, targets="all-linear", frozen_share=0.25))
+    factors = {n: p for n, p in encoder.named_parameters() if ".lora_" in n}
+    assert {n.partition(".lora_")[0] for n in factors} == expected
+    for parameter in factors.values():
+        nn.init.normal_(parameter, std=0.2)
+    maps = encode(model, images)
+    for n, parameter in factors.items():
+        if ".lora_B." in n:
+            kept = parameter.data.clone()
+            with torch.no_grad():
+                parameter.zero_()
+                assert relative_difference(encode(model, images), maps) > 1e-5, f"{n} has no effect"
+                parameter.copy_(kept)
+    model.merge_and_unload()
+    assert disagreement(encode(model, images).detach(), maps.detach(), tolerance=1e-3) <= 1
+
+
+@families
+def test_minor_directions_of_every_family(name, build):
+    """The smallest singular value's left vectors, by eigenvectors of W W', in float64."""
+    model = build(name)
+    weights = {n: weight.detach().double() for n, weight in model.named_parameters()}
+    model.add_adapter(lora_config(model.config, r=2, targets="all-linear", init_lora_weights="mica"))
+    for n, factor in model.named_parameters():
+        if ".lora_B." in n:
+            weight = weights[n.partition(".lora_")[0] + ".weight"]
+            _, vectors = torch.linalg.eigh(weight @ weight.T)
+            null = max(0, weight.shape[0] - weight.shape[1])  # directions that no input reaches are not taken
+            minor = vectors[:, null : null + 2]
+            torch.testing.assert_close(factor.double() @ factor.double().T, minor @ minor.T, atol=1e-2, rtol=0)
+            assert not factor.requires_grad
+
+
+@families
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_keeps_loras_gradients(name, reentrant, adapted):
     model, images = adapted(name).train(), torch.randn(2, 3, 48, 80)

@@ -174,3 +174,26 @@ def test_weights_packed_for_inference_are_neither_merged_nor_saved(base, tmp_pat
     model.add_adapter(lora_config(model.config, r=4))
     with pytest.raises(ValueError, match="packed the weights in 4 bits for inference on this CPU"):
         model.merge_and_unload()
+
+
+@KINDS
+def test_minor_directions_need_full_precision(quantise, base, tmp_path):
+    """They cannot be found in rounded weights; an adapter that has them predicts on these all the same."""
+    model = load(base, quantise)
+    with pytest.raises(
+        ValueError, match="init_lora_weights='mica' needs the singular vectors of the encoder's weights"
+    ):
+        model.add_adapter(lora_config(model.config, r=4, init_lora_weights="mica"))
+    model = load(base)
+    model.add_adapter(lora_config(model.config, r=4, init_lora_weights="mica"))
+    for name, weight in model.named_parameters():
+        if ".lora_A." in name:
+            weight.data.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    again = load(tmp_path / "adapter", quantise)
+    assert is_quantised(again, "model.encoder.")
+    assert 0 < (features(again) - features(model)).abs().mean() < 0.2 * features(model).std()
+    with pytest.raises(ValueError, match="init_lora_weights='mica' needs"):
+        VFMSegForSemanticSegmentation.from_pretrained(
+            tmp_path / "adapter", is_trainable=True, quantization_config=quantise()
+        )

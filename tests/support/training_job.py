@@ -48,11 +48,12 @@ class AskToStop(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
-def make_model(lora: bool, exact: bool, **options) -> VFMSegForSemanticSegmentation:
+def make_model(lora: bool | dict, exact: bool, **options) -> VFMSegForSemanticSegmentation:
     """
     A tiny model with seeded weights.
 
     Args:
+        lora: whether it has LoRA, or the arguments of `lora_config` that differ from rank 2.
         exact: without dropout and masking, and with a batch norm that keeps its statistics in training.
         options: fields of the model's configuration.
     """
@@ -63,7 +64,8 @@ def make_model(lora: bool, exact: bool, **options) -> VFMSegForSemanticSegmentat
     for head in (model.coarse_head, model.refine_head):
         head.classifier.weight.data.mul_(60)
     if lora:
-        give_base(model).add_adapter(lora_config(model.config, r=2, **({"lora_dropout": 0.0} if exact else {})))
+        given = {"r": 2, **({"lora_dropout": 0.0} if exact else {}), **(lora if isinstance(lora, dict) else {})}
+        give_base(model).add_adapter(lora_config(model.config, **given))
     if exact:
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -74,7 +76,7 @@ def make_model(lora: bool, exact: bool, **options) -> VFMSegForSemanticSegmentat
 
 def run(
     output_dir: str,
-    lora: bool = False,
+    lora: bool | dict = False,
     steps: int = 6,
     batch_size: int = 2,
     images: int = 6,

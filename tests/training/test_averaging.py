@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from tests.support.blocks import rows
 from tests.support.training_job import run
 from vfmseg_hf import VFMSegForSemanticSegmentation, VFMSegImageProcessor
-from vfmseg_hf.training import EvaluationImages
+from vfmseg_hf.training import EvaluationImages, VFMSegTrainingArguments
 from vfmseg_hf.training.averaging import FILE, WeightAverage
 
 
@@ -58,6 +58,10 @@ def test_average_is_the_recurrence(lora, recorded, tmp_path):
     assert all(torch.equal(value, buffers[name]) for name, value in averaged.model.named_buffers())
 
 
+STRONG = {"targets": "all-linear", "init_lora_weights": "mica", "frozen_share": 1 / 3}
+STARTED = {"ema_decay": 0.5, "ema_start": 0.5, "weight_decay_schedule": "cosine"}
+
+
 def run_start(lora: bool) -> dict[str, torch.Tensor]:
     from tests.support.training_job import make_model
 
@@ -80,12 +84,31 @@ def test_checkpoints_hold_what_was_scored(tmp_path):
     assert all(torch.equal(final[key], last[key]) for key in final)
 
 
-@pytest.mark.parametrize("lora", [True, False])
-def test_resume_is_exact(lora, tmp_path):
-    job = {"lora": lora, "steps": 5, "ema_decay": 0.5}
+def test_it_starts_late(recorded, tmp_path):
+    """With the weights of then; before, checkpoints have the weights that train, and a share is of whole steps."""
+    average = None
+    run(str(tmp_path), lora=True, steps=6, ema_decay=0.75, ema_start=0.3)  # after 2 of 6 steps: 1.8
+    for step, weights in enumerate(recorded.weights, 1):
+        average = weights if step <= 2 else {name: 0.75 * average[name] + 0.25 * weights[name] for name in weights}
+        saved = load_file(tmp_path / f"checkpoint-{step}" / "adapter_model.safetensors")
+        names = {"base_model.model." + name.replace(".default", "").replace("modules_to_save.", ""): name
+                 for name in weights}  # fmt: skip
+        assert names.keys() <= saved.keys() and any("lora_A" in name for name in names)
+        for key, name in names.items():
+            torch.testing.assert_close(saved[key], average[name], atol=1e-6, rtol=1e-6)
+    kept = load_file(tmp_path / "checkpoint-2" / FILE)
+    assert all(torch.equal(weight, recorded.weights[1][name]) for name, weight in kept.items())
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+@pytest.mark.parametrize("lora", [True, False, STRONG, {"use_dora": True}], ids=["lora", "full", "strong", "DoRA"])
+def test_resume_is_exact(lora, stop_at, tmp_path):
+    """Before the average starts, after 2 of 5 steps, and afterwards; with a weight decay that falls."""
+    job = {"lora": lora, "steps": 5, "weight_decay": 0.5, **STARTED}
     whole = run(str(tmp_path / "whole"), **job)
-    run(str(tmp_path / "run"), stop_at=1, **job)  # SIGTERM in the second step
-    assert (tmp_path / "run" / "checkpoint-2").is_dir() and not (tmp_path / "run" / "checkpoint-3").exists()
+    run(str(tmp_path / "run"), stop_at=stop_at, **job)  # SIGTERM in the step after it
+    last = tmp_path / "run" / f"checkpoint-{stop_at + 1}"
+    assert last.is_dir() and not (tmp_path / "run" / f"checkpoint-{stop_at + 2}").exists()
     resumed = run(str(tmp_path / "run"), resume=True, **job)
     expected, actual = whole.model.state_dict(), resumed.model.state_dict()
     assert [key for key in expected if not torch.equal(expected[key], actual[key])] == []
@@ -108,6 +131,13 @@ def test_what_does_not_fit(tiny_model, tmp_path):
     run(str(tmp_path / "plain"), steps=1)
     with pytest.raises(ValueError, match="trained without ema_decay, this run is with it"):
         run(str(tmp_path / "plain"), steps=2, ema_decay=0.5, resume=True)
+    for start, message in ((1.0, r"must lie in \[0, 1\), got 1.0"), (-0.1, r"must lie in \[0, 1\), got -0.1")):
+        with pytest.raises(ValueError, match=message):
+            run(str(tmp_path / "start"), steps=1, ema_decay=0.5, ema_start=start)
+    for decay in (None, 0):
+        with pytest.raises(ValueError, match="ema_start=0.5 needs an average that starts: give ema_decay"):
+            run(str(tmp_path / "start"), steps=1, ema_decay=decay, ema_start=0.5)
+    assert VFMSegTrainingArguments(str(tmp_path), ema_decay=0, use_cpu=True).ema_decay is None
     run(str(tmp_path / "averaged"), steps=1, ema_decay=0.5)
     with pytest.raises(ValueError, match="trained with ema_decay, this run is without it"):
         run(str(tmp_path / "averaged"), steps=2, resume=True)

@@ -133,6 +133,41 @@ def test_learning_rates_decay_to_zero(tiny_model, tmp_path):
     assert trainer.lr_scheduler.get_last_lr() == [0.0] * 4
 
 
+class WeightDecays(TrainerCallback):
+    """The weight decay of every group, as every step has it."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.seen.append([group["weight_decay"] for group in optimizer.param_groups])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_weight_decay_falls_along_a_cosine(schedule, tiny_model, tmp_path):
+    """In the groups that decay; to 0 after the last step, whatever is done by accumulation."""
+    record = WeightDecays()
+    settings = {"weight_decay": 0.2, "weight_decay_schedule": schedule, "gradient_accumulation_steps": 2}
+    trainer = make_trainer(tiny_model(), tmp_path, [record], max_steps=4, save_strategy="no", **settings)
+    trainer.train()
+    share = [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2] if schedule == "cosine" else [1] * 4
+    assert record.seen == [pytest.approx([0.2 * each, 0, 0.2 * each, 0]) for each in share]
+
+
+def test_schedules_of_weight_decay_that_do_not_work(tiny_model, tmp_path):
+    model = tiny_model()
+    with pytest.raises(
+        ValueError, match=r"weight_decay_schedule must be one of \['constant', 'cosine'\], got 'linear'"
+    ):
+        make_trainer(model, tmp_path, weight_decay_schedule="linear")
+    arguments = VFMSegTrainingArguments(str(tmp_path), use_cpu=True, weight_decay_schedule="cosine")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(
+        ValueError, match="'cosine' is of the recipe's own optimizer; it does not work with one that is"
+    ):
+        VFMSegTrainer(model, arguments, train_dataset=images(), optimizers=(optimizer, None))
+
+
 @pytest.mark.parametrize("heads_train", [True, False])
 def test_logged_learning_rates_are_those_of_the_optimizer(heads_train, tiny_model, tmp_path):
     """Also where the heads' rate is zero, and where they do not train at all."""
@@ -492,6 +527,22 @@ def test_resume_is_exact(interrupted_at, lora, tiny_config, tmp_path):
     assert [key for key in expected if not torch.equal(expected[key], actual[key])] == []
     losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lora": {"lora_alpha": 4}}, r"LoRA's lora_alpha=32, this run has 4; resume with the same arguments"),
+        ({"lora": {"targets": "all-linear"}}, r"LoRA's targets='default', this run has 'all-linear'"),
+        ({"lora": {"frozen_share": 0.5}}, r"LoRA's frozen_share=0.0, this run has 0.5"),
+        ({"lora": {"init_lora_weights": "mica"}}, r"LoRA's init_lora_weights=True, this run has 'mica'"),
+        ({"weight_decay_schedule": "cosine"}, r"with weight_decay_schedule='constant', this run has 'cosine'"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(options, message, tmp_path):
+    run(str(tmp_path), steps=1, lora=True)
+    with pytest.raises(ValueError, match=message):
+        run(str(tmp_path), resume=True, **{"steps": 2, "lora": True, **options})
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}, {"lora": True}])

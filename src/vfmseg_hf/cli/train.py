@@ -45,7 +45,16 @@ from ..training import (
     get_recipe,
 )
 from ..training.curves import plot_curves
-from ..training.model import EOMT, METHOD_NAMES, TUNES, check_fields, check_tune, choose_trained_part, start_model
+from ..training.model import (
+    EOMT,
+    METHOD_NAMES,
+    TUNES,
+    check_adapter,
+    check_fields,
+    check_tune,
+    choose_trained_part,
+    start_model,
+)
 from ..training.other_models import check_squares, crop_processor, other_config, own_processor
 from ..training.recipes import RECIPES, Recipe
 from ..training.record import describe_training
@@ -193,7 +202,9 @@ class TrainArguments:
             "blocks), or ends of their names."
         },
     )
-    use_dora: bool | None = field(default=None, metadata={"help": "Train the norms of a weight's rows too (DoRA)."})
+    use_dora: bool | None = field(
+        default=None, metadata={"help": "Train the norms of a weight's rows too (DoRA).", "nargs": "?", "const": True}
+    )
     init_lora_weights: str | None = field(
         default=None,
         metadata={
@@ -361,8 +372,6 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
         option = next(option for option, name in LORA_OPTIONS.items() if name in own.lora)
         reason = f"--tune {own.tune}" if not adapted else f"--method {own.method}, which adapts the encoder by itself"
         raise ValueError(f"--{option} is for LoRA and has no effect with {reason}; leave it out")
-    if own.tune in (None, "lora"):
-        check_lora(**{**get_recipe(own.recipe).lora, **own.lora})
     if own.tune in (None, "lora") and own.model.endswith(".json"):
         raise ValueError(
             f"{own.model} gives random weights, which are in no file, so that nobody could load LoRA on them: train "
@@ -387,6 +396,8 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
     config = check_fields(own.model, own.recipe, own.fields, own.method)
     if other:
         check_squares(other, own.fields if own.method == EOMT else config.to_dict(), own.crop_size, own.size)
+    if own.tune in (None, "lora"):
+        check_adapter(own.model, config, {**get_recipe(own.recipe).lora, **own.lora}, own.lora)
     if method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):
         if last := get_last_checkpoint(arguments.output_dir):
             raise ValueError(
@@ -453,7 +464,7 @@ def make_trainer(own: TrainArguments, arguments: VFMSegTrainingArguments, recipe
         name: EvaluationImages(rows, scored_images, scored, class_map=maps[name])
         for name, (rows, scored) in watched.items()
     }
-    choose_trained_part(model, own.tune, own.lora, **{**recipe.lora, **own.lora})
+    choose_trained_part(model, own.tune, **{**recipe.lora, **own.lora})
     return VFMSegTrainer(
         model, arguments, train_dataset=train, eval_dataset=evaluation or None, processing_class=processor
     )

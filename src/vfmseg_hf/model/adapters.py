@@ -98,12 +98,12 @@ def lora_config(
     own = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
     own |= {"use_dora": use_dora, "init_lora_weights": init_lora_weights}
     check_lora(**own, frozen_share=frozen_share)
-    names = None if isinstance(targets, str) and targets in LORA_TARGETS else as_names(targets)
-    if names is not None:
-        check_target_names(config, names)
+    if targets not in LORA_TARGETS:
+        targets = [targets] if isinstance(targets, str) else list(targets)
+        check_target_names(config, targets)
     return LoraConfig(
         **own,
-        target_modules=target_pattern(config, targets if names is None else names),
+        target_modules=target_pattern(config, targets),
         exclude_modules=frozen_pattern(config, frozen_share),
         modules_to_save=list(HEADS),
     )
@@ -116,9 +116,8 @@ def check_lora(
     use_dora: bool,
     init_lora_weights: bool | str,
     frozen_share: float,
-    targets: Iterable[str] | str = "default",
 ) -> None:
-    """Raises as [`lora_config`] for what can be known without the encoder, whose layers the targets are."""
+    """Raises as [`lora_config`] for what can be known without the encoder."""
     if not r >= 1:
         raise ValueError(f"LoRA's rank r must be 1 or more, got {r}")
     if not lora_alpha > 0:
@@ -127,8 +126,6 @@ def check_lora(
         raise ValueError(f"lora_dropout must lie in [0, 1), got {lora_dropout}")
     if not 0 <= frozen_share < 1:
         raise ValueError(f"frozen_share, a share of the encoder's blocks, must lie in [0, 1), got {frozen_share}")
-    if not as_names(targets):
-        raise ValueError("LoRA needs targets: 'default', 'all-linear', or names of the encoder's layers")
     if init_lora_weights not in LORA_STARTS:
         raise ValueError(
             f"init_lora_weights={init_lora_weights!r} is not supported, only {', '.join(map(str, LORA_STARTS))}: "
@@ -141,13 +138,10 @@ def check_lora(
         )
 
 
-def as_names(targets: Iterable[str] | str) -> list[str]:
-    """One name or several as a list."""
-    return [targets] if isinstance(targets, str) else list(targets)
-
-
-def check_target_names(config: VFMSegConfig, names: Iterable[str]) -> None:
-    """Raise a `ValueError` for names that no layer of the encoder ends with."""
+def check_target_names(config: VFMSegConfig, names: list[str]) -> None:
+    """Raise a `ValueError` for names that no layer of the encoder ends with, or if there are none."""
+    if not names:
+        raise ValueError("LoRA needs targets: 'default', 'all-linear', or names of the encoder's layers")
     encoder = encoder_without_weights(config)
     layers = [f".{name}" for name, module in encoder.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     for name in names:
@@ -227,12 +221,18 @@ def lora_arguments(lora: "PeftConfig", config: VFMSegConfig) -> dict[str, object
     return {**found, "targets": targets, "frozen_share": frozen}
 
 
-def check_same_lora(model: AdaptableModel, checkpoint: str | os.PathLike) -> None:
-    """Raise a `ValueError` unless a checkpoint's adapter was made with the arguments of the attached one."""
+def read_adapter_config(name_or_path: str | os.PathLike, **hub_kwargs) -> "PeftConfig":
+    """peft's configuration of the adapter in a directory or Hub repository."""
     from peft import PeftConfig
 
+    path = cached_file(name_or_path, ADAPTER_CONFIG_NAME, **hub_kwargs)
+    return PeftConfig.from_pretrained(os.path.dirname(path))
+
+
+def check_same_lora(model: AdaptableModel, checkpoint: str | os.PathLike) -> None:
+    """Raise a `ValueError` unless a checkpoint's adapter was made with the arguments of the attached one."""
     now = lora_arguments(model.peft_config[model.active_adapters()[0]], model.config)
-    before = lora_arguments(PeftConfig.from_pretrained(os.fspath(checkpoint)), model.config)
+    before = lora_arguments(read_adapter_config(checkpoint), model.config)
     for name, value in now.items():
         if value != before[name]:
             raise ValueError(
@@ -502,8 +502,6 @@ def load_adapter_checkpoint(
         ValueError: if the checkpoint names no base, the base's weights are not those the adapter was trained on, the
             adapter's weights do not fit, or an argument works with whole models only.
     """
-    from peft import PeftConfig
-
     hub_kwargs = pop_hub_kwargs(kwargs)
     for key in ("adapter_kwargs", "trust_remote_code", "_from_auto", "_from_pipeline"):
         kwargs.pop(key, None)
@@ -538,7 +536,7 @@ def load_adapter_checkpoint(
             f"{found[:12]} instead of {expected[:12]}). Pass backbone_name_or_path=... of the right model, or "
             "ignore_base_mismatch=True to load the adapter all the same."
         )
-    peft_config = PeftConfig.from_pretrained(os.path.dirname(cached_file(name, ADAPTER_CONFIG_NAME, **hub_kwargs)))
+    peft_config = read_adapter_config(name, **hub_kwargs)
     peft_config.inference_mode = not is_trainable
     if getattr(peft_config, "init_lora_weights", None) == "mica" and not is_trainable:
         # The singular vectors are in the file: finding them again takes long in a large encoder, and a quantised one

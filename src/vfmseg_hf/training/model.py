@@ -22,7 +22,7 @@ from ..methods import (
     model_class_of,
     start_eomt,
 )
-from ..model.adapters import holds_adapter_only, lora_arguments, lora_config
+from ..model.adapters import holds_adapter_only, lora_arguments, lora_config, read_adapter_config
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import get_encoder_family
 from ..model.foundation import load_backbone_config, read_config
@@ -141,7 +141,7 @@ def _eomt_config(base: VFMSegConfig, fields: Mapping[str, object], id2label: Map
 
 def check_fields(
     name_or_path: str, recipe: str, fields: Mapping[str, object], method: str | None = None
-) -> PreTrainedConfig | None:
+) -> PreTrainedConfig:
     """
     Looks at what a model is to start from, and at fields of its configuration, before weights and data are read.
 
@@ -150,7 +150,7 @@ def check_fields(
         fields: of `VFMSegConfig`, or of the method's configuration, without its classes.
 
     Returns:
-        What VFMSeg's configuration would be on a foundation model, if it had to be looked up, or that of a checkpoint;
+        What VFMSeg's configuration would be on a foundation model, or that of a checkpoint;
         that of a segmentation model of transformers.
 
     Raises:
@@ -181,10 +181,7 @@ def check_fields(
         raise ValueError(str(error.__cause__ or error)) from error
 
 
-def _check_fields(
-    name_or_path: str, recipe: str, fields: Mapping[str, object], method: str | None
-) -> PreTrainedConfig | None:
-    config = None
+def _check_fields(name_or_path: str, recipe: str, fields: Mapping[str, object], method: str | None) -> PreTrainedConfig:
     given, base = dict(fields), fields.get("backbone_name_or_path")
     if name_or_path.endswith(".json"):
         settings = read_settings(name_or_path)
@@ -195,7 +192,7 @@ def _check_fields(
         if name_or_path not in PRESETS:
             raise ValueError(f"there is no directory and no preset {name_or_path!r}{nearest_presets(name_or_path)}")
         return VFMSegConfig.from_preset(name_or_path, _recipe_of_model(recipe), **given)
-    elif fields or method:
+    else:
         config = read_config(name_or_path, {})
         if model_class := model_class_of(config):
             if method is not None and model_class is not METHODS.get(method):
@@ -222,6 +219,34 @@ def _check_fields(
             f"{name_or_path} is not; leave it out"
         )
     return config
+
+
+def check_adapter(
+    name_or_path: str, config: PreTrainedConfig, lora: Mapping[str, object], asked: Collection[str]
+) -> None:
+    """
+    Looks at arguments of LoRA before weights and data are read.
+
+    Args:
+        name_or_path: of what a training starts from.
+        config: from [`check_fields`].
+        lora: arguments of [`lora_config`].
+        asked: names of those that an adapter must have that it starts from, if it does; it keeps its other ones.
+
+    Raises:
+        ValueError: as [`lora_config`], or the adapter has others.
+    """
+    wanted = lora_arguments(lora_config(config, **lora), config)
+    preset = not os.path.dirname(name_or_path) and not os.path.isdir(name_or_path)
+    if preset or not holds_adapter_only(name_or_path, {}):
+        return
+    own = lora_arguments(read_adapter_config(name_or_path), config)
+    for name in asked:
+        if wanted[name] != own[name]:
+            raise ValueError(
+                f"LoRA's {name}={wanted[name]!r} is not what the adapter {name_or_path} has, which is {own[name]!r}; "
+                "leave it out, or start from a foundation model"
+            )
 
 
 def _check_weights(name_or_path: str, config: VFMSegConfig, fields: Mapping[str, object]) -> None:
@@ -318,10 +343,7 @@ def _choose_classes(
 
 
 def choose_trained_part(
-    model: VFMSegForSemanticSegmentation | SingleStageModel | PreTrainedModel,
-    tune: Tune | None = None,
-    asked: Collection[str] = (),
-    **lora,
+    model: VFMSegForSemanticSegmentation | SingleStageModel | PreTrainedModel, tune: Tune | None = None, **lora
 ) -> None:
     """
     Freeze what does not train, in place.
@@ -332,12 +354,10 @@ def choose_trained_part(
             (Rein's tokens). None: `"heads"` for a method that has such, `"full"` for a model of transformers, which has
             nothing else, else `"lora"`. The refine head does not train where its loss does not count
             (`detail_loss_weight` 0).
-        asked: names of those arguments in `lora` that an adapter which the model has already must agree with.
-        lora: arguments of [`lora_config`], for a model without an adapter.
+        lora: arguments of [`lora_config`], for a model that has no adapter yet.
 
     Raises:
-        ValueError: there is no such `tune`, LoRA is asked for on top of a method's own adapter, or with other arguments
-            than it has.
+        ValueError: there is no such `tune`, or LoRA is asked for on top of a method's own adapter.
     """
     if auto_class_of(model.config):
         check_tune(model.config.model_type, tune)
@@ -346,11 +366,8 @@ def choose_trained_part(
     if tune is None:
         tune = "heads" if own_adapter else "lora"
     if tune == "lora":
-        config = lora_config(model.config, **lora)
         if not model._hf_peft_config_loaded:
-            model.add_adapter(config)
-        elif asked:
-            _check_adapter(model, lora_arguments(config, model.config), asked)
+            model.add_adapter(lora_config(model.config, **lora))
     elif tune in ("heads", "none"):
         model.model.requires_grad_(False)
         if own_adapter:
@@ -361,17 +378,6 @@ def choose_trained_part(
         raise ValueError(f"tune must be one of {list(TUNES)}, got {tune!r}")
     if getattr(model.config, "detail_loss_weight", None) == 0:
         model.refine_head.requires_grad_(False)
-
-
-def _check_adapter(model: VFMSegForSemanticSegmentation, wanted: Mapping[str, object], asked: Collection[str]) -> None:
-    """Raises `ValueError` if the attached adapter was made with other values of the arguments that are asked for."""
-    own = lora_arguments(model.peft_config[model.active_adapters()[0]], model.config)
-    for name in asked:
-        if wanted[name] != own[name]:
-            raise ValueError(
-                f"LoRA's {name}={wanted[name]!r} is asked for, but the adapter of {model.loaded_from} has "
-                f"{own[name]!r}; leave it out, or start from a foundation model"
-            )
 
 
 def check_tune(model_type: str, tune: str | None) -> None:

@@ -2,6 +2,7 @@
 """The record of a training: what it was really told, how that differs from the recipes, and on what it was done."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,12 +13,14 @@ from transformers import TrainerState, TrainingArguments
 from ..evaluation import software_versions
 from ..methods import in_encoder
 from ..model.adapters import frozen_blocks, lora_arguments, without_peft
+from ..model.records import RECORD_NAME
 from .recipes import MODEL_FIELDS, RECIPES, Recipe, Settings, get_recipe, plain
 from .trained_on import TrainedOn, describe_source, parts_of, weights_digest
 
 
 OF_OPTIMIZER = ("learning_rate", "encoder_learning_rate", "optim", "adam_beta1", "adam_beta2", "weight_decay")
 OF_OPTIMIZER += ("weight_decay_schedule",)
+SCHEDULES = ("weight_decay_schedule", "ema_start")  # that no checkpoint has a state of: functions of the step
 OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 
 
@@ -63,6 +66,22 @@ def lora_settings(model: nn.Module) -> dict[str, object]:
         shares = {frozen_blocks(config, recipe.lora["frozen_share"]): recipe.lora for recipe in RECIPES.values()}
         found["frozen_share"] = shares.get(frozen_blocks(config, share), found)["frozen_share"]
     return found
+
+
+def check_same_schedules(checkpoint: str | os.PathLike, arguments: TrainingArguments) -> None:
+    """Raise a `ValueError` where a training would go on from a checkpoint by another schedule than it was made by."""
+    path = os.path.join(checkpoint, RECORD_NAME)
+    if not os.path.isfile(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        training = json.load(file).get("settings", {}).get("training", {})
+    for name in SCHEDULES:
+        now = getattr(arguments, name)
+        if training.get(name, now) != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {name}={training[name]!r}, this run has {now!r}; resume with the same "
+                "arguments"
+            )
 
 
 def differences(settings: Settings, recipe: Recipe, names: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ from .distributed import has_unused_parameters, synchronise_batch_norm
 from .losses import OwnLoss, set_loss_options
 from .matching import match_images
 from .recipes import Settings
-from .record import OF_OPTIMIZER, OF_SCHEDULER, record_training, training_settings
+from .record import OF_OPTIMIZER, OF_SCHEDULER, check_same_schedules, record_training, training_settings
 from .sampling import RareClassSampler, check_rare_class_crops
 from .scaling import scale_new_heads
 from .scoring import ScoringTrainer
@@ -296,6 +296,7 @@ class VFMSegTrainer(ScoringTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._check_classes_of(resume_from_checkpoint)
+        check_same_schedules(resume_from_checkpoint, self.args)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.model.trained_on = read_trained_on(resume_from_checkpoint).including(self.trained_on)
 
