@@ -3,8 +3,10 @@
 
 `plan` says what is run, `processes` runs commands, `scenes` keeps what is drawn, `runs` what was run, `choice` commits
 the learning rates, `costs` measures what a row takes, `table` says what came out, `table2` does it all in order.
+`figures` has what the figures share, `figure4` and `figure5` measure and compare, `figure4_report` draws.
 """
 
+from .figures import ShownModel, models_of, open_domains
 from .plan import PAPER, SMALL, TABLE2, Budget, Plan, Row, Setting, own_setting, small_settings
 from .processes import Stopped
 from .table2 import check_data, check_plan, reproduce
@@ -18,9 +20,12 @@ __all__ = [
     "Plan",
     "Row",
     "Setting",
+    "ShownModel",
     "Stopped",
     "check_data",
     "check_plan",
+    "models_of",
+    "open_domains",
     "own_setting",
     "reproduce",
     "small_settings",
