@@ -442,7 +442,7 @@ def test_a_folder_with_a_sign_of_equality_is_no_name(places, tmp_path, monkeypat
         ("figure4", ["--models", "DIR/ours", "--max_windows", "4", "4"], "--max_windows has 4 twice; give it once"),
         ("figure5", ["--models", "DIR/ours", "--zoom", "0"], "--zoom is the share of an image that is enlarged"),
         ("figure5", ["--models", "DIR/ours", "--zoom", "2"], "--zoom: expected a share from 0 to 1, got '2'"),
-        ("figure5", ["--models", "DIR/ours", "--images", "4"], "--images 4 of each domain, but own has 3; give fewer"),
+        ("figure5", ["--models", "DIR/ours", "--images", "4"], "4 images of each domain are wanted, but own has 3"),
         ("figure5", ["--models", "DIR/ours", "--zoom_classes", "kite"], "names 'kite', which is no class; there are"),
         ("figure4", ["--models", "DIR/ours", "--output", "DIR/data/data.json"], "is a file, not a folder"),
     ],
@@ -459,9 +459,10 @@ def test_what_is_refused(figure, words, message, places, tmp_path, monkeypatch):
 @pytest.mark.parametrize("figure", ["figure4", "figure5"])
 def test_other_classes(figure, places, tmp_path):
     folder, _ = places
-    words = ["--models", folder / "ours", "--eval_data", "day=streets:day?n=1&size=32x64&version=2@test"]
+    words = ["--models", folder / "ours", "--eval_data", "day=streets:day?n=2&size=32x64&version=2@test"]
     said = error_of("reproduce", figure, *words, "--output", tmp_path, "--device", "cpu")
     assert "the model ours does not suit the domain day: the classes of the data are not the model's; only in" in said
+    assert not list(tmp_path.iterdir()), "nothing is drawn for it"
     assert "Leave one of them out; `vfmseg evaluate --class_map` can score the model alone" in said
 
 

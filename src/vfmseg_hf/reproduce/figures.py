@@ -12,14 +12,14 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..data import EvaluationGroups, describe_dataset, open_dataset
-from ..data.domains import evaluation_domains, parse_domain, spread
+from ..data.domains import Domain, evaluation_domains, spread
 from ..evaluation import Protocol
 from ..evaluation.counting import looks_twice
 from ..training import EvaluationImages
 from .choice import SETTINGS
 from .plan import place_of_run
 from .runs import MODEL
-from .scenes import keep_scenes, place_of
+from .scenes import is_drawn, keep_scenes, place_of
 
 
 TWO_STAGES, ONE_LOOK, OTHER = "two stages", "one look", "other"
@@ -103,7 +103,7 @@ class ShownDomain:
 
 
 def open_domains(
-    texts: Sequence[str], count: int | None, models: Sequence[ShownModel], output: Path
+    texts: Sequence[str], count: int | None, models: Sequence[ShownModel], output: Path, enough: bool = False
 ) -> list[ShownDomain]:
     """
     The domains of a figure, each `[name=]dataset[@split]`.
@@ -111,20 +111,29 @@ def open_domains(
     Args:
         count: images of each at most, evenly spaced; None for all.
         output: folder that keeps procedural scenes, as each is looked at dozens of times.
+        enough: whether a domain with fewer images is refused.
 
     Raises:
-        ValueError, OSError: a dataset is not there, or a model does not suit it.
+        ValueError, OSError: a dataset is not there, has too few images, or a model does not suit it.
     """
     domains = []
     for domain in evaluation_domains(list(texts)):
-        keep_scenes(output, domain)
-        place = parse_domain(place_of(output, domain))
-        dataset = open_dataset(place.spec, place.split, held_out=True)
+        dataset = open_dataset(domain.spec, domain.split, held_out=True)
+        if enough and len(dataset) < count:
+            raise ValueError(f"{count} images of each domain are wanted, but {domain.name} has {len(dataset)}")
         domains.append(ShownDomain(*domain, spread(dataset, count), len(dataset)))
-    for domain in domains:
         for shown in models:
-            domain.images(shown)
-    return domains
+            domains[-1].images(shown)
+    return [_kept(domain, count, output) for domain in domains]
+
+
+def _kept(shown: ShownDomain, count: int | None, output: Path) -> ShownDomain:
+    """With procedural scenes drawn; other domains as they are."""
+    domain = Domain(shown.name, shown.spec, shown.split)
+    if not is_drawn(domain):
+        return shown
+    keep_scenes(output, domain)
+    return replace(shown, rows=spread(open_dataset(place_of(output, domain)), count))
 
 
 def models_of(folder: Path) -> dict[str, Path]:
