@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"vfmseg {table['version']}")
             return 0
         verb, *rest = words
+        if rest and f"{verb} {rest[0]}" in table["verbs"]:
+            verb, rest = f"{verb} {rest[0]}", rest[1:]
         if verb not in table["verbs"]:
             near = options.did_you_mean(verb, table["verbs"])
             raise ValueError(f"there is no verb {verb!r}{near or ', only ' + ', '.join(table['verbs'])}")
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(make_parser(verb, table, hidden=not wanted <= set(HELP)).format_help(), end="")
             return 0
         judge(verb, rest, table)
-        return import_module(f"vfmseg_hf.cli.{verb.replace('-', '_')}").run(rest)
+        return import_module(f"vfmseg_hf.cli.{re.sub('[- ]', '_', verb)}").run(rest)
     except USER_ERRORS as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -77,7 +79,7 @@ options = load_options()
 
 def overview(table: Mapping) -> str:
     """What `vfmseg --help` says."""
-    verbs = [f"  {name:<15}{verb['summary']}" for name, verb in table["verbs"].items()]
+    verbs = [f"  {name:<19}{verb['summary']}" for name, verb in table["verbs"].items()]
     return "\n".join(
         [f"{table['summary']}\n\nusage: vfmseg VERB [options]\n", *verbs, "\n`vfmseg VERB --help` has its options."]
     )
@@ -152,9 +154,13 @@ def judge(verb: str, words: Sequence[str], table: Mapping) -> None:
     arguments = options.settle_positionals(verb, make_parser(verb, table).parse_args(words))
     if verb == "reproduce":
         options.check_reproduction(arguments)
+    if verb.startswith("reproduce figure"):
+        options.check_figure(arguments)
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     if model := given.get("model"):
         judge_model(model, table["presets"], trains=verb in ("train", "reproduce"), fetches=verb == "fetch-encoder")
+    for text in as_list(given.get("models")):
+        judge_model(options.named_model(text)[1], table["presets"], trains=False)
     for spec in (spec for name in ("data", "eval_data", "val_data") for spec in as_list(given.get(name))):
         judge_dataset(spec, table["datasets"])
     for path in as_list(given.get("images")):

@@ -105,6 +105,7 @@ def test_every_verb_runs(vfmseg, tiny_config, tmp_path):
     small = ["--crop_size", 64, 64, "--size", 64, 128, "--max_steps", 1, "--per_device_train_batch_size", 1]
     small += ["--rare_class_sampling", "false", "--coarse_size", 64, "--report_to", "none", *cpu]
     head = ["--refine_hidden_size", 128, "--refine_num_layers", 1, "--window_size", 64, "--window_stride", 32]
+    shown = ["--eval_data", f"{scenes}@test", "--output", tmp_path / "figures", *cpu]
     lines = {
         "check": ["--data", scenes, "--split", "train", "--num_proc", 1],
         "fetch-encoder": [tmp_path / "encoder", tmp_path / "copy"],
@@ -116,6 +117,8 @@ def test_every_verb_runs(vfmseg, tiny_config, tmp_path):
             tmp_path / "clip.pth", tmp_path / "clip", "--raw", "--backbone", "clip", "--config", tmp_path / "clip.json"
         ],
         "reproduce": ["table2", "--encoder", tmp_path / "encoder", "--dry_run", "--output", tmp_path / "table2"],
+        "reproduce figure4": ["--models", tmp_path / "merged", *shown, "--resolutions", 64, "--repeats", 1],
+        "reproduce figure5": ["--models", tmp_path / "merged", *shown, "--images", 1],
         "quickstart": ["--encoder", "random", "--output", tmp_path / "quick"],
     }  # fmt: skip
     assert lines.keys() == set(VERBS)

@@ -14,9 +14,11 @@ from vfmseg_hf.prediction.visualization import (
     PAPER,
     REFINED_COLOUR,
     SURE_COLOUR,
+    ComparedImage,
     _class_legend,
     certainty_image,
     class_colours,
+    comparison_image,
     distinct_colours,
     domains_image,
     label_image,
@@ -196,3 +198,24 @@ def test_domains_image_shows_every_input_over_its_prediction():
         assert (pixels == CITYSCAPES[index]).all(-1).sum() >= 384 * 192, "each map in full"
     edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     assert (edges == PAPER).all()
+
+
+def test_images_side_by_side_have_the_region_enlarged_below():
+    labels = np.zeros((40, 80), np.uint8)
+    labels[10:20, 20:40] = 10  # the region is all sky, and nothing else is
+    image = PIL.Image.new("RGB", (80, 40), (200, 30, 40))
+    rows = [ComparedImage("day: a.png", image, {"Ground truth": labels, "ours": np.full_like(labels, 8)},
+                          (10, 20, 20, 40)), ComparedImage("b.png", image, {"Ground truth": labels, "ours": labels},
+                          (0, 0, 20, 40))]  # fmt: skip
+    figure = comparison_image(rows, CITYSCAPES_ID2LABEL, tile_width=160)
+    assert figure.width == 16 + 3 * (160 + 16)
+    pixels = np.asarray(figure)
+    truth = pixels[:, 16 + 176 : 16 + 176 + 160]  # the column of the labels
+    sky = (truth == CITYSCAPES[10]).all(axis=-1)
+    whole = np.flatnonzero(sky.all(axis=1))
+    assert len(whole) == 80, "the region of the first image fills a tile"
+    above = sky[whole[0] - 8 - 80 : whole[0] - 8]
+    assert above[24:36, 44:76].all() and not above[:18].any() and not above[42:].any(), "as large as in the image"
+    outline = truth[whole[0] - 8 - 80 + 20, 40:80]
+    assert len(np.unique(outline, axis=0)) == 1 and not (outline == CITYSCAPES[10]).all(), "inside the region's edge"
+    assert contains(figure, CITYSCAPES[8]) and contains(figure, (200, 30, 40))

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 
+EARLIER = "outputs/table1"  # where `vfmseg reproduce table1` leaves its models
+
+
 class Parser(argparse.ArgumentParser):
     """
     Options are written `--like_this` or `--like-this`, and in full. What is wrong with a command line is a `ValueError`
@@ -201,11 +204,65 @@ def check_reproduction(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--model {arguments.model} has no weights; name a foundation model: a preset, Hub id or folder"
         )
-    for edge in filter(None, [arguments.size, *(arguments.resolutions or ())]):
+    check_edges([arguments.size, *(arguments.resolutions or ())])
+    for name in ("seeds", "learning_rates", "resolutions"):
+        check_distinct(name, getattr(arguments, name))
+
+
+def check_edges(edges: Iterable[int | None]) -> None:
+    """Raise a `ValueError` if one of the sizes that images are scored at, where given, suits no model."""
+    for edge in filter(None, edges):
         if edge % 32:
             near = max(32, round(edge / 32) * 32)
             raise ValueError(f"--size and --resolutions are multiples of 32, got {edge}; the nearest is {near}")
-    for name in ("seeds", "learning_rates", "resolutions"):
-        values = [f"{value:g}" for value in getattr(arguments, name) or ()]  # as they stand in names of folders
-        if twice := [value for index, value in enumerate(values) if value in values[:index]]:
-            raise ValueError(f"--{name} has {twice[0]} twice; give it once")
+
+
+def check_distinct(name: str, values: Sequence[float] | None) -> None:
+    """Raise a `ValueError` if an option has a value twice."""
+    texts = [f"{value:g}" for value in values or ()]  # as they stand in names of folders
+    if twice := [text for index, text in enumerate(texts) if text in texts[:index]]:
+        raise ValueError(f"--{name} has {twice[0]} twice; give it once")
+
+
+def check_figure(arguments: argparse.Namespace) -> None:
+    """
+    Whether what a figure of `reproduce` is told goes together.
+
+    Raises:
+        ValueError, FileNotFoundError: it does not, or there are no models.
+    """
+    for name in ("resolutions", "max_windows"):
+        check_distinct(name, getattr(arguments, name, None))
+    check_edges(getattr(arguments, "resolutions", None) or ())
+    if getattr(arguments, "zoom", None) == 0:
+        raise ValueError("--zoom is the share of an image that is enlarged, such as 0.25, got 0")
+    names = [name for name, _ in map(named_model, arguments.models or ())]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two of --models have the name {twice[0]!r}; name them: first=..., second=...")
+    if folder := earlier_models(arguments):
+        if not os.path.isdir(folder):
+            instead = "" if arguments.earlier else "; name models with --models, or such a folder with --from"
+            raise FileNotFoundError(f"there is no folder {folder} of an earlier `vfmseg reproduce`{instead}")
+
+
+def earlier_models(arguments: argparse.Namespace) -> str | None:
+    """The folder of a reproduction whose models a figure shows, if it shows any."""
+    return arguments.earlier or (None if arguments.models else EARLIER)
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """
+    Name and place of `[name=]model`; by default the name is the end of the place.
+
+    Raises:
+        ValueError: there is no place, or the name is not made of letters, digits, spaces and `+-_.`.
+    """
+    name, place = re.fullmatch(r"(?:([^=/]+)=)?(.*)", text, re.DOTALL).groups()
+    if os.path.isdir(text):  # whose path may have a = in it
+        name, place = None, text
+    if not place:
+        raise ValueError(f"expected [name=]model, e.g. ours=runs/gtav, got {text!r}")
+    name = os.path.basename(os.path.normpath(place)) if name is None else name
+    if not re.fullmatch(r"[\w+.=-]+(?: [\w+.=-]+)*", name):
+        raise ValueError(f"the name of a model is made of letters, digits, spaces and +-_., got {name!r} in {text!r}")
+    return name, place

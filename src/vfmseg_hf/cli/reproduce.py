@@ -15,6 +15,8 @@ examples:
       --eval_data cityscapes:/data/cityscapes bdd100k:/data/bdd100k mapillary:/data/mapillary
 
 With --data it is the paper's own setting: 40,000 steps of 2 crops of 1024, one learning rate, all images of targets.
+
+figure4 and figure5 have options of their own: vfmseg reproduce figure4 --help.
 """
 
 import argparse

@@ -10,7 +10,20 @@ from types import ModuleType
 from .. import __version__
 from ..data import DATASETS
 from ..model.presets import PRESETS
-from . import check, convert, evaluate, fetch_encoder, merge, options, predict, quickstart, reproduce, train
+from . import (
+    check,
+    convert,
+    evaluate,
+    fetch_encoder,
+    merge,
+    options,
+    predict,
+    quickstart,
+    reproduce,
+    reproduce_figure4,
+    reproduce_figure5,
+    train,
+)
 
 
 PATH = Path(__file__).with_name("options.json")
@@ -24,6 +37,8 @@ VERBS: dict[str, ModuleType] = {
     "convert": convert,
     "fetch-encoder": fetch_encoder,
     "reproduce": reproduce,
+    "reproduce figure4": reproduce_figure4,
+    "reproduce figure5": reproduce_figure5,
 }
 FIRST = ("--model", "--data", "--output", "--device", "--dtype", "--size")  # the same words everywhere
 OTHERS = "arguments of transformers' Trainer"

@@ -31,7 +31,6 @@ from ..data.domains import CLASS_MAP_HELP, ID2LABEL_HELP, evaluation_domains, na
 from ..evaluation import format_classes
 from ..evaluation.classes import ClassMap, match_classes, renames
 from ..methods import METHODS, RawImages, SingleStageModel, auto_class_of, check_square
-from ..model.adapters import check_lora
 from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.encoders import image_constants
 from ..model.image_processing_vfmseg import VFMSegImageProcessor

@@ -9,6 +9,7 @@ from .domain import DomainScores, evaluate_domain, mean_over_domains, score_doma
 from .groups import EvaluationGroups, each_class
 from .mean_iou import load_mean_iou
 from .protocols import PROTOCOLS, Protocol
+from .reliability import Reliability, count_reliability
 from .results import (
     describe_domain,
     describe_protocol,
@@ -29,9 +30,11 @@ __all__ = [
     "EvaluationGroups",
     "ImageCounts",
     "Protocol",
+    "Reliability",
     "confusion_matrix",
     "count_images",
     "count_outputs",
+    "count_reliability",
     "describe_domain",
     "describe_protocol",
     "each_class",

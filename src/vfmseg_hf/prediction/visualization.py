@@ -313,6 +313,77 @@ def domains_image(
 
 
 @dataclass
+class ComparedImage:
+    """
+    A row of [`comparison_image`].
+
+    Attributes:
+        caption: a line above it.
+        image: the input.
+        maps: label maps of the image's size by their titles, the same titles in every row.
+        zoom: the region that is enlarged, (top, left, bottom, right) in pixels of the image, exclusive ends.
+    """
+
+    caption: str
+    image: Image.Image
+    maps: Mapping[str, np.ndarray]
+    zoom: tuple[int, int, int, int]
+
+
+def comparison_image(rows: Sequence[ComparedImage], id2label: Mapping[int, str], tile_width: int = 384) -> Image.Image:
+    """
+    Images and label maps side by side: a row for each image, a column for each title, and under every tile the region
+    of it that its outline shows, enlarged; a legend of the classes that occur.
+
+    Args:
+        id2label: class names by id, which label maps have as for [`label_image`].
+        tile_width: of each image in the figure, in pixels.
+
+    Returns:
+        RGB image.
+    """
+    colours, text = class_colours(id2label), ImageFont.load_default(size=TEXT_SIZE)
+    titles = ["Image", *rows[0].maps]
+    heights = [round(tile_width * row.image.height / row.image.width) for row in rows]
+    width = MARGIN + len(titles) * (tile_width + MARGIN)
+    entries = _class_legend([labels for row in rows for labels in row.maps.values()], colours, id2label)
+    legend = _break_lines(entries, width - 2 * MARGIN)
+    body = sum(LINE_HEIGHT + 2 * height + 2 * MARGIN for height in heights)
+    figure = Image.new("RGB", (width, LINE_HEIGHT + 3 * MARGIN + body + len(legend) * LINE_HEIGHT), PAPER)
+    draw, heading = ImageDraw.Draw(figure), ImageFont.load_default(size=HEADING_SIZE)
+    for column, title in enumerate(titles):
+        place = MARGIN + column * (tile_width + MARGIN), MARGIN + LINE_HEIGHT / 2
+        draw.text(place, _shorten(title, heading, tile_width), fill=INK, font=heading, anchor="lm")
+    y = 2 * MARGIN + LINE_HEIGHT
+    for row, height in zip(rows, heights, strict=True):
+        caption = _shorten(row.caption, text, width - 2 * MARGIN)
+        draw.text((MARGIN, y + LINE_HEIGHT / 2), caption, fill=INK, font=text, anchor="lm")
+        y += LINE_HEIGHT
+        coloured = [label_image(labels, colours).convert("RGB") for labels in row.maps.values()]
+        top, left, bottom, right = row.zoom
+        scale = tile_width / row.image.width
+        outline = [round(edge * scale) for edge in (left, top, right, bottom)]
+        for column, tile in enumerate([to_rgb(row.image), *coloured]):
+            x = MARGIN + column * (tile_width + MARGIN)
+            whole = _resize(tile, (tile_width, height))
+            _draw_outline(ImageDraw.Draw(whole), outline)
+            figure.paste(whole, (x, y))
+            region = _resize(tile.crop((left, top, right, bottom)), (tile_width, height))
+            figure.paste(region, (x, y + height + MARGIN // 2))
+        y += 2 * height + 2 * MARGIN
+    _draw_legend(figure, legend, MARGIN, y)
+    return figure
+
+
+def _draw_outline(draw: ImageDraw.ImageDraw, box: Sequence[int]) -> None:
+    """A line around (left, top, right, bottom), exclusive ends, that shows on every colour."""
+    left, top, right, bottom = box
+    for inset, colour in ((0, INK), (1, PAPER), (2, PAPER), (3, INK)):
+        if right - left > 2 * inset and bottom - top > 2 * inset:
+            draw.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), outline=colour)
+
+
+@dataclass
 class LegendEntry:
     """A small image and what it stands for."""
 

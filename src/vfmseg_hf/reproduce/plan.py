@@ -177,6 +177,11 @@ def own_setting(budget: Budget, source: str, validation: str | None, targets: Se
     return Setting("own", f"{source} → {', '.join(targets)}", source, validation, tuple(targets), resize)
 
 
+def place_of_run(setting: str, row: str, rate: float, seed: int) -> Path:
+    """The folder of a training below the output folder."""
+    return Path(setting, row, f"rate={rate:g}", f"seed={seed}")
+
+
 class Run(NamedTuple):
     """A training with its scores."""
 
@@ -188,7 +193,7 @@ class Run(NamedTuple):
     @property
     def place(self) -> Path:
         """Its folder below the output folder."""
-        return Path(self.setting.name, self.row.name, f"rate={self.rate:g}", f"seed={self.seed}")
+        return place_of_run(self.setting.name, self.row.name, self.rate, self.seed)
 
     def __str__(self) -> str:
         return f"{self.setting.name}, {self.row.title}, rate {self.rate:g}, seed {self.seed}"

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """What came out, as Markdown: scores over the seeds, classes, costs, trials, and what that says, in sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -138,7 +138,8 @@ def _cell(values: Sequence[float], asked: int) -> str:
     return spread_of(values) + (f" (n = {len(values)})" if 0 < len(values) < asked else "")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table."""
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
     yield from (f"| {' | '.join(row)} |" for row in rows)
@@ -151,7 +152,7 @@ def _main_table(plan: Plan, measured: Measured) -> Iterator[str]:
         values = [measured.values(row.name, target) for target in measured.targets]
         values += [measured.means(row.name)] if len(measured.targets) > 1 else []
         rows.append([row.title, *(_cell([*of_seeds.values()], len(plan.seeds_of(row))) for of_seeds in values)])
-    return _table(["", *measured.targets, mean][: len(rows[0])], rows)
+    return markdown_table(["", *measured.targets, mean][: len(rows[0])], rows)
 
 
 def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
@@ -172,7 +173,7 @@ def _refinement(plan: Plan, measured: Measured) -> Iterator[str]:
             cells = [spread_of(coarse), spread_of(final), spread_of(gains, "+"), refined]
             rows.append([target, images, str(edge), row.title, *cells])
     head = ["target", "its images", "shortest edge seen", "row", "coarse", "final", "gain", "windows refined"]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def compared(table: Table) -> list[tuple[Row, Row]]:
@@ -199,7 +200,7 @@ def _classes(table: Table, measured: Measured) -> Iterator[str]:
             pairs = paired(_class_means(measured, before.name, name), _class_means(measured, after.name, name))
             cells.append(spread_of(pairs, "+"))
         lines.append([name, *cells])
-    return _table(head, lines)
+    return markdown_table(head, lines)
 
 
 def _class_means(measured: Measured, row: str, name: str) -> dict[int, float]:
@@ -244,7 +245,7 @@ def _costs(plan: Plan, measured: Measured) -> Iterator[str]:
         "with all windows",
         f"seconds of a training, {enumeration([str(count) for count in sorted(measured.threads)] or ['1'])} threads",
     ]
-    return _table([*head, *tried, "rate"], rows)
+    return markdown_table([*head, *tried, "rate"], rows)
 
 
 def _trial(result: float | str | None) -> str:
