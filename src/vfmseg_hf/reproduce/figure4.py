@@ -260,6 +260,12 @@ def as_record(
     figure: Figure4, models: Sequence[ShownModel], domains: Sequence[ShownDomain], repeats: int
 ) -> dict[str, object]:
     """All of it as JSON has it."""
+    fields = ("confidence_threshold", "certainty_threshold")
+    thresholds = {
+        shown.name: {field: getattr(shown.model.config, field) for field in fields}
+        for shown in models
+        if shown.name in figure.reliability
+    }
     return {
         "models": {shown.name: {"place": shown.place, "kind": shown.kind} for shown in models},
         "domains": {
@@ -276,6 +282,7 @@ def as_record(
         },
         "reliability": {
             name: {
+                **thresholds[name],
                 "expected_calibration_error": counts.calibration_error(PIXEL_BINS),
                 **counts.kept_and_refined(),
                 "windows_by_certainty": counts.by_certainty(WINDOW_BINS),

@@ -1,7 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Figure 4 as an image and as tables, from its record alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -82,32 +82,51 @@ def _draw_windows(panel: Any, record: Record, colours: Mapping[str, str]) -> Non
     several = len(record["reliability"])
     for number, (name, about) in enumerate(record["reliability"].items()):
         bins = about["windows_by_certainty"]
-        width = (bins[0]["to"] - bins[0]["from"]) * 0.8 / several
-        left = [each["from"] + (each["to"] - each["from"]) * 0.1 + number * width for each in bins]
-        counts.bar(left, [each["windows"] for each in bins], width, align="edge", color=colours[name], alpha=0.2)
+        _bars(counts, bins, [each["windows"] for each in bins], number, several, colours[name])
         for key, style, label in (("coarse", "o:", "coarse pass"), ("final", "D-", "after refinement")):
             known = [each for each in bins if each[key] is not None]
             middles = [(each["from"] + each["to"]) / 2 for each in known]
             shares = [100 * each[key] for each in known]
             panel.plot(middles, shares, style, markersize=5, color=colours[name], label=f"{name}, {label}")
-    panel.set_zorder(counts.get_zorder() + 1)
-    panel.patch.set_visible(False)
+        threshold = about["certainty_threshold"]
+        panel.axvline(threshold, color=colours[name], linestyle="-.", label=f"{name}, refined up to {threshold:g}")
+    _before(panel, counts)
     counts.set(ylabel="windows (bars)")
     panel.set(xlim=(0, 1), ylim=(0, 100), title="(c) windows by their certainty")
     panel.set(xlabel="certainty $C_k$ of a window", ylabel="labelled pixels that are right, in %")
-    panel.legend(fontsize="small", loc="lower right")
+    panel.legend(fontsize="small", loc="center right")
 
 
 def _draw_pixels(panel: Any, record: Record, colours: Mapping[str, str]) -> None:
+    counts = panel.twinx()
     panel.plot([0, 1], [0, 100], "--", color="grey", label="calibrated")
-    for name, about in record["reliability"].items():
+    several = len(record["reliability"])
+    for number, (name, about) in enumerate(record["reliability"].items()):
+        bins = about["pixels_by_probability"]
+        total = sum(each["pixels"] for each in bins)
+        _bars(counts, bins, [100 * each["pixels"] / total for each in bins], number, several, colours[name])
         known = [each for each in about["pixels_by_probability"] if each["pixels"]]
         error = f"{100 * about['expected_calibration_error']:.1f} %"
         x, y = [each["probability"] for each in known], [100 * each["right"] for each in known]
         panel.plot(x, y, "o-", markersize=5, color=colours[name], label=f"{name}, calibration error {error}")
+    _before(panel, counts)
+    counts.set(ylabel="share of the labelled pixels in % (bars)")
     panel.set(xlim=(0, 1), ylim=(0, 100), title="(d) pixels by their probability in the coarse pass")
     panel.set(xlabel="coarse probability of a pixel's best class", ylabel="labelled pixels that are right, in %")
     panel.legend(fontsize="small", loc="upper left")
+
+
+def _bars(panel: Any, bins: Sequence[Record], heights: Sequence[float], number: int, several: int, colour: str) -> None:
+    """A bar in every bin, in the place of one of several models."""
+    width = (bins[0]["to"] - bins[0]["from"]) * 0.8 / several
+    left = [each["from"] + 0.1 * (each["to"] - each["from"]) + number * width for each in bins]
+    panel.bar(left, heights, width, align="edge", color=colour, alpha=0.2)
+
+
+def _before(panel: Any, other: Any) -> None:
+    """Draw a panel over the one that shares its place."""
+    panel.set_zorder(other.get_zorder() + 1)
+    panel.patch.set_visible(False)
 
 
 def _lines(record: Record) -> Iterator[tuple[str, str | None, list[Record]]]:
@@ -125,7 +144,7 @@ def _lines(record: Record) -> Iterator[tuple[str, str | None, list[Record]]]:
 def write(record: Record) -> str:
     """The Markdown file."""
     domains = [
-        f"{name} (`{about['dataset']}`{'@' + about['split'] if about['split'] else ''}, {about['images']} images)"
+        f"{name} (`{about['dataset']}{'@' + about['split'] if about['split'] else ''}`, {about['images']} images)"
         for name, about in record["domains"].items()
     ]
     lines = [
@@ -166,9 +185,9 @@ def _budgets(record: Record) -> Iterator[str]:
     timing = record["timing"]
     yield (
         "At each model's own resolution; a number is the most windows of an image that are refined, the least certain "
-        f"first. Seconds are those of one image, from its pixels to its label map, on {timing['device']} with "
-        f"{timing['threads']} threads: medians of {timing['repeats']} rounds after one that does not count, in which "
-        f"all rows took turns, and their mean over {timing['images']} images. They are said as multiples of the coarse "
+        f"first. Seconds are those of one image, from its pixels to its label map, on {timing['device']} "
+        f"(threads: {timing['threads']}): medians of {timing['repeats']} rounds after one that does not count; in each "
+        f"all rows took turns; and their mean over {timing['images']} images. They are said as multiples of the coarse "
         "pass too, the model's own or else that of the first model which has one."
     )
     yield ""
