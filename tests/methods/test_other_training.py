@@ -205,7 +205,7 @@ def _upernet():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--tune", "lora"], "a segformer model of transformers trains as a whole; leave --tune lora out"),
+        (["--tune", "lora"], "segformer models of transformers train as a whole; leave --tune lora out"),
         (["--method", "linear"], "is a segformer model and stays one; leave --method linear out"),
         (["--feature_mask_ratio", 0.1], "is a segformer, which has no feature_mask_ratio; leave it out"),
         (["--scale_heads"], "a segformer model has another; leave it out"),

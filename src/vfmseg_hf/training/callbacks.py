@@ -21,7 +21,8 @@ logger = logging.get_logger(__name__)
 class AnnealMasks(TrainerCallback):
     """
     Takes the masks out of an EoMT's attention step by step, as its authors do, so that it needs none in the end: its
-    buffer `attn_mask_probs` is what [`mask_probabilities`] says of the steps that are made.
+    buffer `attn_mask_probs` is what [`mask_probabilities`] says of the steps that are made. What is scored or saved
+    before that still draws masks, as theirs does.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

@@ -383,4 +383,4 @@ def choose_trained_part(
 def check_tune(model_type: str, tune: str | None) -> None:
     """Raise a `ValueError` if a segmentation model of transformers is to train in another way than as a whole."""
     if tune not in (None, "full"):
-        raise ValueError(f"a {model_type} model of transformers trains as a whole; leave --tune {tune} out")
+        raise ValueError(f"{model_type} models of transformers train as a whole; leave --tune {tune} out")

@@ -171,6 +171,8 @@ def change_other_classes(model: PreTrainedModel, id2label: Mapping[int, str]) ->
         ValueError: two classes have the same name.
     """
     change = ClassChange.of(model.config.id2label, id2label)
+    if said := change.describe():
+        logger.warning("%s: %s.", model.name_or_path, said)
     if change.keeps_all:
         model.config.id2label, model.config.label2id = change.after, change.label2id
         return model
@@ -190,12 +192,12 @@ def change_other_classes(model: PreTrainedModel, id2label: Mapping[int, str]) ->
         rows = [*kept, *(len(change.after) for _ in none)]
         tensors[name][rows] = tensor[[*former, *none]]
     changed.name_or_path = changed.config.name_or_path = model.name_or_path
-    if said := change.describe():
-        logger.warning("%s: %s.", model.name_or_path, said)
     return changed
 
 
-def own_processor(name_or_path: str, config: PreTrainedConfig, size: int | Mapping[str, int]) -> ImageProcessingMixin:
+def own_processor(
+    name_or_path: str | None, config: PreTrainedConfig, size: int | Mapping[str, int]
+) -> ImageProcessingMixin:
     """
     The image processor that a model of transformers is trained and saved with, which is one of its own kind.
 

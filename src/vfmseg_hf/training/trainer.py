@@ -69,7 +69,8 @@ class VFMSegTrainer(ScoringTrainer):
 
     Segmentation models of transformers train as well, with the loss that is their own, and see crops at their full
     size. `processing_class` is their own image processor, and they are evaluated through it: on [`EvaluationImages`]
-    that have [`RawImages`] for theirs. An EoMT whose masks are not annealed yet has them annealed ([`AnnealMasks`]).
+    that have [`RawImages`] for theirs. The host waits for the device more often. An EoMT whose masks are not annealed
+    yet has them annealed ([`AnnealMasks`]).
 
     Args:
         compute_loss_func:
@@ -188,8 +189,8 @@ class VFMSegTrainer(ScoringTrainer):
         if given := [name for name, is_asked in asked.items() if is_asked]:
             raise ValueError(f"{given[0]} does not work with a {kind} model of transformers; leave it out")
         processor = self.processing_class
-        foreign = isinstance(processor, VFMSegImageProcessorMixin)
-        if foreign or not hasattr(processor, "post_process_semantic_segmentation"):
+        ours = isinstance(processor, VFMSegImageProcessorMixin)
+        if ours or not hasattr(processor, "post_process_semantic_segmentation"):
             raise ValueError(
                 f"a {kind} model of transformers needs its own image processor as processing_class, which puts label "
                 f"maps together; got {type(processor).__name__}"
