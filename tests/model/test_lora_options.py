@@ -175,6 +175,15 @@ def test_saved_loaded_merged(options, base, tmp_path, loading_log):
     assert not loading_log.records
 
 
+def test_minor_directions_are_found_once(base, tmp_path, monkeypatch):
+    """They are in the checkpoint, and who predicts does not wait for them."""
+    trained = train(adapt(base, **STRONG))
+    trained.save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: pytest.fail("looked for again"))
+    model = VFMSegForSemanticSegmentation.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(predict(model), predict(trained)) and model.peft_config["default"].init_lora_weights == "mica"
+
+
 def test_dora_trains_the_norms_of_rows(base):
     """At the start they are those of the weight, so that nothing changes."""
     plain = VFMSegForSemanticSegmentation.from_pretrained(base)

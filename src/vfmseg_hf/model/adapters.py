@@ -85,7 +85,7 @@ def lora_config(
         use_dora: DoRA (Liu et al. 2024): the norms of a weight's rows are trained beside its direction.
         init_lora_weights: how A and B start. `True`: A random, B zero; `"gaussian"`: likewise, A normal with standard
             deviation 1 / r; `"mica"`: the columns of B are the left singular vectors of the layer's r smallest singular
-            values, which do not train, and A is zero (minor directions, as SoMA has them: Yun et al., CVPR 2025).
+            values, which do not train, and A is zero (peft's MiCA, after SoMA, Yun et al. 2025, which trains both).
         frozen_share: share of the encoder's first blocks that have no LoRA, in [0, 1), rounded to whole blocks; the
             last block always has it. A third of 12 blocks are the first 4.
 

@@ -131,8 +131,8 @@ RECIPES = {
         # The average is over about the last thousand steps; trainings of less than some thousands need a lower decay.
         Recipe(
             "strong",
-            "the paper's, and what others found since for other data: SoMA's minor directions in all linear layers but "
-            "the first third of the blocks, weight decay that ends at 0, averaged weights; parts may go after ablation",
+            "the paper's, after SoMA (CVPR 2025) with minor directions of all linear layers but the first third of "
+            "the blocks', and weight decay that ends at 0; with averaged weights. Parts may go after the ablation",
             {**_TRAINING, "weight_decay_schedule": "cosine", "ema_decay": 0.999, "ema_start": 0.3},
             _AUGMENTATION,
             _RESIZE,

@@ -11,8 +11,9 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from ..evaluation import software_versions
-from ..methods import in_encoder
-from ..model.adapters import frozen_blocks, lora_arguments, without_peft
+from ..methods import MethodConfig, in_encoder
+from ..model.adapters import LORA_FIELDS, frozen_blocks, lora_arguments, without_peft
+from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.records import RECORD_NAME
 from .recipes import MODEL_FIELDS, RECIPES, Recipe, Settings, get_recipe, plain
 from .trained_on import TrainedOn, describe_source, parts_of, weights_digest
@@ -52,7 +53,8 @@ def training_settings(
 
 def lora_settings(model: nn.Module) -> dict[str, object]:
     """
-    The arguments of `lora_config` that the attached LoRA comes from; empty without one.
+    The arguments of `lora_config` that the attached LoRA comes from, as far as a model of another library has them;
+    empty without one.
 
     Of a share of blocks the model knows the number of blocks only, and it is a recipe's share where that gives it.
     """
@@ -60,6 +62,8 @@ def lora_settings(model: nn.Module) -> dict[str, object]:
     if lora is None:
         return {}
     config = without_peft(model).config
+    if not isinstance(config, VFMSegConfig | MethodConfig):
+        return {name: getattr(lora, name, None) for name in LORA_FIELDS}
     found = lora_arguments(lora, config)
     share = found["frozen_share"]
     if isinstance(share, float):
