@@ -174,7 +174,11 @@ def test_an_image_without_labels_is_learnt_as_nothing(dinov2):
         (["--crop_size", 64, 80], "--crop_size 64 80 must be one number, and a multiple of 16, e.g. 64"),
         (["--crop_size", 72], "--crop_size 72 must be one number, and a multiple of 16"),
         (["--tune", "lora"], "eomt models of transformers train as a whole; leave --tune lora out"),
-        (["--size", 128, 256], "this is the shortest edge of every image; leave --size 128 256 out"),
+        (
+            ["--size", 128],
+            "this is the shortest edge of every image, and the longest has no limit; leave --size 128 out",
+        ),
+        (["--size", 64, 128], "leave --size 64 128 out"),
         (["--coarse_size", 64], "--method eomt has no coarse_size; leave it out"),
         (["--class_weights", 1, 2, 3], "--method eomt has no class_weights; leave it out"),
         (["--scale_heads"], "--method eomt has another; leave it out"),

@@ -94,10 +94,10 @@ def check_squares(kind: str, made_for: Mapping[str, object], crop_size: Sequence
         raise ValueError(
             f"the {kind} is made for squares of {own} pixels, and --crop_size {edge} are others; give --crop_size {own}"
         )
-    if size and size[0] != edge:
+    if size and list(size) != [edge]:
         raise ValueError(
-            f"an {kind} sees squares of --crop_size {edge} pixels, so that this is the shortest edge of every image; "
-            f"leave --size {' '.join(map(str, size))} out"
+            f"an {kind} sees squares of --crop_size {edge} pixels, so that this is the shortest edge of every image, "
+            f"and the longest has no limit; leave --size {' '.join(map(str, size))} out"
         )
 
 
