@@ -111,7 +111,8 @@ def test_the_commands(kind, make, tmp_path, capsys):
     assert not settings.get("do_reduce_labels") and settings["do_normalize"]
     record = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert record["run"]["tune"] == "full" and record["run"]["model_type"] == kind
-    assert record["run"]["loss_function"] == "cross entropy" if semantic else "matched masks and their classes"
+    loss = "cross entropy" if semantic else "matched masks and their classes, as Mask2Former"
+    assert record["run"]["loss_function"] == loss
     trained = record["run"]["trained_parameters"]
     costs = [measure_costs(tmp_path / "run", "none", 64, width) for width in (64, 128)]
     assert costs[0].trained == costs[0].parameters == trained and costs[0].gflops > 0

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 import vfmseg_cli
-from vfmseg_hf.reproduce import PAPER, SMALL, TABLES, Plan, budget_of, own_setting, small_settings
-from vfmseg_hf.reproduce.plan import Run
+from vfmseg_hf.reproduce import PAPER, SMALL, TABLES, Plan, Run, budget_of, own_setting, small_settings
 
 
 TABLE2 = TABLES["table2"]

@@ -3,7 +3,7 @@
 
 table1: VFMSeg beside Rein, EoMT and models of transformers, and with other ways to adapt the encoder. table2: what
 each part adds. table3: decoders. table4: mask ratio and weight of the detail loss. strong: what each part of the
-recipe strong adds, on images that no other table is scored on.
+recipe strong adds, in small on images that no other table is scored on.
 
 Every row tries the same learning rates for the same steps. They are chosen on images of the source and committed to
 settings.json before a target is read. Writes table.md and results.json; every run has a folder with its log and its
@@ -37,6 +37,7 @@ from ..reproduce import (
     SMALL,
     TABLES,
     Plan,
+    Run,
     Stopped,
     budget_of,
     check_data,
@@ -47,6 +48,7 @@ from ..reproduce import (
 )
 from ..utils.processes import count_cores
 from .options import Parser, check_output_folder, check_reproduction, positive_number, whole_number
+from .train import check_arguments, parse_arguments
 
 
 GROUPS = {
@@ -141,6 +143,11 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         given["protocol"] = SMALL.protocol  # the paper's has sizes of its own
     table = TABLES[arguments.table]
     budget, left_out = replace(budget_of(table, small=not arguments.data), **given), []
+    if arguments.resolutions and not table.details:
+        raise ValueError(
+            f"--resolutions are of table2; what the models of {table.name} score at others is shown by "
+            "`vfmseg reproduce figure4 --from`"
+        )
     if budget.size in budget.resolutions:
         raise ValueError(f"--resolutions are beside the size {budget.size}, which is scored in any case; leave it out")
     if arguments.data:
@@ -163,6 +170,19 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         arguments.num_workers,
         left_out,
     )
+
+
+def check_rows(plan: Plan, output: Path) -> None:
+    """Raise a `ValueError` if a row cannot be trained on the encoder; rows with a configuration do without it."""
+    on_cpu = replace(plan, device="cpu")  # nothing is computed, and other devices are hidden from the process
+    for row in plan.rows:
+        if not row.config:
+            run = Run(plan.settings[0], row, plan.budget.learning_rates[0], 0)
+            words = on_cpu.train_words(run, plan.settings[0].source, output / "row")
+            try:
+                check_arguments(*parse_arguments(words))
+            except ValueError as error:
+                raise ValueError(f"row {row.title}: {error}") from error
 
 
 def read_weights(encoder: Path) -> tuple[str, int]:
@@ -209,6 +229,7 @@ def run(argv: Sequence[str]) -> int:
     check_reproduction(arguments)
     check_output_folder(arguments.output)
     plan, output = make_plan(arguments), arguments.output.absolute()
+    check_rows(plan, output)
     for line in plan.left_out:
         print(line)
     if arguments.dry_run:

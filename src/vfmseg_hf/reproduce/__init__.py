@@ -8,7 +8,7 @@ what was run, `choice` commits the learning rates, `costs` measures what a row t
 """
 
 from .figures import ShownModel, models_of, open_domains
-from .plan import PAPER, SMALL, Budget, Plan, Setting, budget_of, own_setting, small_settings
+from .plan import PAPER, SMALL, Budget, Plan, Run, Setting, budget_of, own_setting, small_settings
 from .processes import Stopped
 from .reproduction import check_data, check_plan, reproduce
 from .rows import TABLES, Row, Table
@@ -21,6 +21,7 @@ __all__ = [
     "Budget",
     "Plan",
     "Row",
+    "Run",
     "Setting",
     "ShownModel",
     "Stopped",

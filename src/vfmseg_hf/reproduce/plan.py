@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,8 +86,14 @@ def budget_of(table: Table, small: bool) -> Budget:
     """In small, or the paper's, with what a table has of its own."""
     seeds = tuple(range(table.seeds))
     if small:
-        return replace(SMALL, seeds=seeds, learning_rates=table.learning_rates, resolutions=table.resolutions)
+        own = {"learning_rates": table.learning_rates, "resolutions": table.resolutions}
+        return replace(SMALL, seeds=seeds, scale_heads=table.scale_heads, **own)
     return replace(PAPER, seeds=seeds)
+
+
+def average_decay(steps: int) -> float:
+    """Of an exponential average over a quarter of the steps, or over the last thousand, as the recipe `strong` has."""
+    return min(get_recipe("strong").training["ema_decay"], 1 - 4 / max(8, steps))
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,7 @@ class Plan:
             start: what it starts from, if not from the encoder.
         """
         budget, size, looks = self.budget, self.budget.size, run.row.looks
+        encoder_rate = budget.encoder_rate if run.row.encoder_rate is None else run.row.encoder_rate
         windows = {"window_size": int(size * run.row.window), "window_stride": int(size * run.row.stride)}
         options = {
             "model": self.encoder if start is None else os.fspath(start),
@@ -277,8 +284,9 @@ class Plan:
             "max_steps": budget.steps,
             "per_device_train_batch_size": budget.batch_size,
             "learning_rate": f"{run.rate:g}",
-            "encoder_learning_rate": f"{run.rate * budget.encoder_rate:g}",
-            **({} if looks == "alone" else {"coarse_size": size // 2}),
+            "encoder_learning_rate": f"{run.rate * encoder_rate:g}",
+            **({"coarse_size": size // 2} if looks in ("windows", "once") else {}),
+            **({"ema_decay": f"{average_decay(budget.steps):g}"} if run.row.averaged else {}),
             **(windows if looks == "windows" else {}),
             "rare_class_min_pixels": round(size**2 * RARE_CLASS_PIXELS),
             "dataloader_num_workers": self.num_workers,
@@ -286,7 +294,9 @@ class Plan:
             "report_to": "none",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        words += ["--crop_size", str(size), str(size), "--size", str(size), str(2 * size)]
+        words += ["--crop_size", str(size), str(size)]
+        if looks != "squares":  # whose shortest edge is that of the crops
+            words += ["--size", str(size), str(2 * size)]
         saving = ["steps", "--save_steps", str(SAVE_STEPS), "--save_total_limit", "1"]
         if budget.scale_heads and looks == "windows":
             words.append("--scale_heads")
@@ -312,9 +322,10 @@ class Plan:
         size = ["--size", str(resolution), str(2 * resolution)] if resolution else []
         limit = ["--max_images", str(self.budget.max_images)] if self.budget.max_images else []
         refine = ["--refine", run.row.refine] if run.row.looks == "windows" else []
+        alone = run.row.looks in ("alone", "squares")  # with an image processor of its own
         return [
             "--model", os.fspath(folder), "--output", os.fspath(output), *refine,
-            "--protocol", "default" if resolution else self.budget.protocol,
+            "--protocol", "default" if resolution or alone else self.budget.protocol,
             "--device", self.device, "--num_workers", str(self.num_workers), *size, *limit, "--data", *domains,
         ]  # fmt: skip
 
@@ -329,9 +340,16 @@ class Plan:
             "first_seed": self.budget.seeds[0],
             **budget,
             "learning_rates": list(self.budget.learning_rates),
-            "rows": {row.name: list(row.train) for row in self.rows},
+            "rows": {row.name: self._decided_of(row) for row in self.rows},
             "encoder_sha256": self.encoder_sha256,
         }
+
+    @staticmethod
+    def _decided_of(row: Row) -> list[str]:
+        """What its training depends on beyond the budget; where all is as it always is, its options alone."""
+        usual = {each.name: each.default for each in fields(Row)}
+        own = ("encoder_rate", "averaged", "config")
+        return [*row.train, *(f"{name}={value}" for name in own if (value := getattr(row, name)) != usual[name])]
 
     def minutes(self, cores: int) -> float:
         """

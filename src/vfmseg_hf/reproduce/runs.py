@@ -1,6 +1,7 @@
 # Copyright 2026 The vfmseg-hf authors. Licensed under the Apache License, Version 2.0.
 """Runs on disk: a training and its scores in a folder, what they were told, how they ended, how long they took."""
 
+import hashlib
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -64,7 +65,11 @@ class RunFolder:
     @property
     def start(self) -> Path | None:
         """The configuration of a row that starts from random weights."""
-        return self.output / "configurations" / f"{self.run.row.name}.json" if self.run.row.config else None
+        config = self.run.row.config
+        if not config:
+            return None
+        content = hashlib.sha256(config.encode()).hexdigest()[:8]  # a run is known by its words, and this is one
+        return self.output / "configurations" / f"{self.run.row.name}-{content}.json"
 
     def steps(self) -> dict[str, dict[str, object]]:
         """The record of every command that has been started, by name."""

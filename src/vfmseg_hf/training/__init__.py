@@ -24,7 +24,6 @@ __all__ = [
     "VFMSegTrainingArguments",
     "get_recipe",
     "rare_class_probabilities",
-    "scale_heads",
 ]
 
 __getattr__ = old_names(

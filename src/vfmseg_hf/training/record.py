@@ -21,7 +21,7 @@ from .trained_on import TrainedOn, describe_source, parts_of, weights_digest
 
 OF_OPTIMIZER = ("learning_rate", "encoder_learning_rate", "optim", "adam_beta1", "adam_beta2", "weight_decay")
 OF_OPTIMIZER += ("weight_decay_schedule",)
-SCHEDULES = ("weight_decay_schedule", "ema_start")  # that no checkpoint has a state of: functions of the step
+SCHEDULES = ("weight_decay_schedule", "ema_decay", "ema_start")  # that no checkpoint has a state of
 OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 
 
@@ -67,25 +67,37 @@ def lora_settings(model: nn.Module) -> dict[str, object]:
     found = lora_arguments(lora, config)
     share = found["frozen_share"]
     if isinstance(share, float):
-        shares = {frozen_blocks(config, recipe.lora["frozen_share"]): recipe.lora for recipe in RECIPES.values()}
-        found["frozen_share"] = shares.get(frozen_blocks(config, share), found)["frozen_share"]
+        count = frozen_blocks(config, share)
+        known = [recipe.lora["frozen_share"] for recipe in RECIPES.values()]
+        found["frozen_share"] = next((each for each in known if frozen_blocks(config, each) == count), share)
     return found
 
 
-def check_same_schedules(checkpoint: str | os.PathLike, arguments: TrainingArguments) -> None:
-    """Raise a `ValueError` where a training would go on from a checkpoint by another schedule than it was made by."""
+def check_same_schedules(checkpoint: str | os.PathLike, settings: Settings) -> None:
+    """
+    Raise a `ValueError` where a training would go on from a checkpoint by another schedule than it was made by.
+
+    Args:
+        settings: of the training that goes on.
+    """
     path = os.path.join(checkpoint, RECORD_NAME)
     if not os.path.isfile(path):
         return
     with open(path, encoding="utf-8") as file:
         training = json.load(file).get("settings", {}).get("training", {})
     for name in SCHEDULES:
-        now = getattr(arguments, name)
+        now = settings["training"][name]
         if training.get(name, now) != now:
             raise ValueError(
                 f"{checkpoint} was trained with {name}={training[name]!r}, this run has {now!r}; resume with the same "
                 "arguments"
             )
+    before, now = (each.get("max_steps") for each in (training, settings["training"]))
+    if settings["training"]["ema_start"] and isinstance(now, int) and before not in (None, now):
+        raise ValueError(
+            f"{checkpoint} was trained for {before} steps, this run has {now}, and ema_start is a share of them; "
+            "resume with the same max_steps"
+        )
 
 
 def differences(settings: Settings, recipe: Recipe, names: Sequence[str]) -> list[str]:

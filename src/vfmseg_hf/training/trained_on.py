@@ -83,7 +83,7 @@ class TrainedOn:
 
 NOT_KNOWN = TrainedOn(complete=False)
 # Ends of names of weights: in VFMSeg's heads, the linear head and SegFormer's decoder, and in mask classifiers.
-CLASSIFIERS = ("_head.classifier.weight", "class_predictor.weight")
+CLASSIFIERS = ("_head.classifier.weight", "_head.classifier.convolution.weight", "class_predictor.weight")
 
 
 def keys_of(images: Any) -> np.ndarray | None:

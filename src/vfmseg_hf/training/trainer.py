@@ -297,7 +297,7 @@ class VFMSegTrainer(ScoringTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._check_classes_of(resume_from_checkpoint)
-        check_same_schedules(resume_from_checkpoint, self.args)
+        check_same_schedules(resume_from_checkpoint, self.settings())
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.model.trained_on = read_trained_on(resume_from_checkpoint).including(self.trained_on)
 
