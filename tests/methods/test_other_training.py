@@ -24,6 +24,7 @@ from tests.methods.test_other import eomt, mask2former, segformer
 from tests.support.blocks import rows
 from tests.support.commands import call, error_of
 from vfmseg_hf import VFMSegImageProcessor
+from vfmseg_hf.cli.train import parse_arguments
 from vfmseg_hf.methods import OtherModel, auto_class_of, in_encoder
 from vfmseg_hf.reproduce.costs import measure_costs
 from vfmseg_hf.training import EvaluationImages
@@ -232,6 +233,48 @@ def test_what_cannot_learn_from_label_maps(tmp_path):
         start_model(str(tmp_path / "oneformer.json"))
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"model_type": "segformer", "depth": [1] * 4}, "a segformer has no field depth; did you mean depths?"),
+        ({"model_type": "segfromer"}, "no segmentation model of model_type 'segfromer'; did you mean segformer?"),
+        ({"model_type": "vit"}, "transformers has no segmentation model of model_type 'vit'"),
+        ({"model_type": "segformer", "hidden_sizes": [8, 8]}, "do not fit together, so that no segformer can be made"),
+        (
+            {"model_type": "mask2former", "backbone_config": {"model_type": "swin", "embed_dims": 96}},
+            "a swin has no field embed_dims; did you mean embed_dim?",
+        ),
+    ],
+)
+def test_files_of_configurations_that_are_wrong(content, message, tmp_path):
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps(content))
+    run = ["--data", "streets:game?n=1&size=64x96", "--device", "cpu", "--output", tmp_path / "run"]
+    assert message in error_of("train", "--model", file, *run, "--crop_size", 64)
+
+
+def test_fields_that_mean_nothing_any_more_are_said(loading_log, tmp_path):
+    file = tmp_path / "old.json"
+    file.write_text('{"model_type": "segformer", "of_another_time": 1}')
+    assert other_config(str(file)).model_type == "segformer"
+    assert "of_another_time means nothing to a segformer" in str(loading_log.messages)
+
+
+def test_random_encoders_learn_as_their_heads_do(make, tmp_path):
+    words = [
+        "--model",
+        make("segformer"),
+        "--data",
+        "streets:game",
+        "--output",
+        str(tmp_path),
+        "--learning_rate",
+        "3e-4",
+    ]
+    assert parse_arguments(words)[1].encoder_learning_rate == 3e-4
+    assert parse_arguments([*words, "--encoder_learning_rate", "1e-5"])[1].encoder_learning_rate == 1e-5
+
+
 def test_image_processors_that_do_not_fit(make, tmp_path):
     MobileViTConfig().to_json_file(tmp_path / "mobilevit.json")
     place = str(tmp_path / "mobilevit.json")
@@ -241,6 +284,10 @@ def test_image_processors_that_do_not_fit(make, tmp_path):
     place = str(tmp_path / "dpt.json")
     with pytest.raises(ValueError, match=r"DPTImageProcessor cannot resize .* edge \(.*cannot be trained here"):
         own_processor(place, other_config(place), SIZE)
+    with pytest.raises(
+        ValueError, match=r"cannot fit images by their shortest edge alone; give two edges, --size 64 12"
+    ):
+        own_processor(make("segformer"), other_config(make("segformer")), 64)
     with pytest.raises(ValueError, match=r"cannot resize images to the shortest edge 64 .*; give --size SHORTEST LON"):
         own_processor(make("mask2former"), other_config(make("mask2former")), 64)
 

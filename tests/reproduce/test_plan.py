@@ -131,6 +131,34 @@ def test_each_kind_of_model_is_told_what_it_knows():
     assert not {"coarse_size", "window_size", "scale_heads"} & set(told["alone"])
 
 
+def test_averages_and_rates_fit_what_is_trained():
+    plan = make_plan(table=TABLES["table1"])
+    told = {row.name: options(plan.train_words(Run(plan.settings[0], row, 1e-3, 0), "S", "O")) for row in plan.rows}
+    assert told["strong"]["ema_decay"] == "0.98", "over 50 of 200 steps, where the recipe has 1,000 of 40,000"
+    assert "ema_decay" not in told["vfmseg"]
+    long = replace(plan, budget=replace(PAPER, size=256))
+    rates = {}
+    for row in plan.rows:
+        words = options(long.train_words(Run(plan.settings[0], row, 1e-3, 0), "S", "O"))
+        rates[row.name] = float(words["encoder_learning_rate"]) / float(words["learning_rate"])
+        assert words.get("ema_decay", "0.999") == "0.999"
+    random = {row.name for row in plan.rows if row.config}
+    assert {name for name, rate in rates.items() if rate == pytest.approx(1)} == random, "nothing there is pretrained"
+    assert all(rate == pytest.approx(0.1) for name, rate in rates.items() if name not in random)
+    assert "size" not in told["eomt"] and told["eomt"]["crop_size"] == "256 256", "it sees squares as large as crops"
+
+
+def test_a_protocol_of_vfmseg_is_for_models_without_an_image_processor_of_their_own():
+    setting = own_setting(PAPER, "gtav:/gtav", None, ["cityscapes:/c"])
+    plan = make_plan(PAPER, (setting,), TABLES["table1"])
+    protocols = {
+        row.name: options(plan.score_words(Run(setting, row, 1e-4, 0), ["x"], "OUT", "FILE"))["protocol"]
+        for row in plan.rows
+    }
+    alone = {"eomt", "segformer-b0", "mask2former-swin-t"}
+    assert {name for name, protocol in protocols.items() if protocol == "default"} == alone
+
+
 def test_trials_and_runs():
     plan = make_plan()
     setting = plan.settings[0]

@@ -284,6 +284,19 @@ def test_the_time_before_a_checkpoint_counts(status, script):
     assert 4090 < folder.outcome("train").seconds < 4130
 
 
+def test_another_configuration_is_another_run(script):
+    row = replace(TABLE2.rows[0], looks="alone", config='{"model_type": "segformer"}')
+    plan = replace(PLAN, table=replace(TABLE2, rows=(row,)))
+    run(script, plan)
+    changed = replace(plan, table=replace(TABLE2, rows=(replace(row, config='{"model_type": "upernet"}'),)))
+    with pytest.raises(ValueError, match="was committed for rows"):
+        run(script, changed)
+    for settings in script.output.glob("*/settings.json"):
+        settings.unlink()
+    with pytest.raises(ValueError, match="segformer|frozen-[0-9a-f]{8}.json"):
+        run(script, changed)
+
+
 def test_two_at_once_are_refused(script):
     script.output.mkdir()
     with reproduction.locked(script.output), pytest.raises(ValueError, match="another process is at work in"):

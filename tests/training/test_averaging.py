@@ -141,3 +141,8 @@ def test_what_does_not_fit(tiny_model, tmp_path):
     run(str(tmp_path / "averaged"), steps=1, ema_decay=0.5)
     with pytest.raises(ValueError, match="trained with ema_decay, this run is without it"):
         run(str(tmp_path / "averaged"), steps=2, resume=True)
+    with pytest.raises(ValueError, match=r"trained with ema_decay=0.5, this run has 0.9; resume with the same"):
+        run(str(tmp_path / "averaged"), steps=2, ema_decay=0.9, resume=True)
+    run(str(tmp_path / "late"), steps=2, ema_decay=0.5, ema_start=0.5)
+    with pytest.raises(ValueError, match=r"trained for 2 steps, this run has 20, and ema_start is a share of them"):
+        run(str(tmp_path / "late"), steps=20, ema_decay=0.5, ema_start=0.5, resume=True)

@@ -519,6 +519,16 @@ def test_optimizers_that_are_given(tiny_model, tmp_path):
     assert found["lr_scheduler_type"] == "of the scheduler given"
 
 
+def test_a_training_with_an_optimizer_that_is_given_is_resumed(tiny_model, tmp_path):
+    for steps in (1, 2):
+        model = tiny_model(id2label=CLASSES)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        options = {"max_steps": steps, "save_strategy": "steps", "save_steps": 1}
+        trainer = trainer_of(model, tmp_path, train_dataset=Rows(), optimizers=(optimizer, None), **options)
+        trainer.train(resume_from_checkpoint=steps > 1)
+    assert trainer.state.global_step == 2
+
+
 def test_a_collator_of_ones_own(tiny_model, tmp_path):
     seen = []
 

@@ -292,6 +292,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[TrainArguments, VFMSegTraining
     first.add_argument("--recipe", default=TrainArguments.recipe)
     first.add_argument("--num_train_epochs")
     first.add_argument("--ema_decay")
+    first.add_argument("--encoder_learning_rate")
     first.add_argument("--device", default="auto")
     first.add_argument("--dtype", choices=list(DTYPES), default="float32")
     asked = first.parse_known_args(argv)[0]
@@ -304,6 +305,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[TrainArguments, VFMSegTraining
     parser = build_parser(get_recipe(asked.recipe), **instead)
     own, fields, arguments = parser.parse_args_into_dataclasses(words)
     own.fields = given_fields(fields)
+    if asked.encoder_learning_rate is None and own.model.endswith(".json") and other_kind(own):
+        arguments.encoder_learning_rate = arguments.learning_rate  # nothing of it is pretrained
     return own, arguments
 
 
@@ -396,7 +399,15 @@ def check_arguments(own: TrainArguments, arguments: VFMSegTrainingArguments) -> 
     if other:
         check_squares(other, own.fields if own.method == EOMT else config.to_dict(), own.crop_size, own.size)
     if own.tune in (None, "lora"):
-        check_adapter(own.model, config, {**get_recipe(own.recipe).lora, **own.lora}, own.lora)
+        recipe = get_recipe(own.recipe)
+        try:
+            check_adapter(own.model, config, {**recipe.lora, **own.lora}, own.lora)
+        except ValueError as error:
+            usual = get_recipe(TrainArguments.recipe).lora
+            told = [f"{name} {value}" for name, value in recipe.lora.items() if value != usual[name]]
+            raise ValueError(
+                f"{error}; --recipe {recipe.name} has {', '.join(told)}" if told else str(error)
+            ) from error
     if method and own.tune in (None, "lora") and os.path.isdir(arguments.output_dir):
         if last := get_last_checkpoint(arguments.output_dir):
             raise ValueError(

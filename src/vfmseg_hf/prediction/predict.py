@@ -244,7 +244,10 @@ def load_model(
         config = read_config(name_or_path, hub)
         model_class = model_class_of(config)
         if model_class is None:
-            raise ValueError(f"it is no VFMSeg model but a {config.model_type}")
+            raise ValueError(
+                f"it is no VFMSeg model but a {config.model_type}; "
+                "`vfmseg evaluate` scores it, and transformers' own pipeline segments with it"
+            )
         if base and not holds_adapter_only(name_or_path, hub):
             raise ValueError("backbone_name_or_path is for adapters, and this is a whole model; leave it out")
         if unknown := [name for name in fields if name not in type(config).__dataclass_fields__]:

@@ -3,8 +3,9 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
@@ -16,6 +17,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.utils import is_torchvision_available, logging
 
 from ..methods import MASK_CLASSIFIERS, auto_class_of, check_square, in_encoder, needs_scipy
+from ..model.configuration_vfmseg import VFMSegConfig
 from ..model.foundation import checkpoint_place, read_config, without_warnings
 from ..model.image_processing_vfmseg import VFMSegImageProcessor
 from ..model.labels import IGNORE_INDEX
@@ -43,13 +45,37 @@ def other_config(name_or_path: str) -> PreTrainedConfig | None:
     if name_or_path.endswith(".json"):
         settings = read_settings(name_or_path)
         kind = settings.get("model_type") if isinstance(settings, Mapping) else None
-        if kind not in CONFIG_MAPPING or auto_class_of(CONFIG_MAPPING[kind]) is None:
+        if kind in (None, VFMSegConfig.model_type):
             return None
+        if kind not in CONFIG_MAPPING or auto_class_of(CONFIG_MAPPING[kind]) is None:
+            raise ValueError(
+                f"{name_or_path}: transformers has no segmentation model of model_type {kind!r}"
+                f"{_meant(str(kind), [each for each in CONFIG_MAPPING if auto_class_of(CONFIG_MAPPING[each])])}"
+            )
+        _check_names(name_or_path, settings)
         return CONFIG_MAPPING[kind].from_dict(dict(settings))
     if os.path.dirname(name_or_path) or os.path.isdir(name_or_path):
         config = read_config(name_or_path, {})
         return config if auto_class_of(config) else None
     return None  # a preset
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _check_names(file: str, settings: Mapping[str, object]) -> None:
+    """Raises `ValueError` for a field that is misspelt; others that mean nothing are said, as old files have some."""
+    kind = CONFIG_MAPPING[settings["model_type"]]
+    known = {*kind().to_dict(), *kind.attribute_map, *PreTrainedConfig().to_dict(), "num_labels", "torch_dtype"}
+    for name, value in settings.items():
+        if name not in known:
+            if meant := _meant(name, known):
+                raise ValueError(f"{file}: a {settings['model_type']} has no field {name}{meant}")
+            logger.warning("%s: %s means nothing to a %s.", file, name, settings["model_type"])
+        elif isinstance(value, Mapping) and value.get("model_type") in CONFIG_MAPPING:
+            _check_names(file, value)
 
 
 def check_other(name_or_path: str, config: PreTrainedConfig, fields: Mapping[str, object], method: str | None) -> None:
@@ -76,6 +102,15 @@ def check_other(name_or_path: str, config: PreTrainedConfig, fields: Mapping[str
             f"{name_or_path} is a {kind}, which needs more than label maps to learn from; of mask classifiers "
             f"{', '.join(MASK_CLASSIFIERS)} can be trained"
         )
+    if name_or_path.endswith(".json"):
+        try:
+            with torch.device("meta"), torch.random.fork_rng(devices=[]), _asking_for_scipy(config):
+                _new_model(config)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name_or_path}: its fields do not fit together, so that no {kind} can be made of them "
+                f"({type(error).__name__}: {error})"
+            ) from error
 
 
 def check_squares(kind: str, made_for: Mapping[str, object], crop_size: Sequence[int], size: Sequence[int]) -> None:
@@ -121,8 +156,7 @@ def start_other(
     auto_class, config = auto_class_of(config), copy.deepcopy(config)
     if hasattr(config, "semantic_loss_ignore_index"):
         config.semantic_loss_ignore_index = IGNORE_INDEX
-    masks = auto_class is AutoModelForUniversalSegmentation
-    with needs_scipy(f"a {config.model_type} model") if masks else nullcontext():
+    with _asking_for_scipy(config):
         if name_or_path.endswith(".json"):
             say_random(name_or_path)
             return _new_model(config if id2label is None else _with_classes(config, id2label))
@@ -146,6 +180,12 @@ def start_other(
     started.load_state_dict(kept, strict=False)
     started.name_or_path = started.config.name_or_path = name_or_path
     return started
+
+
+def _asking_for_scipy(config: PreTrainedConfig) -> AbstractContextManager:
+    """Mask classifiers cannot be made without it."""
+    masks = auto_class_of(config) is AutoModelForUniversalSegmentation
+    return needs_scipy(f"a {config.model_type} model") if masks else nullcontext()
 
 
 def _new_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -261,9 +301,11 @@ def _check_aspect_ratio(processor: ImageProcessingMixin, size: int | Mapping[str
         raise ValueError(f"a {kind} cannot resize images to {given} ({error}); {remedy}") from error
     height, width = images.shape[-2:]
     if height >= width:
-        raise ValueError(
-            f"a {kind} makes {height}x{width} of an image of {PROBE[0]}x{PROBE[1]}, which distorts it; {remedy}"
-        )
+        if isinstance(size, int):
+            raise ValueError(
+                f"a {kind} cannot fit images by their shortest edge alone; give two edges, --size {size} {2 * size}"
+            )
+        raise ValueError(f"a {kind} distorts images ({PROBE[0]}x{PROBE[1]} become {height}x{width}); {remedy}")
 
 
 def crop_processor(processor: ImageProcessingMixin) -> VFMSegImageProcessor:

@@ -87,7 +87,7 @@ def check_same_schedules(checkpoint: str | os.PathLike, settings: Settings) -> N
         training = json.load(file).get("settings", {}).get("training", {})
     for name in SCHEDULES:
         now = settings["training"][name]
-        if training.get(name, now) != now:
+        if None not in (now, training.get(name)) and training[name] != now:  # whether there is an average is seen later
             raise ValueError(
                 f"{checkpoint} was trained with {name}={training[name]!r}, this run has {now!r}; resume with the same "
                 "arguments"
