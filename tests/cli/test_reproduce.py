@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
+from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
 from tests.support import commands
 from tests.support.dataset_copies import camvid_tree, make_copy
 from tests.support.tiny import BACKBONE
 from vfmseg_hf.cli import reproduce as command
-from vfmseg_hf.reproduce import SMALL, TABLE2, processes
+from vfmseg_hf.reproduce import SMALL, TABLES, processes
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_every_row(encoder, tmp_path, monkeypatch, capsys):
     status = commands.call("reproduce", *words)
     said = capsys.readouterr()
     assert status == 0, said.err + "".join(log.read_text() for log in (tmp_path / "out").rglob("*.log"))
-    assert all(f"| {row.title} |" in said.out for row in TABLE2) and "Failed" not in said.out
+    assert all(f"| {row.title} |" in said.out for row in TABLES["table2"].rows) and "Failed" not in said.out
     record = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["own"]
     costs = record["costs"]
     encoder_size = sum(value.numel() for value in Dinov2Model.from_pretrained(encoder).parameters())
@@ -47,7 +47,7 @@ def test_every_row(encoder, tmp_path, monkeypatch, capsys):
     assert record["scores"]["vfmnet"]["3"]["target_dusk"]["refined"] == 0
     assert record["resolutions"]["96"]["3"]["target_dusk"] and "|  | target_dusk |" in said.out
     assert record["image_sizes"] == {"target_dusk": [32, 24]}
-    runs = {row.name: tmp_path / "out" / "own" / row.name / "rate=0.001" / "seed=3" for row in TABLE2}
+    runs = {row.name: tmp_path / "out" / "own" / row.name / "rate=0.001" / "seed=3" for row in TABLES["table2"].rows}
     recipes = {name: json.loads((folder / "model" / "recipe.json").read_text()) for name, folder in runs.items()}
     masks = {name: recipe["settings"]["model"].get("feature_mask_ratio") for name, recipe in recipes.items()}
     assert masks == {"frozen": None, "vfmnet": 0.2, "mgrnet": 0, "masking": 0.2}
@@ -56,6 +56,34 @@ def test_every_row(encoder, tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert commands.call("reproduce", *words, "--seeds", 3, "--learning_rates", "1e-2") == 2
     assert "was committed for learning_rates 0.001, not 0.01" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # 23 trainings, among them of Mask2Former on a Swin-T: four minutes
+@pytest.mark.parametrize("table", ["table1", "table3", "strong"])
+def test_every_row_of_other_tables(table, encoder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "start_command", commands.fork_command)
+    words = [table, "--model", encoder, "--output", tmp_path / "out", "--device", "cpu", "--steps", 1]
+    words += ["--batch_size", 2, "--size", 64, "--max_images", 1, "--seeds", 3, "--learning_rates", "1e-3"]
+    words += ["--data", "streets:game?n=4&size=64x128", "--eval_data", "day=streets:day?n=1&size=64x128"]
+    status = commands.call("reproduce", *words)
+    said = capsys.readouterr()
+    assert status == 0, said.err + "".join(log.read_text() for log in (tmp_path / "out").rglob("*.log"))
+    assert all(f"| {row.title} |" in said.out for row in TABLES[table].rows) and "Failed" not in said.out
+
+
+def test_rows_that_an_encoder_does_not_suit_are_found_before_the_first_run(tmp_path, capsys):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    CLIPVisionModel(CLIPVisionConfig(**shape, patch_size=16, image_size=64)).save_pretrained(tmp_path / "clip")
+    assert commands.call("reproduce", "table1", "--model", tmp_path / "clip", "--dry_run") == 2
+    assert "row EoMT: --method eomt is made of a DINOv2" in capsys.readouterr().err
+    assert commands.call("reproduce", "table4", "--model", tmp_path / "clip", "--dry_run") == 0
+
+
+def test_resolutions_are_of_table2(encoder, tmp_path, capsys):
+    words = ["--model", encoder, "--resolutions", 512, "--dry_run", "--output", tmp_path / "out"]
+    assert commands.call("reproduce", "table3", *words) == 2
+    assert "what the models of table3 score at others is shown by `vfmseg reproduce figure4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -72,7 +100,7 @@ def test_the_papers_own_setting_in_a_dry_run(packed, encoder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "12 trainings of 40000 steps of 2 crops of 1024; rates 0.0001; seeds 0 1 2; all images" in said
     assert all(f"target {copies[name].spec}" in said for name in names[1:]) and "minutes on the" in said
-    assert "row + MGRNet: --feature_mask_ratio 0\n" in said and not (tmp_path / "out").exists()
+    assert "row + MGRNet: --feature_mask_ratio 0; seeds 0 1 2\n" in said and not (tmp_path / "out").exists()
     shutil.rmtree(copies["gtav"].folder)
     assert commands.call("reproduce", *words) == 2
     assert "gtav" in capsys.readouterr().err
