@@ -27,13 +27,17 @@ NOTHING_RANDOM = {"refine_dropout": 0.0, "head_dropout": 0.0, "feature_mask_rati
 
 
 class KillWhileSaving(TrainerCallback):
-    """The process dies by SIGKILL while it writes the checkpoint of a step, after the model and before the rest."""
+    """
+    The main process dies by SIGKILL while it writes the checkpoint of a step, after the model and before the rest.
+
+    Another one may be at its part of the rest before the main process has begun with the model, and would die too early.
+    """
 
     def __init__(self, step: int):
         self.step = step
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
+        if state.global_step == self.step and state.is_world_process_zero:
             torch.save = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
 
 
