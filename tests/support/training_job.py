@@ -30,7 +30,7 @@ class KillWhileSaving(TrainerCallback):
     """
     The main process dies by SIGKILL while it writes the checkpoint of a step, after the model and before the rest.
 
-    Another one may be at its part of the rest before the main process has begun with the model, and would die too early.
+    Another one may be at its part of the rest before the main process begins with the model, and would die too early.
     """
 
     def __init__(self, step: int):
