@@ -14,6 +14,10 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
+)
 from transformers.utils import is_torchvision_available, logging
 
 from ..methods import MASK_CLASSIFIERS, auto_class_of, check_square, in_encoder, needs_scipy
@@ -27,6 +31,7 @@ from .class_change import ClassChange
 
 logger = logging.get_logger(__name__)
 
+SEGMENTATION = (*MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES, *MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES)
 SQUARES = ("eomt", "eomt_dinov3")  # that see squares of one size
 PROBE = (64, 256)  # height and width of an image that shows whether an image processor keeps an aspect ratio
 
@@ -50,7 +55,7 @@ def other_config(name_or_path: str) -> PreTrainedConfig | None:
         if kind not in CONFIG_MAPPING or auto_class_of(CONFIG_MAPPING[kind]) is None:
             raise ValueError(
                 f"{name_or_path}: transformers has no segmentation model of model_type {kind!r}"
-                f"{_meant(str(kind), [each for each in CONFIG_MAPPING if auto_class_of(CONFIG_MAPPING[each])])}"
+                f"{_meant(str(kind), SEGMENTATION)}"
             )
         _check_names(name_or_path, settings)
         return CONFIG_MAPPING[kind].from_dict(dict(settings))
