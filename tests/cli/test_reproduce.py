@@ -58,7 +58,7 @@ def test_every_row(encoder, tmp_path, monkeypatch, capsys):
     assert "was committed for learning_rates 0.001, not 0.01" in capsys.readouterr().err
 
 
-@pytest.mark.slow  # 23 trainings, among them of Mask2Former on a Swin-T: four minutes
+@pytest.mark.slow  # 23 trainings, among them of Mask2Former on a Swin-T: two minutes
 @pytest.mark.parametrize("table", ["table1", "table3", "strong"])
 def test_every_row_of_other_tables(table, encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "start_command", commands.fork_command)
