@@ -128,22 +128,16 @@ def count_reliability(
         coarse, probability = (maps.cpu().numpy() for maps in label_map(result.coarse_logits, labels.shape))
         labelled = labels != model.config.semantic_loss_ignore_index
         truth = groups[np.where(labelled, labels, 0)]
-        right = [labelled & (groups[found] == truth) for found in (coarse, result.labels.cpu().numpy())]
-        maps = np.stack([labelled, *right], axis=-1)
+        correct = [labelled & (groups[found] == truth) for found in (coarse, result.labels.cpu().numpy())]
+        maps = np.stack([labelled, *correct], axis=-1)
+        boxes = label_boxes(result.windows, pixel_values.shape[-2:], labels.shape)
         parts.append(
             Reliability(
                 np.array(result.certainty, np.float32),
                 np.array(result.refined, bool),
+                np.stack([maps[top:bottom, left:right].sum(axis=(0, 1)) for top, left, bottom, right in boxes]),
                 np.stack(
-                    [
-                        maps[top:bottom, left:right].sum(axis=(0, 1))
-                        for top, left, bottom, right in label_boxes(
-                            result.windows, pixel_values.shape[-2:], labels.shape
-                        )
-                    ]
-                ),
-                np.stack(
-                    [np.bincount(probability[chosen], minlength=PROBABILITIES) for chosen in (labelled, right[0])],
+                    [np.bincount(probability[chosen], minlength=PROBABILITIES) for chosen in (labelled, correct[0])],
                     axis=-1,
                 ),
             )
